@@ -1,0 +1,55 @@
+# The only entry, for people and for CI. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PATH := $(CURDIR)/target/kubectl:$(PATH):/usr/sbin:/sbin
+export CARGO_TERM_COLOR ?= auto
+
+# Tests make namespaces. An ordinary user may, as root of a user namespace of their own.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user)
+
+# What is released, and measured: static, and at a fixed address. As a CNI plugin it runs on nodes
+# with any C library, starts in half the time of a dynamic and position-independent build, and
+# takes half the memory (0.7 ms for 1.4 ms, 5 MiB for 10 MiB).
+# Flags of this last step alone: what runs while building (procedural macros) can't have them.
+RELEASE := cargo rustc --release --quiet --package weft --bin weft -- \
+	-C target-feature=+crt-static -C relocation-model=static
+
+# The percentage of the rounds of `make soak`.
+WEFT_SOAK ?= 100
+
+.PHONY: help demo test check soak bench fuzz clean
+
+help: ## This list.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: ## Bring up a two-node cluster network on this machine, use it, take it down.
+	@scripts/prerequisites demo
+	@echo "building weft (the first time takes some minutes)"
+	@$(RELEASE)
+	@target/release/weft lab demo
+
+test: ## Everything CI tests: unit, golden, namespaces, end to end.
+	@scripts/prerequisites test
+	$(AS_ROOT) cargo test --workspace --all-targets
+	$(AS_ROOT) cargo test --workspace --doc
+
+check: ## Formatting, lints, licences of dependencies.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	scripts/licences
+
+soak: ## The long runs: hundreds of rounds of kills and churn (WEFT_SOAK=5: 5 % of them).
+	@scripts/prerequisites test
+	WEFT_SOAK=$(WEFT_SOAK) $(AS_ROOT) cargo test --package weft --test soak -- --ignored --test-threads=1 --nocapture
+
+bench: ## What weft claims, measured beside a peer or the kernel's own limit.
+	@scripts/prerequisites bench
+	@$(RELEASE)
+	benches/run
+
+fuzz: ## Each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain).
+	scripts/fuzz
+
+clean: ## Remove what was built.
+	cargo clean

@@ -1,0 +1,295 @@
+//! The CNI plugin beside Debian's chain of plugins, and beside the kernel alone.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use weft_netlab::link::Network;
+use weft_netlab::{Namespace, link, process};
+
+use crate::lab::wait;
+use crate::report::{Report, Samples, Unit};
+
+/// Where Debian puts the plugins.
+const PLUGINS: &str = "/usr/lib/cni";
+const PEER: &str = "bridge + host-local + portmap";
+/// Pods in one member of a pair.
+const BATCH: usize = 10;
+
+/// A node with a network configuration, as a runtime sees it.
+struct Node<'a> {
+    namespace: Namespace,
+    /// The plugins of the list, in order, each with its binary.
+    chain: Vec<(&'a Path, Value)>,
+}
+
+impl<'a> Node<'a> {
+    fn weft(weft: &'a Path, state: &Path) -> anyhow::Result<Self> {
+        let namespace = node("weft")?;
+        let config = json!({
+            "cniVersion": "1.0.0", "name": "weft", "type": "weft", "mtu": 1500,
+            "nodeAddresses": ["172.30.0.11"],
+            "stateDir": state.join("state"),
+            "ipam": {"type": "weft", "ranges": ["10.244.1.0/24"], "dataDir": state.join("networks")},
+        });
+        Ok(Node {
+            namespace,
+            chain: vec![(weft, config)],
+        })
+    }
+
+    /// The configuration that flannel writes.
+    fn peer(bridge: &'a Path, portmap: &'a Path, state: &Path) -> anyhow::Result<Self> {
+        let bridge_config = json!({
+            "cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "mtu": 1500,
+            "hairpinMode": true, "isDefaultGateway": true,
+            "ipam": {
+                "type": "host-local", "ranges": [[{"subnet": "10.244.1.0/24"}]],
+                "dataDir": state.join("host-local"),
+            },
+        });
+        let portmap_config = json!({
+            "cniVersion": "1.0.0", "name": "cbr0", "type": "portmap",
+            "capabilities": {"portMappings": true},
+        });
+        Ok(Node {
+            namespace: node("peer")?,
+            chain: vec![(bridge, bridge_config), (portmap, portmap_config)],
+        })
+    }
+
+    fn command(
+        &self,
+        plugin: &Path,
+        verb: &str,
+        container: &str,
+        pod: &Namespace,
+    ) -> anyhow::Result<Command> {
+        let netns = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            pod.as_fd().as_raw_fd()
+        );
+        let mut command = self.namespace.command(plugin)?;
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", container)
+            .env("CNI_NETNS", netns)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", PLUGINS)
+            .env(
+                "CNI_ARGS",
+                format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u"),
+            )
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        Ok(command)
+    }
+
+    /// ADD of the whole list; gives the result.
+    fn add(&self, container: &str, pod: &Namespace) -> anyhow::Result<Value> {
+        let mut result = Value::Null;
+        for (plugin, config) in &self.chain {
+            let command = self.command(plugin, "ADD", container, pod)?;
+            result = serde_json::from_slice(&call(command, config, &result)?)?;
+        }
+        Ok(result)
+    }
+
+    /// DEL of the whole list, from its end.
+    fn del(&self, container: &str, pod: &Namespace, result: &Value) -> anyhow::Result<()> {
+        for (plugin, config) in self.chain.iter().rev() {
+            let command = self.command(plugin, "DEL", container, pod)?;
+            call(command, config, result)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a pod in each namespace, then deletes them; gives the times of each.
+    fn batch(&self, pods: &[Namespace]) -> anyhow::Result<(Samples, Samples)> {
+        let (mut adds, mut dels) = (Samples::default(), Samples::default());
+        let mut results = Vec::new();
+        for (number, pod) in pods.iter().enumerate() {
+            let started = Instant::now();
+            results.push(self.add(&format!("pod-{number}"), pod)?);
+            adds.push_time(started.elapsed());
+        }
+        for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
+            let started = Instant::now();
+            self.del(&format!("pod-{number}"), pod, result)?;
+            dels.push_time(started.elapsed());
+        }
+        Ok((adds, dels))
+    }
+
+    /// The most memory that the first plugin of the list ever had resident during an ADD, in
+    /// KiB.
+    ///
+    /// Its standard output is a pipe that is full already, so that it stays at the very end of
+    /// its work until it has been looked at.
+    fn peak(&self, pod: &Namespace) -> anyhow::Result<f64> {
+        let Some((plugin, config)) = self.chain.first() else {
+            bail!("an empty list of plugins");
+        };
+        let (read, write) = process::pipe()?;
+        let (mut read, mut write) = (File::from(read), File::from(write));
+        // The capacity of a new pipe (pipe(7)).
+        let filling = vec![0; 65536];
+        write.write_all(&filling)?;
+        let mut command = self.command(plugin, "ADD", "peak", pod)?;
+        let mut child = command.stdout(write).spawn()?;
+        drop(command);
+        give(&mut child, config, &Value::Null)?;
+        let status = format!("/proc/{}/status", child.id());
+        let syscall = format!("/proc/{}/syscall", child.id());
+        wait("the plugin writes its result", || {
+            // write(2) to descriptor 1 (proc(5), syscall; asm/unistd_64.h).
+            let line = fs::read_to_string(&syscall).unwrap_or_default();
+            Ok(line.starts_with("1 0x1 "))
+        })?;
+        let status = fs::read_to_string(status)?;
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next())
+            .context("no VmHWM")?
+            .parse()?;
+        let mut result = Vec::new();
+        read.read_to_end(&mut result)?;
+        child.wait()?;
+        let result = serde_json::from_slice(&result[filling.len()..])?;
+        self.del("peak", pod, &result)?;
+        Ok(peak)
+    }
+}
+
+/// A node's namespace, on a node network.
+fn node(name: &str) -> anyhow::Result<Namespace> {
+    let node = Namespace::new(name)?;
+    link::bridge(&node, "uplink")?;
+    link::address(&node, "uplink", "172.30.0.11/24")?;
+    link::route(&node, "0.0.0.0/0", "172.30.0.2")?;
+    node.set_sysctl("net/ipv4/ip_forward", "1")?;
+    Ok(node)
+}
+
+/// Runs a plugin to its end and gives its standard output.
+fn call(mut command: Command, config: &Value, previous: &Value) -> anyhow::Result<Vec<u8>> {
+    let mut child = command.spawn()?;
+    give(&mut child, config, previous)?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        bail!("{command:?}: {}: {said}", output.status);
+    }
+    Ok(output.stdout)
+}
+
+fn give(child: &mut Child, config: &Value, previous: &Value) -> anyhow::Result<()> {
+    let mut config = config.clone();
+    if !previous.is_null() {
+        config["prevResult"] = previous.clone();
+    }
+    let mut input = child.stdin.take().context("no standard input")?;
+    Ok(input.write_all(config.to_string().as_bytes())?)
+}
+
+/// The kernel's own part: links made as the plugin makes them, and their deletion timed.
+fn kernel(node: &Namespace, pods: &[Namespace]) -> anyhow::Result<(Samples, Samples)> {
+    let (mut adds, mut dels) = (Samples::default(), Samples::default());
+    let mut network = Network::of(node)?;
+    let name = |number: usize| format!("bare{number}");
+    for (number, pod) in pods.iter().enumerate() {
+        let started = Instant::now();
+        network.veth(&name(number), "eth0", pod.as_fd())?;
+        adds.push_time(started.elapsed());
+        link::up(pod, "eth0")?;
+    }
+    for number in 0..pods.len() {
+        let started = Instant::now();
+        network.delete(&name(number))?;
+        dels.push_time(started.elapsed());
+    }
+    Ok((adds, dels))
+}
+
+pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow::Result<()> {
+    report.section("CNI (one process for each call; IPv4; pods in batches of 10)");
+    let state = tempfile::tempdir()?;
+    let pods = (0..BATCH)
+        .map(|number| Namespace::new(&format!("pod-{number}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ours = Node::weft(weft, state.path())?;
+    let mut start = Samples::default();
+    for _ in 0..50 {
+        start.push_time(version(weft)?);
+    }
+    report.spread("VERSION: the start of the process", Unit::Seconds, &start);
+    report.value(
+        "peak resident memory of weft in ADD",
+        Unit::Kibibytes,
+        ours.peak(&pods[0])?,
+    );
+    let [bridge, portmap] = ["bridge", "portmap"].map(|name| Path::new(PLUGINS).join(name));
+    if !bridge.exists() {
+        report.note("no peer: install containernetworking-plugins");
+        return Ok(());
+    }
+    let theirs = Node::peer(&bridge, &portmap, state.path())?;
+    report.value(
+        "peak resident memory of bridge in ADD",
+        Unit::Kibibytes,
+        theirs.peak(&pods[0])?,
+    );
+    // The first pod of the peer makes its bridge, which is not what is compared.
+    let _bridge = (theirs.batch(&pods[..1])?, ours.batch(&pods[..1])?);
+    let mut sides: [[(Samples, Samples); 2]; 3] = Default::default();
+    for _ in 0..pairs {
+        let measured = [
+            ours.batch(&pods)?,
+            theirs.batch(&pods)?,
+            kernel(&ours.namespace, &pods)?,
+        ];
+        for (side, (adds, dels)) in sides.iter_mut().zip(measured) {
+            for ((medians, all), batch) in side.iter_mut().zip([adds, dels]) {
+                medians.push(batch.median());
+                all.extend(&batch);
+            }
+        }
+    }
+    let [ours, theirs, kernel] = &sides;
+    for (place, verb) in ["ADD", "DEL"].into_iter().enumerate() {
+        let both =
+            |side: &'_ [(Samples, Samples); 2]| (side[place].0.clone(), side[place].1.clone());
+        let (our_medians, our_all) = both(ours);
+        for (peer, side) in [(PEER, theirs), ("the kernel's link alone", kernel)] {
+            let (medians, all) = both(side);
+            report.compare(
+                verb,
+                Unit::Seconds,
+                (&our_medians, &our_all),
+                peer,
+                (&medians, &all),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn version(weft: &Path) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    let mut command = Command::new(weft);
+    command
+        .env_clear()
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    call(command, &json!({"cniVersion": "1.0.0"}), &Value::Null)?;
+    Ok(started.elapsed())
+}

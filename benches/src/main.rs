@@ -1,0 +1,119 @@
+//! Measures what weft claims, beside a peer or the kernel's own limit in the same run.
+//!
+//! A comparison is made of interleaved pairs (weft, peer, weft, peer, …), so that what else
+//! the machine does meets both. Its figure is a ratio, and what may be claimed is the lower
+//! 95 % bound of the ratios' median.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "a program that prints what it measures"
+)]
+
+mod cni;
+mod dns;
+mod lab;
+mod memory;
+mod report;
+mod services;
+mod throughput;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use report::Report;
+
+/// Measure weft beside its peers, on this machine, in namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "benches/run",
+    max_term_width = 100,
+    after_help = "\
+Sections:
+  lab         `weft lab up` of two nodes, to both Ready and to DNS available; of five nodes; and
+              the whole of `weft lab demo`
+  memory      what every process of a two-node lab keeps resident
+  cni         the plugin's ADD and DEL beside bridge + host-local + portmap (Debian's package
+              containernetworking-plugins), DEL beside the kernel's own deletion of a link
+  services    programming of 10,000 Services beside `nft -f` of the same state
+  dns         queries per second of `weft dns` in a pod beside unbound in a pod
+  throughput  TCP from pod to pod across nodes beside the same links wired by hand
+
+A ratio above 1 means that weft is better. `>=` gives the lower 95 % bound of the median ratio:
+the claim. A section whose peer is not installed says so and is left out. Needs root."
+)]
+struct Args {
+    /// What to measure [default: everything]
+    #[arg(value_enum)]
+    sections: Vec<Section>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+    /// How many labs of two nodes are brought up
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// How many pairs a comparison has (at least 5: fewer have no 95 % bound)
+    #[arg(long, default_value = "20", value_parser = clap::value_parser!(u16).range(5..))]
+    pairs: u16,
+    /// The binary to measure
+    #[arg(long, default_value = "target/release/weft", value_name = "PATH")]
+    weft: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Section {
+    Lab,
+    Memory,
+    Cni,
+    Services,
+    Dns,
+    Throughput,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match measure(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("benches/run: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: &Args) -> anyhow::Result<()> {
+    let weft = args
+        .weft
+        .canonicalize()
+        .with_context(|| format!("no binary at {}: run `make bench`", args.weft.display()))?;
+    let mut report = Report::new(args.output == Output::Text);
+    report.machine(&weft)?;
+    for section in Section::value_variants() {
+        if args.sections.is_empty() || args.sections.contains(section) {
+            run(*section, args, &weft, &mut report).with_context(|| format!("{section:?}"))?;
+        }
+    }
+    if args.output == Output::Json {
+        println!("{}", report.json());
+    }
+    Ok(())
+}
+
+fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let pairs = usize::from(args.pairs);
+    match section {
+        Section::Lab => lab::measure(weft, usize::from(args.runs), report),
+        Section::Memory => memory::measure(weft, report),
+        Section::Cni => cni::measure(weft, pairs, report),
+        Section::Services => services::measure(pairs, report),
+        Section::Dns => dns::measure(weft, pairs, report),
+        Section::Throughput => throughput::measure(weft, pairs, report),
+    }
+}

@@ -1,0 +1,537 @@
+//! What answers a request: authentication, routing, and the verbs on objects.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{Method, Request as HttpRequest, Response, StatusCode, header, request};
+use hyper::body::Body;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::body::{self, Answer, document, failure, whole};
+use crate::delete::{self, DeleteOptions, Deleted, Propagation};
+use crate::discovery;
+use crate::identity::{Identity, Peer};
+use crate::negotiate::{self, Accepted, Encoding, PatchType, ProtobufDecoder, Shape, negotiate};
+use crate::openapi::{self, Documents};
+use crate::patch::{self, PatchError};
+use crate::resource::{Registry, Resource};
+use crate::reviews;
+use crate::route::{self, Query, Route};
+use crate::status::{self, ApiError};
+use crate::store::Store;
+use crate::subresource;
+use crate::table::{IncludeObject, metadata_only, row, table};
+use crate::token::TokenKey;
+use crate::write::{self, FieldValidation, Request, Written};
+
+/// Everything an answer may need.
+pub(crate) struct Api {
+    pub(crate) registry: Arc<RwLock<Arc<Registry>>>,
+    pub(crate) store: Store,
+    pub(crate) token_key: TokenKey,
+    pub(crate) documents: Arc<Documents>,
+    pub(crate) protobuf: Option<ProtobufDecoder>,
+    pub(crate) shutdown: tokio::sync::watch::Receiver<bool>,
+}
+
+/// A request that was read and authenticated.
+pub(crate) struct Call {
+    pub(crate) head: request::Parts,
+    pub(crate) query: Query,
+    pub(crate) body: Bytes,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) now: Timestamp,
+}
+
+impl Api {
+    /// Answers a request of `peer`.
+    pub(crate) async fn answer<B>(&self, request: HttpRequest<B>, peer: &Peer) -> Response<Answer>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        // A fault in one request must not end the others of its connection.
+        let response = AssertUnwindSafe(self.respond(request, peer))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(ApiError::internal("the server has a fault in this request")))
+            .unwrap_or_else(|error| failure(&error));
+        tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
+        response
+    }
+
+    async fn respond<B>(
+        &self,
+        request: HttpRequest<B>,
+        peer: &Peer,
+    ) -> Result<Response<Answer>, ApiError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let now = Timestamp::now();
+        let identity = self.authenticate(&head, peer, now)?;
+        if let Some(answer) = public(&head) {
+            return answer;
+        }
+        let identity = identity.ok_or_else(ApiError::unauthorized)?;
+        let body = body::read(body).await?;
+        let call = Call {
+            query: Query::parse(head.uri.query().unwrap_or_default()),
+            head,
+            body,
+            identity,
+            now,
+        };
+        self.dispatch(call).await
+    }
+
+    /// Who asks; `None` for a client that does not say, an error for one that lies.
+    fn authenticate(
+        &self,
+        head: &request::Parts,
+        peer: &Peer,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Identity>>, ApiError> {
+        match peer {
+            Peer::Known(identity) => return Ok(Some(identity.clone())),
+            Peer::Refused => return Err(ApiError::unauthorized()),
+            Peer::Unknown => {}
+        }
+        let Some(header) = head.headers.get(header::AUTHORIZATION) else {
+            return Ok(None);
+        };
+        let token = header
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(ApiError::unauthorized)?;
+        let identity = reviews::account_of(self, token, now).ok_or_else(ApiError::unauthorized)?;
+        Ok(Some(Arc::new(identity)))
+    }
+
+    /// The kinds served now.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.registry
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The document a call's body is.
+    pub(crate) fn body(&self, call: &Call) -> Result<Value, ApiError> {
+        let form = negotiate::content_type(&call.head.headers);
+        negotiate::decode(form, &call.body, self.protobuf.as_ref())
+    }
+
+    fn delete_options(&self, call: &Call) -> Result<DeleteOptions, ApiError> {
+        let body = if call.body.is_empty() {
+            Value::Null
+        } else {
+            self.body(call)?
+        };
+        delete_options(&body, &call.query)
+    }
+
+    async fn dispatch(&self, call: Call) -> Result<Response<Answer>, ApiError> {
+        let path = call.head.uri.path().to_owned();
+        let registry = self.registry();
+        if let Some(answer) = discovery::answer(&registry, &path, &call.head) {
+            return answer;
+        }
+        if path == "/openapi/v2" {
+            return openapi::version_2(&call.head.headers);
+        }
+        if let Some(rest) = path.strip_prefix("/openapi/v3") {
+            // Making a document takes long enough to keep others waiting.
+            let (documents, rest) = (self.documents.clone(), rest.to_owned());
+            let made = tokio::task::spawn_blocking(move || documents.answer(&registry, &rest));
+            return made.await.map_err(ApiError::internal)?;
+        }
+        let (group, version, parts) = route::split(&path).ok_or_else(ApiError::no_such_path)?;
+        if let Some(answer) = reviews::answer(self, &call, group, version, &parts) {
+            return answer;
+        }
+        let route = Route::find(&registry, group, version, &parts)?;
+        if !route.subresource.is_empty() {
+            return subresource::answer(self, call, route).await;
+        }
+        self.verb(call, route).await
+    }
+
+    async fn verb(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
+        let collection = route.name.is_empty();
+        let watch = call.query.flag("watch");
+        let verb = match (&call.head.method, collection) {
+            (&Method::GET | &Method::HEAD, true) if watch => "watch",
+            (&Method::GET | &Method::HEAD, true) => "list",
+            (&Method::GET | &Method::HEAD, false) if watch => "watch",
+            (&Method::GET | &Method::HEAD, false) => "get",
+            (&Method::POST, true) => "create",
+            (&Method::PUT, false) => "update",
+            (&Method::PATCH, false) => "patch",
+            (&Method::DELETE, false) => "delete",
+            (&Method::DELETE, true) => "deletecollection",
+            _ => return Err(ApiError::method_not_allowed()),
+        };
+        if !route.resource.verbs.iter().any(|one| one == verb) {
+            return Err(ApiError::method_not_allowed());
+        }
+        // Only reads go over all namespaces.
+        let everywhere = route.resource.namespaced && route.namespace.is_empty();
+        if everywhere && !matches!(verb, "list" | "watch" | "create") {
+            return Err(ApiError::method_not_allowed());
+        }
+        match verb {
+            "get" => self.get(&call, &route),
+            "list" => self.list(&call, &route),
+            "watch" => self.watch(&call, &route),
+            "create" => self.create(call, route).await,
+            "update" => self.update(call, route).await,
+            "patch" => self.patch(call, route).await,
+            "delete" => self.delete(call, route).await,
+            _ => self.delete_collection(call, route).await,
+        }
+    }
+
+    fn get(&self, call: &Call, route: &Route) -> Result<Response<Answer>, ApiError> {
+        let accepted = negotiate(&call.head.headers)?;
+        let object = self
+            .store
+            .get(&route.resource, &route.namespace, &route.name)
+            .ok_or_else(|| ApiError::not_found(&route.resource, &route.name))?;
+        if accepted.shape == Shape::Plain && accepted.encoding == Encoding::Json {
+            return Ok(whole(
+                StatusCode::OK,
+                "application/json",
+                object.json.clone(),
+            ));
+        }
+        self.object(call, &route.resource, object.value(), StatusCode::OK)
+    }
+
+    /// One object in the form the client accepts.
+    pub(crate) fn object(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        object: Value,
+        status: StatusCode,
+    ) -> Result<Response<Answer>, ApiError> {
+        let Accepted { shape, encoding } = negotiate(&call.head.headers)?;
+        let shaped = match shape {
+            Shape::Plain => object,
+            Shape::Metadata => metadata_only(object),
+            Shape::Table => {
+                let version = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let mut table = table(resource, version, true);
+                table["rows"] = json!([row(resource, object, include(&call.query)?, call.now)]);
+                table
+            }
+        };
+        document(status, &shaped, encoding)
+    }
+
+    async fn create(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
+        let mut body = self.body(&call)?;
+        let mut route = route;
+        if route.resource.namespaced && route.namespace.is_empty() {
+            // A body may say the namespace that the path does not.
+            let said = body["metadata"]["namespace"].as_str().unwrap_or("default");
+            route.namespace = said.to_owned();
+        }
+        let request = request_of(&call, &route, None)?;
+        let warnings = request.decode(&mut body)?;
+        if let Some(metadata) = body["metadata"].as_object_mut() {
+            metadata.remove("managedFields");
+        }
+        let written = self
+            .store
+            .write(move |tx| write::create(tx, &request, body, warnings))
+            .await?;
+        self.written(&call, &route.resource, written)
+    }
+
+    async fn update(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
+        let written = self.replace(&call, &route, None).await?;
+        self.written(&call, &route.resource, written)
+    }
+
+    /// PUT on an object or one of its subresources.
+    pub(crate) async fn replace(
+        &self,
+        call: &Call,
+        route: &Route,
+        subresource: Option<&str>,
+    ) -> Result<Written, ApiError> {
+        let mut body = self.body(call)?;
+        let request = request_of(call, route, subresource)?;
+        let warnings = request.decode(&mut body)?;
+        self.store
+            .write(move |tx| {
+                let previous = write::existing(tx, &request)?;
+                write::update(tx, &request, previous, body, warnings)
+            })
+            .await
+    }
+
+    async fn patch(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
+        let written = self.apply_patch(&call, &route, None).await?;
+        self.written(&call, &route.resource, written)
+    }
+
+    /// PATCH on an object or one of its subresources.
+    pub(crate) async fn apply_patch(
+        &self,
+        call: &Call,
+        route: &Route,
+        subresource: Option<&str>,
+    ) -> Result<Written, ApiError> {
+        let kind = negotiate::patch_type(&call.head.headers)?;
+        let request = request_of(call, route, subresource)?;
+        if kind == PatchType::Apply {
+            return crate::apply::answer(self, call, request).await;
+        }
+        let patch = negotiate::decode_json(&call.body)?;
+        self.store
+            .write(move |tx| {
+                let previous = write::existing(tx, &request)?;
+                let mut object = previous.value();
+                let applied = match kind {
+                    PatchType::Json => patch::json(&mut object, &patch),
+                    PatchType::Merge => patch::merge(&mut object, &patch),
+                    PatchType::Strategic | PatchType::Apply => {
+                        patch::strategic(&mut object, &patch, &*request.resource.strategy)
+                    }
+                };
+                applied.map_err(|error| unpatched(&request, error))?;
+                let warnings = request.decode(&mut object)?;
+                write::update(tx, &request, previous, object, warnings)
+            })
+            .await
+    }
+
+    /// The answer to a write.
+    pub(crate) fn written(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        written: Written,
+    ) -> Result<Response<Answer>, ApiError> {
+        let status = if written.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let mut response = self.object(call, resource, written.object.value(), status)?;
+        for warning in &written.warnings {
+            // RFC 7234, section 5.5: 299 is a persistent warning.
+            let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = format!("299 - \"{text}\"").parse() {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+        Ok(response)
+    }
+
+    async fn delete(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
+        let options = self.delete_options(&call)?;
+        let request = request_of(&call, &route, None)?;
+        let deleted = self
+            .store
+            .write(move |tx| delete::delete(tx, &request, &options))
+            .await?;
+        match deleted {
+            Deleted::Marked(object) => {
+                self.object(&call, &route.resource, object.value(), StatusCode::OK)
+            }
+            Deleted::Gone(object) => {
+                let status = status::deleted(&route.resource, &object.name, &object.uid);
+                let encoding = negotiate(&call.head.headers)?.encoding;
+                document(StatusCode::OK, &status, encoding)
+            }
+        }
+    }
+
+    async fn delete_collection(
+        &self,
+        call: Call,
+        route: Route,
+    ) -> Result<Response<Answer>, ApiError> {
+        let options = self.delete_options(&call)?;
+        let selected = self.select(&call, &route)?;
+        let mut items = Vec::new();
+        for object in selected.objects {
+            let mut request = request_of(&call, &route, None)?;
+            request.name = object.name.to_string();
+            request.namespace = object.namespace.to_string();
+            let options = options.clone();
+            let deleted = self
+                .store
+                .write(move |tx| delete::delete(tx, &request, &options))
+                .await;
+            match deleted {
+                Ok(Deleted::Gone(object) | Deleted::Marked(object)) => items.push(object.value()),
+                // Somebody was faster.
+                Err(error) if error.reason == "NotFound" => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let list = json!({
+            "kind": route.resource.list_kind,
+            "apiVersion": route.resource.api_version(),
+            "metadata": {"resourceVersion": self.store.version().to_string()},
+            "items": items,
+        });
+        document(
+            StatusCode::OK,
+            &list,
+            negotiate(&call.head.headers)?.encoding,
+        )
+    }
+}
+
+/// Who writes: `fieldManager`, or else the client program's name.
+fn manager(call: &Call) -> String {
+    let said = call.query.get("fieldManager");
+    if !said.is_empty() {
+        return said.to_owned();
+    }
+    let agent = call.head.headers.get(header::USER_AGENT);
+    let agent = agent
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("unknown");
+    agent.split('/').next().unwrap_or(agent).to_owned()
+}
+
+/// What a write needs to know of a call.
+pub(crate) fn request_of(
+    call: &Call,
+    route: &Route,
+    subresource: Option<&str>,
+) -> Result<Request, ApiError> {
+    let dry_run = dry_run(call.query.all("dryRun"))?;
+    let validation = match call.query.get("fieldValidation") {
+        "" | "Warn" => FieldValidation::Warn,
+        "Strict" => FieldValidation::Strict,
+        "Ignore" => FieldValidation::Ignore,
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
+            )));
+        }
+    };
+    Ok(Request {
+        resource: route.resource.clone(),
+        namespace: route.namespace.clone(),
+        name: route.name.clone(),
+        subresource: subresource.map(str::to_owned),
+        user: call.identity.user.clone(),
+        manager: manager(call),
+        now: call.now,
+        dry_run,
+        validation,
+    })
+}
+
+/// Whether nothing is to be kept, from the values of `dryRun`.
+fn dry_run<'a>(values: impl IntoIterator<Item = &'a str>) -> Result<bool, ApiError> {
+    let mut dry_run = false;
+    for value in values {
+        if value != "All" {
+            return Err(ApiError::bad_request(format!(
+                "dryRun: Unsupported value: {value:?}: supported values: \"All\""
+            )));
+        }
+        dry_run = true;
+    }
+    Ok(dry_run)
+}
+
+fn unpatched(request: &Request, error: PatchError) -> ApiError {
+    match error {
+        PatchError::Malformed(why) => ApiError::bad_request(why),
+        PatchError::Unfit(why) => {
+            let mut error = ApiError::invalid(&request.resource, &request.name, &[]);
+            error.message = why;
+            error
+        }
+        PatchError::NotStrategic => ApiError::unsupported_media_type(error.to_string()),
+    }
+}
+
+/// How much of each object a table carries.
+pub(crate) fn include(query: &Query) -> Result<IncludeObject, ApiError> {
+    match query.get("includeObject") {
+        "" | "Metadata" => Ok(IncludeObject::Metadata),
+        "None" => Ok(IncludeObject::None),
+        "Object" => Ok(IncludeObject::Object),
+        other => Err(ApiError::bad_request(format!(
+            "unrecognized includeObject value: {other:?}; one of None, Metadata, Object"
+        ))),
+    }
+}
+
+/// Options of a delete: from the body, or else from the query.
+pub(crate) fn delete_options(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let grace_period = match body["gracePeriodSeconds"].as_i64() {
+        Some(seconds) => Some(seconds),
+        None => query.number("gracePeriodSeconds")?,
+    };
+    if grace_period.is_some_and(|seconds| seconds < 0) {
+        return Err(ApiError::bad_request(
+            "gracePeriodSeconds must not be negative",
+        ));
+    }
+    let policy = match text(&body["propagationPolicy"]) {
+        Some(policy) => policy,
+        None => query.get("propagationPolicy").to_owned(),
+    };
+    let propagation = match policy.as_str() {
+        "" => match body["orphanDependents"].as_bool() {
+            Some(true) => Some(Propagation::Orphan),
+            Some(false) => Some(Propagation::Background),
+            None => None,
+        },
+        "Orphan" => Some(Propagation::Orphan),
+        "Background" => Some(Propagation::Background),
+        "Foreground" => Some(Propagation::Foreground),
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+            )));
+        }
+    };
+    let values = body["dryRun"].as_array().into_iter().flatten();
+    Ok(DeleteOptions {
+        dry_run: dry_run(values.map(|value| value.as_str().unwrap_or_default()))?,
+        grace_period,
+        uid: text(&body["preconditions"]["uid"]),
+        version: text(&body["preconditions"]["resourceVersion"]),
+        propagation,
+    })
+}
+
+/// What everybody may ask.
+fn public(head: &request::Parts) -> Option<Result<Response<Answer>, ApiError>> {
+    let path = head.uri.path();
+    let health = ["/healthz", "/livez", "/readyz"].iter().any(|root| {
+        path == *root
+            || path
+                .strip_prefix(root)
+                .is_some_and(|rest| rest.starts_with('/'))
+    });
+    if health {
+        return Some(Ok(whole(StatusCode::OK, "text/plain; charset=utf-8", "ok")));
+    }
+    (path == "/version").then(|| document(StatusCode::OK, &discovery::version(), Encoding::Json))
+}

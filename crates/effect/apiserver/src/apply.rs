@@ -1,0 +1,242 @@
+//! Server-side apply: a manager says what it wants, and owns the fields it names.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::api::{Api, Call};
+use crate::managed::{self, Entry, Fields};
+use crate::negotiate;
+use crate::object::Object;
+use crate::resource::{ApplyList, FieldError, Strategy};
+use crate::status::ApiError;
+use crate::store::Tx;
+use crate::write::{self, Request, Written, time_text};
+
+/// Who owns what was there before the first apply.
+const BEFORE: &str = "before-first-apply";
+
+/// Answers a PATCH of type apply.
+pub(crate) async fn answer(api: &Api, call: &Call, request: Request) -> Result<Written, ApiError> {
+    if call.query.get("fieldManager").is_empty() {
+        let error = FieldError::required("fieldManager", "is required for apply patch");
+        return Err(ApiError::invalid(&request.resource, "", &[error]));
+    }
+    let force = call.query.flag("force");
+    let mut config = negotiate::decode_yaml(&call.body)?;
+    let warnings = request.decode(&mut config)?;
+    if config["metadata"].get("managedFields").is_some() {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    api.store
+        .write(move |tx| apply(tx, &request, config, warnings, force))
+        .await
+}
+
+fn apply(
+    tx: &mut Tx<'_>,
+    request: &Request,
+    mut config: Value,
+    warnings: Vec<String>,
+    force: bool,
+) -> Result<Written, ApiError> {
+    let resource = &*request.resource;
+    let strategy = &*resource.strategy;
+    name_elements(&mut config, strategy);
+    let mut wanted = Fields::of_object(&config, strategy);
+    match &request.subresource {
+        Some(part) => wanted.restrict(part, true),
+        None if resource.subresource("status").is_some() => {
+            wanted.restrict("status", false);
+            remove(&mut config, "status");
+        }
+        None => {}
+    }
+    let subresource = request.subresource.as_deref().unwrap_or_default();
+    let mut mine = Entry::new(
+        &request.manager,
+        "Apply",
+        subresource,
+        resource.api_version(),
+    );
+    let now = time_text(request.now);
+    let Some(previous) = tx.get(resource, &request.namespace, &request.name) else {
+        if request.subresource.is_some() {
+            return Err(ApiError::not_found(resource, &request.name));
+        }
+        mine.set(wanted, &now);
+        managed::write(&mut config, &[mine]);
+        return write::create(tx, request, config, warnings);
+    };
+    let (object, entries) = merged(request, &previous, config, wanted, mine, force)?;
+    write::apply_update(tx, request, previous, object, &entries, warnings)
+}
+
+/// The object with `config` merged into it, and who owns it then.
+fn merged(
+    request: &Request,
+    previous: &Arc<Object>,
+    config: Value,
+    wanted: Fields,
+    mut mine: Entry,
+    force: bool,
+) -> Result<(Value, Vec<Entry>), ApiError> {
+    let strategy = &*request.resource.strategy;
+    let live = previous.value();
+    let now = time_text(request.now);
+    let mut entries = managed::entries(&live);
+    if entries.is_empty() {
+        let api_version = request.resource.api_version();
+        let mut before = Entry::new(BEFORE, "Update", "", api_version);
+        before.set(Fields::of_object(&live, strategy), &now);
+        entries.push(before);
+    }
+    let mut object = live.clone();
+    merge(&mut object, config.clone(), &mut Vec::new(), strategy);
+    let differing = wanted.differing(Some(&object), Some(&live));
+    let mut conflicts = Vec::new();
+    for entry in entries.iter_mut().filter(|entry| !entry.is(&mine)) {
+        let shared = differing.shared(&entry.fields);
+        if shared.is_empty() {
+            continue;
+        }
+        if force {
+            let left = entry.fields.without(&differing);
+            entry.set(left, &now);
+        } else {
+            conflicts.push((entry.description(), shared));
+        }
+    }
+    if !conflicts.is_empty() {
+        return Err(conflict(&conflicts));
+    }
+    let mut others = Fields::default();
+    for entry in entries.iter().filter(|entry| !entry.is(&mine)) {
+        others.unite(&entry.fields);
+    }
+    let at = entries.iter().position(|entry| entry.is(&mine));
+    if let Some(at) = at {
+        mine = entries.remove(at);
+        let dropped = mine.fields.without(&wanted).without(&others);
+        dropped.remove_from(&mut object);
+        // What emptied on the way is there again if it was asked for empty.
+        merge(&mut object, config, &mut Vec::new(), strategy);
+    }
+    mine.set(wanted, &now);
+    entries.insert(0, mine);
+    Ok((object, entries))
+}
+
+fn conflict(conflicts: &[(String, Vec<String>)]) -> ApiError {
+    let count: usize = conflicts.iter().map(|(_, paths)| paths.len()).sum();
+    let plural = |count: usize| if count == 1 { "conflict" } else { "conflicts" };
+    let mut texts = Vec::new();
+    let mut causes = Vec::new();
+    for (who, paths) in conflicts {
+        let list = match paths.as_slice() {
+            [one] => format!(" {one}"),
+            many => many.iter().map(|path| format!("\n- {path}")).collect(),
+        };
+        texts.push(format!("{} with {who}:{list}", plural(paths.len())));
+        for path in paths {
+            causes.push(json!({
+                "reason": "FieldManagerConflict",
+                "message": format!("conflict with {who}"),
+                "field": path,
+            }));
+        }
+    }
+    let message = format!(
+        "Apply failed with {count} {}: {}",
+        plural(count),
+        texts.join("\n")
+    );
+    ApiError::apply_conflict(message, causes)
+}
+
+fn remove(object: &mut Value, field: &str) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove(field);
+    }
+}
+
+/// Fills in the keys of list elements that the kind's defaults give them, such as a
+/// port's protocol: they say which element is meant.
+fn name_elements(config: &mut Value, strategy: &dyn Strategy) {
+    let mut defaulted = config.clone();
+    strategy.default(&mut defaulted);
+    fill_keys(config, &defaulted, &mut Vec::new(), strategy);
+}
+
+fn fill_keys(
+    value: &mut Value,
+    defaulted: &Value,
+    path: &mut Vec<String>,
+    strategy: &dyn Strategy,
+) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                path.push(key.clone());
+                fill_keys(value, &defaulted[key.as_str()], path, strategy);
+                path.pop();
+            }
+        }
+        Value::Array(list) => {
+            let names: Vec<&str> = path.iter().map(String::as_str).collect();
+            let rule = strategy.apply_list(&names);
+            for (at, one) in list.iter_mut().enumerate() {
+                if let (ApplyList::Map(keys), Value::Object(map)) = (&rule, &mut *one) {
+                    for key in keys {
+                        if let (false, Some(value)) =
+                            (map.contains_key(key), defaulted[at].get(key))
+                        {
+                            map.insert(key.clone(), value.clone());
+                        }
+                    }
+                }
+                fill_keys(one, &defaulted[at], path, strategy);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn merge(live: &mut Value, config: Value, path: &mut Vec<String>, strategy: &dyn Strategy) {
+    let names: Vec<&str> = path.iter().map(String::as_str).collect();
+    match (live, config) {
+        (Value::Object(live), Value::Object(config)) if !strategy.apply_map_is_atomic(&names) => {
+            for (key, value) in config {
+                path.push(key.clone());
+                match live.get_mut(&key) {
+                    Some(held) => merge(held, value, path, strategy),
+                    None => {
+                        live.insert(key, value);
+                    }
+                }
+                path.pop();
+            }
+        }
+        (Value::Array(live), Value::Array(config)) => match strategy.apply_list(&names) {
+            ApplyList::Atomic => *live = config,
+            ApplyList::Set => {
+                for one in config {
+                    if !live.contains(&one) {
+                        live.push(one);
+                    }
+                }
+            }
+            ApplyList::Map(keys) => {
+                for one in config {
+                    let same =
+                        |held: &&mut Value| keys.iter().all(|key| held.get(key) == one.get(key));
+                    match live.iter_mut().find(same) {
+                        Some(held) => merge(held, one, path, strategy),
+                        None => live.push(one),
+                    }
+                }
+            }
+        },
+        (live, config) => *live = config,
+    }
+}

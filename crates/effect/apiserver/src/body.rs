@@ -1,0 +1,88 @@
+//! Bodies: bounded ones from clients, whole or streamed ones to them.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Body, Frame};
+use serde_json::Value;
+
+use crate::negotiate::{Encoding, encode, media_type};
+use crate::status::ApiError;
+
+/// The body of an answer.
+pub(crate) type Answer = UnsyncBoxBody<Bytes, Infallible>;
+
+/// The longest body a client may send, as in Kubernetes.
+const MAX_BODY: usize = 3 << 20;
+/// How long a client may take to send it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An answer of known length.
+pub(crate) fn whole(
+    status: StatusCode,
+    media: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Answer> {
+    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
+/// An answer that goes on for a while.
+pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Response<Answer> {
+    use futures::StreamExt;
+    let frames = chunks.map(|chunk| Ok(Frame::data(chunk)));
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// A document.
+pub(crate) fn document(
+    status: StatusCode,
+    value: &Value,
+    encoding: Encoding,
+) -> Result<Response<Answer>, ApiError> {
+    Ok(whole(
+        status,
+        media_type(encoding),
+        encode(value, encoding)?,
+    ))
+}
+
+/// The `metav1.Status` of an error.
+pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
+    let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    whole(status, "application/json", error.to_status().to_string())
+}
+
+/// Reads a client's body: at most 3 MiB, within half a minute.
+pub(crate) async fn read<B>(body: B) -> Result<Bytes, ApiError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(ApiError::too_large(MAX_BODY));
+    }
+    let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect());
+    match read.await {
+        Err(_) => Err(ApiError::request_timeout()),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MAX_BODY)),
+        Ok(Err(error)) => Err(ApiError::bad_request(format!(
+            "the body broke off: {error}"
+        ))),
+    }
+}

@@ -1,0 +1,47 @@
+//! The embedded Kubernetes API: store, watch, and what kubectl needs.
+//!
+//! A generic document server. A kind is a [`Resource`]: a row of data with a
+//! [`Strategy`] for what depends on the kind; allocation comes in through
+//! [`Admission`]. Nothing here names a kind's fields, besides the few that Kubernetes'
+//! own request paths name (bindings, scales, tokens, evictions).
+
+mod api;
+mod apply;
+mod body;
+mod delete;
+mod discovery;
+mod exercise;
+mod identity;
+mod managed;
+mod negotiate;
+mod object;
+mod openapi;
+mod patch;
+mod pki;
+mod read;
+mod resource;
+mod reviews;
+mod route;
+mod selector;
+mod server;
+mod state;
+mod status;
+mod store;
+mod subresource;
+mod table;
+mod token;
+mod watch;
+mod write;
+
+pub use exercise::{exercise_patch, exercise_selector};
+pub use negotiate::ProtobufDecoder;
+pub use openapi::DocumentSource;
+pub use pki::{Credential, Pki, PkiError, SubjectName, kubeconfig};
+pub use resource::{
+    ALL_VERBS, Admission, ApplyList, Column, Decoded, FieldError, FieldReason, NoAdmission,
+    Operation, PatchList, Refusal, Registry, Resource, Strategy, Subresource, WriteContext,
+};
+pub use server::{Config, Server, ServerError, serve};
+pub use state::HistoryLimits;
+pub use status::ApiError;
+pub use store::StoreError;

@@ -1,0 +1,404 @@
+//! Label and field selectors, as `labels.Parse` and `fields.ParseSelector` read them.
+
+use crate::object::Object;
+use crate::resource::{Resource, Strategy};
+use crate::status::ApiError;
+
+/// One requirement of a label selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LabelTerm {
+    Exists(String),
+    Absent(String),
+    In(String, Vec<String>),
+    NotIn(String, Vec<String>),
+    Above(String, i64),
+    Below(String, i64),
+}
+
+impl LabelTerm {
+    fn matches(&self, object: &Object) -> bool {
+        let number = |key: &str| object.label(key).and_then(|text| text.parse::<i64>().ok());
+        match self {
+            LabelTerm::Exists(key) => object.label(key).is_some(),
+            LabelTerm::Absent(key) => object.label(key).is_none(),
+            LabelTerm::In(key, values) => object
+                .label(key)
+                .is_some_and(|value| values.iter().any(|one| one == value)),
+            LabelTerm::NotIn(key, values) => !object
+                .label(key)
+                .is_some_and(|value| values.iter().any(|one| one == value)),
+            LabelTerm::Above(key, bound) => number(key).is_some_and(|value| value > *bound),
+            LabelTerm::Below(key, bound) => number(key).is_some_and(|value| value < *bound),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FieldTerm {
+    field: String,
+    value: String,
+    equal: bool,
+}
+
+/// What a list or watch asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Selector {
+    labels: Vec<LabelTerm>,
+    fields: Vec<FieldTerm>,
+}
+
+impl Selector {
+    /// Parses `labelSelector` and `fieldSelector` of a request.
+    pub(crate) fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, ApiError> {
+        let labels = parse_labels(labels).map_err(|why| {
+            ApiError::bad_request(format!("unable to parse requirement: {why} in {labels:?}"))
+        })?;
+        let fields = parse_fields(fields).map_err(ApiError::bad_request)?;
+        for term in &fields {
+            let known = term.field == "metadata.name"
+                || (term.field == "metadata.namespace" && resource.namespaced)
+                || resource
+                    .strategy
+                    .field_names()
+                    .contains(&term.field.as_str());
+            if !known {
+                return Err(ApiError::bad_request(format!(
+                    "field label not supported: {}",
+                    term.field
+                )));
+            }
+        }
+        Ok(Self { labels, fields })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    pub(crate) fn matches(&self, object: &Object, strategy: &dyn Strategy) -> bool {
+        self.labels.iter().all(|term| term.matches(object))
+            && self.fields.iter().all(|term| {
+                let value = object.field(strategy, &term.field).unwrap_or_default();
+                (value == term.value) == term.equal
+            })
+    }
+
+    /// Selects only this name.
+    pub(crate) fn require_name(&mut self, name: &str) {
+        self.fields.push(FieldTerm {
+            field: "metadata.name".to_owned(),
+            value: name.to_owned(),
+            equal: true,
+        });
+    }
+
+    /// The one name that is selected, if only one can be.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.fields
+            .iter()
+            .find(|term| term.equal && term.field == "metadata.name")
+            .map(|term| term.value.as_str())
+    }
+}
+
+fn parse_fields(text: &str) -> Result<Vec<FieldTerm>, String> {
+    split_unescaped(text, ',')
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (field, operator, value) = ["!=", "==", "="]
+                .iter()
+                .filter_map(|operator| part.find(operator).map(|at| (at, *operator)))
+                .min_by_key(|(at, operator)| (*at, std::cmp::Reverse(operator.len())))
+                .map(|(at, operator)| (&part[..at], operator, &part[at + operator.len()..]))
+                .ok_or_else(|| format!("invalid selector: '{text}'; can't understand '{part}'"))?;
+            Ok(FieldTerm {
+                field: field.to_owned(),
+                value: unescape(value)?,
+                equal: operator != "!=",
+            })
+        })
+        .collect()
+}
+
+fn split_unescaped(text: &str, separator: char) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut from, mut escaped) = (0, false);
+    for (at, character) in text.char_indices() {
+        if character == separator && !escaped {
+            parts.push(&text[from..at]);
+            from = at + separator.len_utf8();
+        }
+        escaped = character == '\\' && !escaped;
+    }
+    parts.push(&text[from..]);
+    parts
+}
+
+fn unescape(text: &str) -> Result<String, String> {
+    let mut out = String::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character != '\\' {
+            out.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some(next @ ('\\' | ',' | '=')) => out.push(next),
+            _ => {
+                return Err(format!(
+                    "invalid field selector: invalid escape sequence in {text:?}"
+                ));
+            }
+        }
+    }
+    Ok(out)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    Symbol(&'static str),
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>, String> {
+    const SYMBOLS: [&str; 9] = ["==", "!=", "=", "!", "(", ")", ",", ">", "<"];
+    let mut out = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        if let Some(symbol) = SYMBOLS.into_iter().find(|one| rest.starts_with(one)) {
+            out.push(Token::Symbol(symbol));
+            rest = &rest[symbol.len()..];
+        } else {
+            let end = rest
+                .find(|one: char| one.is_whitespace() || "=!(),><".contains(one))
+                .unwrap_or(rest.len());
+            out.push(Token::Word(rest[..end].to_owned()));
+            rest = &rest[end..];
+        }
+        rest = rest.trim_start();
+    }
+    Ok(out)
+}
+
+fn parse_labels(text: &str) -> Result<Vec<LabelTerm>, String> {
+    let tokens = tokens(text)?;
+    let mut terms = Vec::new();
+    let mut at = tokens.iter().peekable();
+    while at.peek().is_some() {
+        terms.push(parse_term(&mut at)?);
+        match at.next() {
+            None => break,
+            Some(Token::Symbol(",")) if at.peek().is_some() => {}
+            Some(Token::Symbol(",")) => {
+                return Err("found '', expected: identifier after ','".into());
+            }
+            Some(other) => {
+                return Err(format!(
+                    "found {}, expected: ',' or 'end of string'",
+                    show(other)
+                ));
+            }
+        }
+    }
+    Ok(terms)
+}
+
+type Tokens<'a> = std::iter::Peekable<std::slice::Iter<'a, Token>>;
+
+fn parse_term(at: &mut Tokens<'_>) -> Result<LabelTerm, String> {
+    let negated = at.next_if_eq(&&Token::Symbol("!")).is_some();
+    let key = word(at)?;
+    check_key(&key)?;
+    if negated {
+        return Ok(LabelTerm::Absent(key));
+    }
+    match at.peek() {
+        None | Some(Token::Symbol(",")) => Ok(LabelTerm::Exists(key)),
+        Some(Token::Symbol("=" | "==")) => {
+            at.next();
+            Ok(LabelTerm::In(key, vec![value(at)?]))
+        }
+        Some(Token::Symbol("!=")) => {
+            at.next();
+            Ok(LabelTerm::NotIn(key, vec![value(at)?]))
+        }
+        Some(Token::Symbol(symbol @ (">" | "<"))) => {
+            let above = *symbol == ">";
+            at.next();
+            let bound = word(at)?;
+            let bound = bound.parse().map_err(|_| {
+                format!("for 'Gt', 'Lt' operators, the value must be an integer, found '{bound}'")
+            })?;
+            Ok(if above {
+                LabelTerm::Above(key, bound)
+            } else {
+                LabelTerm::Below(key, bound)
+            })
+        }
+        Some(Token::Word(operator)) if operator == "in" || operator == "notin" => {
+            let within = operator == "in";
+            at.next();
+            let values = list(at)?;
+            Ok(if within {
+                LabelTerm::In(key, values)
+            } else {
+                LabelTerm::NotIn(key, values)
+            })
+        }
+        Some(other) => Err(format!(
+            "found {}, expected: in, notin, =, ==, !=, gt, lt",
+            show(other)
+        )),
+    }
+}
+
+fn list(at: &mut Tokens<'_>) -> Result<Vec<String>, String> {
+    if at.next_if_eq(&&Token::Symbol("(")).is_none() {
+        return Err("expected: '('".into());
+    }
+    let mut values = Vec::new();
+    loop {
+        match at.peek() {
+            Some(Token::Symbol(",")) => {
+                values.push(String::new());
+                at.next();
+            }
+            Some(Token::Symbol(")")) => {
+                values.push(String::new());
+                at.next();
+                return Ok(values);
+            }
+            Some(Token::Word(_)) => {
+                values.push(word(at)?);
+                match at.next() {
+                    Some(Token::Symbol(",")) => {}
+                    Some(Token::Symbol(")")) => return Ok(values),
+                    _ => return Err("expected: ',' or ')'".into()),
+                }
+            }
+            _ => return Err("expected: ',', ')' or identifier".into()),
+        }
+    }
+}
+
+fn word(at: &mut Tokens<'_>) -> Result<String, String> {
+    match at.next() {
+        Some(Token::Word(word)) => Ok(word.clone()),
+        Some(Token::Symbol(symbol)) => Err(format!("found '{symbol}', expected: identifier")),
+        None => Err("found '', expected: identifier".into()),
+    }
+}
+
+/// A value, which may be empty.
+fn value(at: &mut Tokens<'_>) -> Result<String, String> {
+    match at.peek() {
+        None | Some(Token::Symbol(",")) => Ok(String::new()),
+        Some(_) => {
+            let value = word(at)?;
+            let fine = value.len() <= 63
+                && value
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+            if fine {
+                Ok(value)
+            } else {
+                Err(format!("invalid label value: {value:?}"))
+            }
+        }
+    }
+}
+
+fn check_key(key: &str) -> Result<(), String> {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    let fine = !name.is_empty()
+        && name.len() <= 63
+        && key.matches('/').count() <= 1
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
+    if fine {
+        Ok(())
+    } else {
+        Err(format!("invalid label key {key:?}"))
+    }
+}
+
+fn show(token: &Token) -> String {
+    match token {
+        Token::Word(word) => format!("'{word}'"),
+        Token::Symbol(symbol) => format!("'{symbol}'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(labels: &[(&str, &str)]) -> Object {
+        let labels: serde_json::Map<String, serde_json::Value> = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).into()))
+            .collect();
+        Object::new(&json!({"metadata": {"name": "x", "labels": labels}}), 1)
+    }
+
+    fn selects(text: &str, labels: &[(&str, &str)]) -> bool {
+        let terms = parse_labels(text).unwrap();
+        terms.iter().all(|term| term.matches(&object(labels)))
+    }
+
+    #[test]
+    fn label_selectors_select() {
+        let web = [("app", "web"), ("tier", "front"), ("n", "5")];
+        for (text, wanted) in [
+            ("", true),
+            ("app=web", true),
+            ("app==web,tier=front", true),
+            ("app = web , tier != back", true),
+            ("app!=web", false),
+            ("missing!=x", true),
+            ("app in (web, db)", true),
+            ("app notin (web,db)", false),
+            ("missing notin (a)", true),
+            ("app", true),
+            ("!app", false),
+            ("!missing,app", true),
+            ("n>4", true),
+            ("n<5", false),
+            ("example.com/x=", false),
+            ("app in (,web)", true),
+        ] {
+            assert_eq!(selects(text, &web), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_label_selectors_are_refused() {
+        for text in [
+            "=a", "a b", "a in b", "a in (b", "a=b,", "a>x", "a in", "!", "a=b c", "(", "a=é",
+        ] {
+            assert!(parse_labels(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn field_selectors_are_read() {
+        let terms = parse_fields("metadata.name=a,spec.nodeName!=b\\,c,x==y").unwrap();
+        let read: Vec<(&str, &str, bool)> = terms
+            .iter()
+            .map(|term| (term.field.as_str(), term.value.as_str(), term.equal))
+            .collect();
+        assert_eq!(
+            read,
+            [
+                ("metadata.name", "a", true),
+                ("spec.nodeName", "b,c", false),
+                ("x", "y", true)
+            ]
+        );
+        assert!(parse_fields("nonsense").is_err());
+        assert!(parse_fields("a=\\x").is_err());
+    }
+}

@@ -1,0 +1,406 @@
+//! The server: listeners, TLS, connections.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use jiff::Timestamp;
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::Api;
+use crate::identity::CertificateCheck;
+use crate::negotiate::ProtobufDecoder;
+use crate::openapi::{DocumentSource, Documents};
+use crate::pki::{Pki, PkiError, SubjectName};
+use crate::resource::{Admission, NoAdmission, Registry};
+use crate::state::HistoryLimits;
+use crate::status::ApiError;
+use crate::store::{Store, StoreError};
+use crate::token::TokenKey;
+use crate::write::{self, FieldValidation, Request};
+
+/// Connections at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 4096;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for a request's head, and stay idle between two of them.
+/// Longer than the 90 s clients keep idle connections for, so that they close first.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often a silent HTTP/2 client is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long requests may take to finish when the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause after a failed accept, such as one without a free file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Requests at once on one HTTP/2 connection; a client's watches all share one.
+const MAX_STREAMS: u32 = 1000;
+
+/// What a server needs.
+pub struct Config {
+    /// The store's file; made if missing.
+    pub store: PathBuf,
+    /// The kinds it serves.
+    pub registry: Registry,
+    /// Allocation.
+    pub admission: Box<dyn Admission>,
+    /// OpenAPI documents better than those made from the registry.
+    pub documents: Option<DocumentSource>,
+    /// Bodies in Kubernetes' protobuf, which some clients send whatever is accepted;
+    /// without it they get 415.
+    pub protobuf: Option<ProtobufDecoder>,
+    /// The authority whose clients are known, and which signs the server's certificate.
+    pub pki: Pki,
+    /// What the server's certificate is valid for.
+    pub names: Vec<SubjectName>,
+    /// Objects that are created before the first request, where they are missing.
+    pub bootstrap: Vec<Value>,
+    /// How much history watches can go back.
+    pub history: HistoryLimits,
+}
+
+impl Config {
+    /// A server of `registry` at the file `store`, with nothing else special.
+    pub fn new(store: PathBuf, registry: Registry, pki: Pki, names: Vec<SubjectName>) -> Self {
+        Self {
+            store,
+            registry,
+            admission: Box::new(NoAdmission),
+            documents: None,
+            protobuf: None,
+            pki,
+            names,
+            bootstrap: Vec::new(),
+            history: HistoryLimits::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("store", &self.store)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a server can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store can't be opened.
+    #[error("the API server's store can't be opened")]
+    Store(#[from] StoreError),
+    /// The certificates can't be made.
+    #[error("the API server's certificates can't be made")]
+    Pki(#[from] PkiError),
+    /// The certificates can't be used.
+    #[error("the API server's TLS can't be set up: {0}")]
+    Tls(String),
+    /// A listener can't be used.
+    #[error("the API server can't use its listener")]
+    Listener(#[source] io::Error),
+    /// An object that must be there from the start can't be created.
+    #[error("{kind} {name} can't be created at start: {source}")]
+    Bootstrap {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<ApiError>,
+    },
+}
+
+/// A server that is open but does not listen yet.
+pub struct Server {
+    api: Arc<Api>,
+    tls: TlsAcceptor,
+    check: Arc<CertificateCheck>,
+    stop: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+/// Opens a server and serves on `listeners` until `shutdown`.
+pub async fn serve(
+    config: Config,
+    listeners: Vec<TcpListener>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    Server::open(config).await?.run(listeners, shutdown).await
+}
+
+impl Server {
+    /// Opens the store, repairs the allocations from it, and creates what must be there.
+    pub async fn open(config: Config) -> Result<Self, ServerError> {
+        let check = Arc::new(certificate_check(&config.pki)?);
+        let tls = tls_config(&config.pki, &config.names, check.clone())?;
+        let token_key = TokenKey::from_pem(config.pki.token_key())
+            .ok_or_else(|| ServerError::Tls("the token key is not an Ed25519 key".to_owned()))?;
+        let registry = Arc::new(RwLock::new(Arc::new(config.registry)));
+        let store = Store::open(
+            &config.store,
+            config.history,
+            registry.clone(),
+            config.admission,
+        )?;
+        let (stop, shutdown) = watch::channel(false);
+        let server = Self {
+            api: Arc::new(Api {
+                registry,
+                store,
+                token_key,
+                documents: Arc::new(Documents::new(config.documents)),
+                protobuf: config.protobuf,
+                shutdown,
+            }),
+            tls: TlsAcceptor::from(Arc::new(tls)),
+            check,
+            stop,
+        };
+        for object in config.bootstrap {
+            server.ensure(object).await?;
+        }
+        Ok(server)
+    }
+
+    /// Creates an object unless it exists.
+    async fn ensure(&self, mut object: Value) -> Result<(), ServerError> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
+        let failed = |source| ServerError::Bootstrap {
+            kind: kind.clone(),
+            name: name.clone(),
+            source: Box::new(source),
+        };
+        let registry = self.api.registry();
+        let resource = registry
+            .find_kind(&text(&object["apiVersion"]), &kind)
+            .cloned()
+            .ok_or_else(|| failed(ApiError::no_such_path()))?;
+        let namespace = text(&object["metadata"]["namespace"]);
+        if self.api.store.get(&resource, &namespace, &name).is_some() {
+            return Ok(());
+        }
+        let request = Request {
+            resource,
+            namespace,
+            name: name.clone(),
+            subresource: None,
+            user: "system:apiserver".to_owned(),
+            manager: "kube-apiserver".to_owned(),
+            now: Timestamp::now(),
+            dry_run: false,
+            validation: FieldValidation::Strict,
+        };
+        let warnings = request.decode(&mut object).map_err(failed)?;
+        self.api
+            .store
+            .write(move |tx| write::create(tx, &request, object, warnings))
+            .await
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    /// Serves on `listeners` until `shutdown`, then ends watches, lets requests finish,
+    /// and closes the store.
+    pub async fn run(
+        self,
+        listeners: Vec<TcpListener>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServerError> {
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut acceptors = JoinSet::new();
+        for listener in listeners {
+            listener
+                .set_nonblocking(true)
+                .map_err(ServerError::Listener)?;
+            let listener =
+                tokio::net::TcpListener::from_std(listener).map_err(ServerError::Listener)?;
+            let connections = Connections {
+                api: self.api.clone(),
+                tls: self.tls.clone(),
+                check: self.check.clone(),
+                permits: permits.clone(),
+                stop: self.stop.subscribe(),
+            };
+            acceptors.spawn(connections.accept(listener));
+        }
+        shutdown.await;
+        self.stop.send_replace(true);
+        while acceptors.join_next().await.is_some() {}
+        self.api.store.close().await;
+        Ok(())
+    }
+}
+
+struct Connections {
+    api: Arc<Api>,
+    tls: TlsAcceptor,
+    check: Arc<CertificateCheck>,
+    permits: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Connections {
+    async fn accept(mut self, listener: tokio::net::TcpListener) {
+        let mut open = JoinSet::new();
+        loop {
+            let Ok(permit) = self.permits.clone().acquire_owned().await else {
+                break;
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = self.stop.wait_for(|stop| *stop) => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let serving = serve_connection(
+                        stream,
+                        peer,
+                        self.tls.clone(),
+                        self.check.clone(),
+                        self.api.clone(),
+                        self.stop.clone(),
+                    );
+                    open.spawn(async move {
+                        serving.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+            while open.try_join_next().is_some() {}
+        }
+        drop(listener);
+        let drained = async { while open.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            open.shutdown().await;
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: TlsAcceptor,
+    check: Arc<CertificateCheck>,
+    api: Arc<Api>,
+    mut stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "a connection is already gone");
+        return;
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "the TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "the TLS handshake took too long");
+            return;
+        }
+    };
+    let client = Arc::new(check.peer(stream.get_ref().1.peer_certificates()));
+    let service = service_fn(move |request| {
+        let (api, client) = (api.clone(), client.clone());
+        async move { Ok::<_, Infallible>(api.answer(request, &client).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(MAX_STREAMS);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let stopped = async {
+        // The sender going away is a stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = stopped => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection broke off");
+    }
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, ServerError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| ServerError::Tls(error.to_string()))
+}
+
+fn certificate_check(pki: &Pki) -> Result<CertificateCheck, ServerError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pki.ca_certificate())? {
+        roots
+            .add(certificate)
+            .map_err(|error| ServerError::Tls(error.to_string()))?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let authority = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| ServerError::Tls(error.to_string()))?;
+    Ok(CertificateCheck::new(authority))
+}
+
+fn tls_config(
+    pki: &Pki,
+    names: &[SubjectName],
+    check: Arc<CertificateCheck>,
+) -> Result<ServerConfig, ServerError> {
+    let own = pki.server(names)?;
+    let chain = certificates(&own.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes())
+        .map_err(|error| ServerError::Tls(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ServerError::Tls(error.to_string()))?
+        .with_client_cert_verifier(check)
+        .with_single_cert(chain, key)
+        .map_err(|error| ServerError::Tls(error.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,541 @@
+//! The durable store: one writer thread, group commit, reads from memory.
+//!
+//! Writes are closures that run one after another in the writer thread, against what is
+//! committed and what the same batch has written before. A batch is one transaction on
+//! disk, synced once; only then are its changes visible and its callers answered.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::object::{self, Object};
+use crate::resource::{Admission, Operation, Registry, Resource};
+use crate::state::{Change, Event, Forgotten, HistoryLimits, Snapshot, State};
+use crate::status::ApiError;
+
+/// `collection/namespace/name` -> JSON.
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+/// `version` -> the newest resource version given out.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const VERSION: &str = "version";
+/// `collection` -> the version of its last change.
+const CHANGED: TableDefinition<'_, &str, u64> = TableDefinition::new("changed");
+
+/// Writes that wait; more callers wait for a place.
+const QUEUE: usize = 1024;
+/// Writes that share one sync.
+const BATCH: usize = 512;
+/// The database's page cache. Reads come from memory, so it only serves commits.
+const PAGE_CACHE: usize = 2 << 20;
+
+/// Why the store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is not readable, not a store, or in use.
+    #[error("{path}: the store can't be opened; is another server using it?")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// An object in the file is not JSON.
+    #[error("{path}: the stored object {key} can't be read")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The object's key.
+        key: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The writer's thread could not be started.
+    #[error("the store's thread can't be started")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A write that waits for its turn, and then for the disk.
+trait Job: Send {
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    fn answer(self: Box<Self>, committed: Result<(), ApiError>);
+}
+
+struct Write<T, F> {
+    run: Option<F>,
+    result: Option<Result<T, ApiError>>,
+    reply: oneshot::Sender<Result<T, ApiError>>,
+}
+
+impl<T, F> Job for Write<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Tx<'_>) -> Result<T, ApiError> + Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        let Some(run) = self.run.take() else {
+            return false;
+        };
+        // A fault in one kind's rules must not end the server for all of them.
+        let result = catch_unwind(AssertUnwindSafe(|| run(tx))).unwrap_or_else(|_| {
+            Err(ApiError::internal(
+                "the write failed in the kind's own rules",
+            ))
+        });
+        let stands = result.is_ok();
+        self.result = Some(result);
+        stands
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), ApiError>) {
+        if let Some(result) = self.result {
+            // Whoever does not wait any more does not want to know.
+            let _ = self.reply.send(committed.and(result));
+        }
+    }
+}
+
+enum Message {
+    Write(Box<dyn Job>),
+    Close(oneshot::Sender<()>),
+}
+
+/// A handle to the store.
+#[derive(Clone)]
+pub(crate) struct Store {
+    state: Arc<RwLock<State>>,
+    queue: mpsc::Sender<Message>,
+}
+
+impl Store {
+    /// Opens the file at `path` (made if missing) and starts the writer.
+    pub(crate) fn open(
+        path: &Path,
+        limits: HistoryLimits,
+        registry: Arc<RwLock<Arc<Registry>>>,
+        mut admission: Box<dyn Admission>,
+    ) -> Result<Self, StoreError> {
+        let database = open_database(path).map_err(|source| StoreError::Open {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let mut state = State::new(limits);
+        let version = load(&database, path, &mut state)?;
+        repair(&state, &current(&registry), &mut *admission);
+
+        let state = Arc::new(RwLock::new(state));
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let writer = Writer {
+            database,
+            version,
+            state: state.clone(),
+            registry,
+            admission,
+        };
+        thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(messages))
+            .map_err(StoreError::Thread)?;
+        Ok(Self { state, queue })
+    }
+
+    /// Runs `write` as one transaction. What it returns is returned after its changes
+    /// are on disk; an error undoes them.
+    pub(crate) async fn write<T, F>(&self, write: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T, ApiError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Write {
+            run: Some(write),
+            result: None,
+            reply,
+        };
+        let closing = || ApiError::internal("the server is shutting down");
+        self.queue
+            .send(Message::Write(Box::new(job)))
+            .await
+            .map_err(|_| closing())?;
+        answer.await.map_err(|_| closing())?
+    }
+
+    /// Ends the writer after the writes that wait, and closes the file.
+    pub(crate) async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.queue.send(Message::Close(reply)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
+        self.state()
+            .get(&resource.collection(), &object::key(namespace, name))
+    }
+
+    pub(crate) fn list(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        version: Option<u64>,
+    ) -> Result<Snapshot, Forgotten> {
+        self.state()
+            .list(&resource.collection(), namespace, version)
+    }
+
+    /// At most `limit` changes after `version`, oldest first, and the newest version.
+    pub(crate) fn since(
+        &self,
+        collection: &str,
+        version: u64,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Event>>, u64), Forgotten> {
+        let state = self.state();
+        Ok((state.since(collection, version, limit)?, state.version))
+    }
+
+    pub(crate) fn subscribe(&self, collection: &str) -> watch::Receiver<u64> {
+        self.state
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .subscribe(collection)
+    }
+
+    /// The newest version that is visible.
+    pub(crate) fn version(&self) -> u64 {
+        self.state().version
+    }
+}
+
+fn current(registry: &RwLock<Arc<Registry>>) -> Arc<Registry> {
+    registry
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+fn open_database(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::builder()
+        .set_cache_size(PAGE_CACHE)
+        .create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(META)?;
+    transaction.open_table(CHANGED)?;
+    transaction.commit()?;
+    Ok(database)
+}
+
+fn load(database: &Database, path: &Path, state: &mut State) -> Result<u64, StoreError> {
+    let open = |source: redb::Error| StoreError::Open {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
+    let read = database.begin_read().map_err(|e| open(e.into()))?;
+    let objects = read.open_table(OBJECTS).map_err(|e| open(e.into()))?;
+    for entry in objects.iter().map_err(|e| open(e.into()))? {
+        let (key, value) = entry.map_err(|e| open(e.into()))?;
+        let key = key.value();
+        let object =
+            Object::from_json(value.value().to_vec()).map_err(|source| StoreError::Corrupt {
+                path: path.to_owned(),
+                key: key.to_owned(),
+                source,
+            })?;
+        state.load(collection_of(key), object);
+    }
+    let meta = read.open_table(META).map_err(|e| open(e.into()))?;
+    let version = meta.get(VERSION).map_err(|e| open(e.into()))?;
+    let version = version.map_or(1, |version| version.value());
+    let mut changed = BTreeMap::new();
+    let table = read.open_table(CHANGED).map_err(|e| open(e.into()))?;
+    for entry in table.iter().map_err(|e| open(e.into()))? {
+        let (collection, version) = entry.map_err(|e| open(e.into()))?;
+        changed.insert(collection.value().to_owned(), version.value());
+    }
+    state.loaded(version, &changed);
+    Ok(version)
+}
+
+fn disk_key(collection: &str, key: &str) -> String {
+    format!("{collection}/{key}")
+}
+
+/// `group/plural` of `group/plural/namespace/name`.
+fn collection_of(disk_key: &str) -> &str {
+    let end = disk_key
+        .match_indices('/')
+        .nth(1)
+        .map_or(disk_key.len(), |(at, _)| at);
+    &disk_key[..end]
+}
+
+fn repair(state: &State, registry: &Registry, admission: &mut dyn Admission) {
+    let mut known: BTreeMap<&str, Option<&Arc<Resource>>> = BTreeMap::new();
+    let mut objects = state.all().filter_map(|(collection, object)| {
+        let resource = *known
+            .entry(collection)
+            .or_insert_with(|| registry.find_collection(collection));
+        Some((&**resource?, object.value()))
+    });
+    admission.repair(&mut objects);
+}
+
+type Overlay = BTreeMap<(String, String), Option<Arc<Object>>>;
+
+struct Writer {
+    database: Database,
+    version: u64,
+    state: Arc<RwLock<State>>,
+    registry: Arc<RwLock<Arc<Registry>>>,
+    admission: Box<dyn Admission>,
+}
+
+impl Writer {
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut close = None;
+        while close.is_none() {
+            let Some(first) = messages.blocking_recv() else {
+                break;
+            };
+            let mut jobs = Vec::new();
+            let mut next = Some(first);
+            while let Some(message) = next.take() {
+                match message {
+                    Message::Write(job) => jobs.push(job),
+                    Message::Close(reply) => close = Some(reply),
+                }
+                if close.is_none() && jobs.len() < BATCH {
+                    next = messages.try_recv().ok();
+                }
+            }
+            self.batch(jobs);
+        }
+        drop(messages);
+        drop(self);
+        if let Some(reply) = close {
+            let _ = reply.send(());
+        }
+    }
+
+    fn batch(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        let mut overlay = Overlay::new();
+        let mut changes: Vec<(String, Arc<Event>)> = Vec::new();
+        let registry = current(&self.registry);
+        let before = self.version;
+        for job in &mut jobs {
+            let mut tx = Tx {
+                registry: &registry,
+                state: &self.state,
+                overlay: &overlay,
+                version: self.version,
+                changes: Vec::new(),
+                admission: &mut *self.admission,
+                dry_run: false,
+            };
+            let stands = job.run(&mut tx) && !tx.dry_run;
+            let (version, written) = (tx.version, std::mem::take(&mut tx.changes));
+            if !stands {
+                self.admission.rollback();
+                continue;
+            }
+            self.admission.commit();
+            self.version = version;
+            for (collection, event) in written {
+                let held = match event.change {
+                    Change::Added | Change::Modified => Some(event.object.clone()),
+                    Change::Deleted => None,
+                };
+                overlay.insert((collection.clone(), event.object.key()), held);
+                changes.push((collection, event));
+            }
+        }
+        let committed = self.commit(&overlay, &changes);
+        match &committed {
+            Ok(()) => {
+                if !changes.is_empty() {
+                    self.state
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .publish(changes);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, writes = jobs.len(), "the store can't write; the writes are refused");
+                self.version = before;
+                let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+                repair(&state, &registry, &mut *self.admission);
+            }
+        }
+        for job in jobs {
+            let answer = committed
+                .as_ref()
+                .copied()
+                .map_err(|error| ApiError::internal(format!("the store can't write: {error}")));
+            job.answer(answer);
+        }
+    }
+
+    fn commit(
+        &self,
+        overlay: &Overlay,
+        changes: &[(String, Arc<Event>)],
+    ) -> Result<(), redb::Error> {
+        if overlay.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write()?;
+        {
+            let mut objects = transaction.open_table(OBJECTS)?;
+            for ((collection, key), object) in overlay {
+                let key = disk_key(collection, key);
+                match object {
+                    Some(object) => drop(objects.insert(key.as_str(), &*object.json)?),
+                    None => drop(objects.remove(key.as_str())?),
+                }
+            }
+            transaction
+                .open_table(META)?
+                .insert(VERSION, self.version)?;
+            let last: BTreeMap<&str, u64> = changes
+                .iter()
+                .map(|(collection, event)| (collection.as_str(), event.version()))
+                .collect();
+            let mut changed = transaction.open_table(CHANGED)?;
+            for (collection, version) in last {
+                changed.insert(collection, version)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// One transaction.
+pub(crate) struct Tx<'a> {
+    registry: &'a Registry,
+    state: &'a RwLock<State>,
+    overlay: &'a Overlay,
+    version: u64,
+    changes: Vec<(String, Arc<Event>)>,
+    admission: &'a mut dyn Admission,
+    dry_run: bool,
+}
+
+impl Tx<'_> {
+    /// The kinds served now.
+    pub(crate) fn registry(&self) -> &Registry {
+        self.registry
+    }
+
+    /// Nothing of this transaction will be kept, its result will be returned.
+    pub(crate) fn set_dry_run(&mut self) {
+        self.dry_run = true;
+    }
+
+    /// The object as it is, this transaction's own writes included.
+    pub(crate) fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
+        let place = (resource.collection(), object::key(namespace, name));
+        for (collection, event) in self.changes.iter().rev() {
+            if *collection == place.0 && event.object.key() == place.1 {
+                return match event.change {
+                    Change::Added | Change::Modified => Some(event.object.clone()),
+                    Change::Deleted => None,
+                };
+            }
+        }
+        if let Some(held) = self.overlay.get(&place) {
+            return held.clone();
+        }
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.get(&place.0, &place.1)
+    }
+
+    /// Asks for allocation.
+    pub(crate) fn admit(
+        &mut self,
+        resource: &Resource,
+        name: &str,
+        operation: Operation<'_>,
+    ) -> Result<(), ApiError> {
+        self.admission
+            .admit(resource, operation)
+            .map_err(|refusal| refusal.into_error(resource, name))
+    }
+
+    /// Writes an object and gives it the next version.
+    pub(crate) fn put(
+        &mut self,
+        resource: &Resource,
+        mut value: Value,
+        previous: Option<Arc<Object>>,
+    ) -> Arc<Object> {
+        let change = match previous {
+            Some(_) => Change::Modified,
+            None => Change::Added,
+        };
+        if self.dry_run {
+            return Arc::new(Object::new(&value, self.version));
+        }
+        let object = self.stamp(&mut value);
+        self.record(resource, change, object, previous)
+    }
+
+    /// Removes an object; returns its last state.
+    pub(crate) fn remove(&mut self, resource: &Resource, previous: Arc<Object>) -> Arc<Object> {
+        if self.dry_run {
+            return previous;
+        }
+        let mut value = previous.value();
+        let object = self.stamp(&mut value);
+        self.record(resource, Change::Deleted, object, Some(previous))
+    }
+
+    fn stamp(&mut self, value: &mut Value) -> Object {
+        self.version += 1;
+        value["metadata"]["resourceVersion"] = self.version.to_string().into();
+        Object::new(value, self.version)
+    }
+
+    fn record(
+        &mut self,
+        resource: &Resource,
+        change: Change,
+        object: Object,
+        previous: Option<Arc<Object>>,
+    ) -> Arc<Object> {
+        let object = Arc::new(object);
+        let event = Event {
+            change,
+            object: object.clone(),
+            previous,
+        };
+        self.changes.push((resource.collection(), Arc::new(event)));
+        object
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,0 +1,274 @@
+//! Watches: a position in a collection's history that moves on as the client reads.
+//!
+//! A watcher holds no queue of its own: it reads the shared history when the client takes
+//! more, so a slow one costs nothing and ends with 410 once history has moved past it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use futures::stream::unfold;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::negotiate::Shape;
+use crate::object::Object;
+use crate::resource::Resource;
+use crate::selector::Selector;
+use crate::state::{Change, Event, Forgotten};
+use crate::status::ApiError;
+use crate::store::Store;
+use crate::table::{IncludeObject, metadata_only, row, table};
+
+/// Changes taken from the history at a time.
+const BATCH: usize = 128;
+/// Events sent in one piece are at most about this long, in bytes.
+const CHUNK: usize = 32 << 10;
+/// How often a quiet watch tells its version.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Writes the events of one watch.
+pub(crate) struct Encoder {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) shape: Shape,
+    pub(crate) include: IncludeObject,
+    /// Tables name their columns once.
+    pub(crate) columns_sent: bool,
+}
+
+impl Encoder {
+    fn event(&mut self, kind: &str, object: &Object, out: &mut Vec<u8>) {
+        if self.shape == Shape::Plain {
+            write_event(kind, &object.json, out);
+        } else {
+            self.shaped(kind, object.value(), out);
+        }
+    }
+
+    fn shaped(&mut self, kind: &str, object: Value, out: &mut Vec<u8>) {
+        let document = match self.shape {
+            Shape::Plain => object,
+            Shape::Metadata => metadata_only(object),
+            Shape::Table => {
+                let version = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let mut table = table(&self.resource, version, !self.columns_sent);
+                self.columns_sent = true;
+                let row = row(&self.resource, object, self.include, Timestamp::now());
+                table["rows"] = json!([row]);
+                table
+            }
+        };
+        write_event(kind, document.to_string().as_bytes(), out);
+    }
+
+    fn bookmark(&mut self, version: u64, initial_end: bool, out: &mut Vec<u8>) {
+        let mut metadata = json!({
+            "resourceVersion": version.to_string(),
+            "creationTimestamp": null,
+        });
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = json!({
+            "kind": self.resource.kind,
+            "apiVersion": self.resource.api_version(),
+            "metadata": metadata,
+        });
+        let document = match self.shape {
+            Shape::Plain => object,
+            Shape::Metadata => metadata_only(object),
+            Shape::Table => {
+                let mut table = table(
+                    &self.resource,
+                    json!({"resourceVersion": version.to_string()}),
+                    !self.columns_sent,
+                );
+                self.columns_sent = true;
+                table["rows"] = json!([{"cells": [], "object": metadata_only(object)}]);
+                table
+            }
+        };
+        write_event("BOOKMARK", document.to_string().as_bytes(), out);
+    }
+}
+
+fn write_event(kind: &str, object: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+}
+
+/// What a watch looks at.
+pub(crate) struct Scope {
+    pub(crate) namespace: Option<String>,
+    pub(crate) selector: Selector,
+}
+
+impl Scope {
+    pub(crate) fn contains(&self, resource: &Resource, object: &Object) -> bool {
+        self.namespace
+            .as_deref()
+            .is_none_or(|namespace| namespace == &*object.namespace)
+            && self.selector.matches(object, &*resource.strategy)
+    }
+}
+
+/// A watch that runs.
+pub(crate) struct Watcher {
+    pub(crate) store: Store,
+    pub(crate) collection: String,
+    pub(crate) scope: Scope,
+    pub(crate) encoder: Encoder,
+    /// Objects to tell of first, as if they had just been added.
+    pub(crate) initial: VecDeque<Arc<Object>>,
+    /// Whether a bookmark says that those are over.
+    pub(crate) mark_initial_end: bool,
+    /// Changes up to this version are told.
+    pub(crate) position: u64,
+    pub(crate) bookmarks: bool,
+    pub(crate) deadline: Instant,
+    pub(crate) changed: watch::Receiver<u64>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+struct Running {
+    watcher: Watcher,
+    next_bookmark: Instant,
+    ended: bool,
+}
+
+impl Watcher {
+    /// The events, a few at a time.
+    pub(crate) fn stream(self) -> impl Stream<Item = Bytes> + Send {
+        let running = Running {
+            watcher: self,
+            next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
+            ended: false,
+        };
+        unfold(running, |mut running| async move {
+            let bytes = running.next().await?;
+            Some((bytes, running))
+        })
+    }
+}
+
+impl Running {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut out = Vec::new();
+        self.initial(&mut out);
+        loop {
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+            // Seen before reading, so that a change in between wakes us.
+            self.watcher.changed.mark_unchanged();
+            match self.advance(&mut out) {
+                Err(Forgotten(oldest)) => {
+                    let error = ApiError::too_old(self.watcher.position, oldest);
+                    write_event("ERROR", error.to_status().to_string().as_bytes(), &mut out);
+                    self.ended = true;
+                }
+                Ok(true) => {}
+                Ok(false) => self.wait(&mut out).await?,
+            }
+        }
+    }
+
+    fn initial(&mut self, out: &mut Vec<u8>) {
+        let watcher = &mut self.watcher;
+        while out.len() < CHUNK
+            && let Some(object) = watcher.initial.pop_front()
+        {
+            watcher.encoder.event("ADDED", &object, out);
+        }
+        if watcher.initial.is_empty() && watcher.mark_initial_end {
+            watcher.mark_initial_end = false;
+            watcher.encoder.bookmark(watcher.position, true, out);
+        }
+    }
+
+    /// Tells of changes that happened; `false` when there are none.
+    fn advance(&mut self, out: &mut Vec<u8>) -> Result<bool, Forgotten> {
+        let watcher = &mut self.watcher;
+        let (events, version) =
+            watcher
+                .store
+                .since(&watcher.collection, watcher.position, BATCH)?;
+        if events.is_empty() {
+            watcher.position = watcher.position.max(version);
+            return Ok(false);
+        }
+        for event in events {
+            watcher.position = event.version();
+            watcher.tell(&event, out);
+            if out.len() >= CHUNK {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for a change; `None` when the watch is over.
+    async fn wait(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        let watcher = &mut self.watcher;
+        let bookmark_at = if watcher.bookmarks {
+            self.next_bookmark
+        } else {
+            watcher.deadline
+        };
+        tokio::select! {
+            changed = watcher.changed.changed() => changed.ok()?,
+            () = sleep_until(watcher.deadline) => {
+                self.ended = true;
+                if !watcher.bookmarks {
+                    return None;
+                }
+                watcher.encoder.bookmark(watcher.position, false, out);
+            }
+            () = sleep_until(bookmark_at), if watcher.bookmarks => {
+                self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+                watcher.encoder.bookmark(watcher.position, false, out);
+            }
+            _ = watcher.shutdown.wait_for(|down| *down) => return None,
+        }
+        Some(())
+    }
+}
+
+impl Watcher {
+    fn tell(&mut self, event: &Event, out: &mut Vec<u8>) {
+        let resource = self.encoder.resource.clone();
+        let inside = |object: &Object| self.scope.contains(&resource, object);
+        let before = event.previous.as_deref().is_some_and(&inside);
+        let after = match event.change {
+            Change::Added | Change::Modified => inside(&event.object),
+            Change::Deleted => false,
+        };
+        match (before, after) {
+            (false, true) => self.encoder.event("ADDED", &event.object, out),
+            (true, true) => self.encoder.event("MODIFIED", &event.object, out),
+            (false, false) => {}
+            (true, false) if event.change == Change::Deleted => {
+                self.encoder.event("DELETED", &event.object, out);
+            }
+            // It is still there, but no longer selected: what was selected goes.
+            (true, false) => {
+                let Some(previous) = &event.previous else {
+                    return;
+                };
+                let mut value = previous.value();
+                value["metadata"]["resourceVersion"] = event.version().to_string().into();
+                self.encoder.shaped("DELETED", value, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Reads the kernel into desired's types and applies plans to it.
+
+pub mod link;
+pub mod pod_link;
+pub mod route;
+pub mod router;
+pub mod service;
+pub mod sysctl;

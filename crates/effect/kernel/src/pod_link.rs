@@ -1,0 +1,472 @@
+//! The routed veth pair between a pod and its node.
+//!
+//! The pair is made from the node's namespace with the pod's end directly in the
+//! pod's, both under their final names and Ethernet addresses. Each end then gets what
+//! it needs in one batch: the pod its addresses as /32 and /128, permanent neighbours
+//! for its routers and default routes through them; the node its own addresses, a
+//! permanent neighbour for each of the pod's and a route to each. Nothing is ever asked
+//! on the link: no ARP, no neighbour discovery, no search for duplicates, and neither
+//! end has a link-local address.
+//!
+//! Both ends go when one goes, and take addresses, neighbours and routes along: undoing
+//! is deleting the node's end.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_desired::{PodLink, mark};
+use weft_sys::rtnl::{
+    self, AddressFlags, Batch, Conversation, Link, LinkChange, Mac, NeighbourState, NextHop,
+    RouteFilter, RouteSpec, VethSpec,
+};
+
+use crate::sysctl::{self, Scope, Setting};
+
+/// A link that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The node's end's number in the node's namespace.
+    pub host_index: u32,
+    /// The pod's end's number in the pod's namespace.
+    pub pod_index: u32,
+    /// The node's end's Ethernet address.
+    pub host_mac: Mac,
+    /// The pod's end's Ethernet address.
+    pub pod_mac: Mac,
+}
+
+/// Why a pod's link could not be made, checked or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A step on the node failed.
+    #[error("link {link}: cannot {step}")]
+    Host {
+        /// The node's end.
+        link: Arc<str>,
+        /// What was tried.
+        step: &'static str,
+        /// Why it failed.
+        source: rtnl::Error,
+    },
+    /// A step in the pod's namespace failed.
+    #[error("interface {interface} in the pod: cannot {step}")]
+    Pod {
+        /// The pod's end.
+        interface: String,
+        /// What was tried.
+        step: &'static str,
+        /// Why it failed.
+        source: rtnl::Error,
+    },
+    /// A setting of the pod's namespace could not be changed.
+    #[error("interface {interface} in the pod: cannot switch IPv6 on")]
+    Setting {
+        /// The pod's end.
+        interface: String,
+        /// Why.
+        source: sysctl::Error,
+    },
+    /// A link of that name is not weft's.
+    #[error(
+        "link {link} is not weft's (its kind is {kind}, its alias {alias:?}); it is left alone"
+    )]
+    Foreign {
+        /// The link.
+        link: Arc<str>,
+        /// Its driver.
+        kind: String,
+        /// Its alias; empty if it has none.
+        alias: String,
+    },
+}
+
+/// Makes a pod's link. `interface` is the pod's end's name in `pod`, the pod's network
+/// namespace; `host` is a conversation about the node's.
+///
+/// # Errors
+/// See [`Error`]. Nothing is left of a link that could not be made whole.
+pub fn set_up(
+    host: &mut Conversation,
+    pod: BorrowedFd<'_>,
+    interface: &str,
+    link: &PodLink,
+) -> Result<Standing, Error> {
+    let on_host = on_host(link);
+    let in_pod = in_pod(interface);
+    let mut inside = Conversation::in_namespace(pod).map_err(in_pod("enter its namespace"))?;
+    let made = host
+        .add_veth(VethSpec {
+            name: &link.host_name,
+            peer_name: interface,
+            peer_namespace: Some(pod),
+            mac: Some(Mac(link.host_mac)),
+            peer_mac: Some(Mac(link.pod_mac)),
+            mtu: Some(link.mtu),
+            alias: Some(&link.alias),
+        })
+        .map_err(on_host("make the pair"))?;
+    let finished = finish_pod(&mut inside, pod, interface, link).and_then(|pod_index| {
+        host.run_all(&host_steps(&made, link))
+            .map_err(on_host("configure the node's end"))?;
+        Ok(pod_index)
+    });
+    match finished {
+        Ok(pod_index) => Ok(Standing {
+            host_index: made.index,
+            pod_index,
+            host_mac: Mac(link.host_mac),
+            pod_mac: Mac(link.pod_mac),
+        }),
+        Err(error) => {
+            if let Err(undo) = host.delete_link(made.index)
+                && !undo.is_absent()
+            {
+                tracing::error!(
+                    link = %link.host_name, error = %undo,
+                    "a link that could not be made whole could not be removed either"
+                );
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Removes a pod's link, and with it everything on it. `false` if there was none.
+///
+/// # Errors
+/// [`Error::Foreign`] for a link that is not weft's; [`Error::Host`].
+pub fn tear_down(host: &mut Conversation, host_name: &str) -> Result<bool, Error> {
+    let on_host = |step| {
+        move |source| Error::Host {
+            link: host_name.into(),
+            step,
+            source,
+        }
+    };
+    let Some(link) = host.find_link(host_name).map_err(on_host("look it up"))? else {
+        return Ok(false);
+    };
+    if !is_ours(&link) {
+        return Err(Error::Foreign {
+            link: host_name.into(),
+            kind: link.kind.unwrap_or_else(|| "none".to_owned()),
+            alias: link.alias.unwrap_or_default(),
+        });
+    }
+    match host.delete_link(link.index) {
+        Ok(()) => Ok(true),
+        // The pod's namespace went away meanwhile and took both ends along.
+        Err(error) if error.is_absent() => Ok(false),
+        Err(error) => Err(on_host("remove it")(error)),
+    }
+}
+
+/// The links of weft's pods on this node.
+///
+/// # Errors
+/// See [`rtnl::Error`].
+pub fn list(host: &mut Conversation) -> Result<Vec<Link>, rtnl::Error> {
+    let mut links = host.links()?;
+    links.retain(is_ours);
+    Ok(links)
+}
+
+fn is_ours(link: &Link) -> bool {
+    link.kind.as_deref() == Some("veth")
+        && link.name.starts_with(mark::LINK_NAME)
+        && link
+            .alias
+            .as_deref()
+            .is_some_and(|alias| alias.starts_with(mark::LINK_ALIAS))
+}
+
+/// One thing about a link that is not as it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deviation {
+    /// On the node's end, or on the pod's.
+    pub end: End,
+    /// What is not as it should be (`address 10.244.1.7/32 is missing`).
+    pub what: String,
+}
+
+/// An end of a pod's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// In the node's namespace.
+    Host,
+    /// In the pod's namespace.
+    Pod,
+}
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.end {
+            End::Host => write!(f, "node's end: {}", self.what),
+            End::Pod => write!(f, "pod's end: {}", self.what),
+        }
+    }
+}
+
+/// Compares a pod's link with what [`set_up`] makes of it. Empty: all is as it was made.
+/// What else is in the pod's namespace or on the node is nobody's business here.
+///
+/// # Errors
+/// See [`Error`].
+pub fn check(
+    host: &mut Conversation,
+    pod: BorrowedFd<'_>,
+    interface: &str,
+    link: &PodLink,
+) -> Result<Vec<Deviation>, Error> {
+    let on_host = on_host(link);
+    let in_pod = in_pod(interface);
+    let mut inside = Conversation::in_namespace(pod).map_err(in_pod("enter its namespace"))?;
+    let mut deviations = Vec::new();
+
+    let node_end = Expected {
+        end: End::Host,
+        name: &link.host_name,
+        mac: Mac(link.host_mac),
+        mtu: link.mtu,
+        alias: Some(&link.alias),
+        addresses: &link.node_addresses,
+        neighbours: neighbours(&link.addresses, link.pod_mac),
+        routes: &|index| host_routes(index, link),
+    };
+    node_end
+        .compare(host, &mut deviations)
+        .map_err(on_host("read the node's end"))?;
+    let pod_end = Expected {
+        end: End::Pod,
+        name: interface,
+        mac: Mac(link.pod_mac),
+        mtu: link.mtu,
+        alias: None,
+        addresses: &link.addresses,
+        neighbours: neighbours(&link.gateways, link.host_mac),
+        routes: &|index| pod_routes(index, link),
+    };
+    pod_end
+        .compare(&mut inside, &mut deviations)
+        .map_err(in_pod("read the pod's end"))?;
+    Ok(deviations)
+}
+
+fn finish_pod(
+    inside: &mut Conversation,
+    pod: BorrowedFd<'_>,
+    interface: &str,
+    link: &PodLink,
+) -> Result<u32, Error> {
+    let in_pod = in_pod(interface);
+    if link.addresses.iter().any(IpAddr::is_ipv6) {
+        // Some runtimes make namespaces in which devices start without IPv6.
+        sysctl::set_in(pod, Setting::Ipv6Disabled(Scope::Link(interface), false)).map_err(
+            |source| Error::Setting {
+                interface: interface.to_owned(),
+                source,
+            },
+        )?;
+    }
+    let index = inside
+        .link_by_name(interface)
+        .map_err(in_pod("look it up"))?
+        .index;
+    let mut batch = switched_on(index);
+    for address in &link.addresses {
+        batch.add_address(index, IpNet::from(*address), AS_IT_IS);
+    }
+    for (address, mac) in neighbours(&link.gateways, link.host_mac) {
+        batch.add_neighbour(index, address, mac);
+    }
+    for route in pod_routes(index, link) {
+        batch.add_route(&route);
+    }
+    inside
+        .run_all(&batch)
+        .map_err(in_pod("configure the pod's end"))?;
+    Ok(index)
+}
+
+/// No route to the address's network, and no search for duplicates: the address is
+/// given out once, and there is nobody on the link to ask.
+const AS_IT_IS: AddressFlags = AddressFlags {
+    no_prefix_route: true,
+    no_duplicate_detection: true,
+};
+
+fn switched_on(index: u32) -> Batch {
+    let mut batch = Batch::new();
+    // In two steps: a link that comes up before its address mode is set may get a
+    // link-local address all the same.
+    batch
+        .set_link(
+            index,
+            LinkChange {
+                link_local_address: Some(false),
+                ..LinkChange::default()
+            },
+        )
+        .set_link(
+            index,
+            LinkChange {
+                up: Some(true),
+                ..LinkChange::default()
+            },
+        );
+    batch
+}
+
+fn host_steps(made: &Link, link: &PodLink) -> Batch {
+    let mut batch = switched_on(made.index);
+    for address in &link.node_addresses {
+        batch.add_address(made.index, IpNet::from(*address), AS_IT_IS);
+    }
+    for (address, mac) in neighbours(&link.addresses, link.pod_mac) {
+        batch.add_neighbour(made.index, address, mac);
+    }
+    for route in host_routes(made.index, link) {
+        batch.add_route(&route);
+    }
+    batch
+}
+
+fn neighbours(addresses: &[IpAddr], mac: [u8; 6]) -> Vec<(IpAddr, Mac)> {
+    addresses
+        .iter()
+        .map(|address| (*address, Mac(mac)))
+        .collect()
+}
+
+fn host_routes(index: u32, link: &PodLink) -> Vec<RouteSpec> {
+    let next_hop = NextHop::Link { device: index };
+    link.addresses
+        .iter()
+        .map(|address| RouteSpec::new(IpNet::from(*address), next_hop.clone(), mark::ROUTE_POD))
+        .collect()
+}
+
+fn pod_routes(index: u32, link: &PodLink) -> Vec<RouteSpec> {
+    link.gateways
+        .iter()
+        .map(|gateway| {
+            let next_hop = NextHop::Gateway {
+                address: *gateway,
+                device: Some(index),
+                on_link: true,
+            };
+            RouteSpec::new(everything_like(*gateway), next_hop, mark::ROUTE_POD)
+        })
+        .collect()
+}
+
+fn everything_like(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}
+
+fn on_host(
+    link: &PodLink,
+) -> impl Fn(&'static str) -> Box<dyn FnOnce(rtnl::Error) -> Error> + use<> {
+    let link = link.host_name.clone();
+    move |step| {
+        let link = link.clone();
+        Box::new(move |source| Error::Host { link, step, source })
+    }
+}
+
+fn in_pod(
+    interface: &str,
+) -> impl Fn(&'static str) -> Box<dyn FnOnce(rtnl::Error) -> Error> + use<> {
+    let interface = interface.to_owned();
+    move |step| {
+        let interface = interface.clone();
+        Box::new(move |source| Error::Pod {
+            interface,
+            step,
+            source,
+        })
+    }
+}
+
+/// What one end must hold.
+struct Expected<'a> {
+    end: End,
+    name: &'a str,
+    mac: Mac,
+    mtu: u32,
+    alias: Option<&'a str>,
+    addresses: &'a [IpAddr],
+    neighbours: Vec<(IpAddr, Mac)>,
+    routes: &'a dyn Fn(u32) -> Vec<RouteSpec>,
+}
+
+impl Expected<'_> {
+    fn compare(
+        &self,
+        conversation: &mut Conversation,
+        deviations: &mut Vec<Deviation>,
+    ) -> Result<(), rtnl::Error> {
+        let mut report = |what: String| {
+            deviations.push(Deviation {
+                end: self.end,
+                what,
+            });
+        };
+        let Some(found) = conversation.find_link(self.name)? else {
+            report(format!("link {} is missing", self.name));
+            return Ok(());
+        };
+        if !found.up {
+            report(format!("link {} is down", self.name));
+        }
+        if found.kind.as_deref() != Some("veth") {
+            report(format!("link {} is no veth", self.name));
+        }
+        if found.mtu != self.mtu {
+            report(format!("MTU is {}, not {}", found.mtu, self.mtu));
+        }
+        if found.mac != Some(self.mac) {
+            let now = found.mac.map_or("none".to_owned(), |mac| mac.to_string());
+            report(format!("Ethernet address is {now}, not {}", self.mac));
+        }
+        if self.alias.is_some() && found.alias.as_deref() != self.alias {
+            report(format!("alias is {:?}, not {:?}", found.alias, self.alias));
+        }
+        let addresses = conversation.addresses(Some(found.index))?;
+        for address in self.addresses {
+            let expected = IpNet::from(*address);
+            if !addresses
+                .iter()
+                .any(|a| a.network == expected && !a.tentative)
+            {
+                report(format!("address {expected} is missing"));
+            }
+        }
+        let neighbours = conversation.neighbours(Some(found.index))?;
+        for (address, mac) in &self.neighbours {
+            if !neighbours.iter().any(|n| {
+                n.address == *address && n.mac == Some(*mac) && n.state == NeighbourState::Permanent
+            }) {
+                report(format!("permanent neighbour {address} ({mac}) is missing"));
+            }
+        }
+        let routes = conversation.routes(RouteFilter {
+            protocol: Some(mark::ROUTE_POD),
+            table: None,
+        })?;
+        for expected in (self.routes)(found.index) {
+            if !routes.iter().any(|route| {
+                route.destination == expected.destination && route.next_hop == expected.next_hop
+            }) {
+                report(format!("route {expected} is missing"));
+            }
+        }
+        Ok(())
+    }
+}

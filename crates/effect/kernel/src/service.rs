@@ -1,0 +1,151 @@
+//! Services in nf_tables: the table `weft` of each family.
+//!
+//! The rules are constant; Services and their endpoints are only elements
+//! of sets and maps, so a change costs the same however many there are. What was
+//! committed is held in memory, and a change sends the difference. [`ServiceTable::adopt`]
+//! takes over what an earlier agent left, [`ServiceTable::reconcile`] compares all of it
+//! with the kernel, [`ServiceTable::apply`] makes changes.
+//!
+//! The several lookups of one packet can fall before and after a commit. Every mixture
+//! of two states that follow each other leads to an endpoint of one of them or to a
+//! refusal, or silence, that one of them would give: slot 0 is the last choice of every frontend, and
+//! what is translated by no rule is refused when it is about to be forwarded.
+
+mod error;
+mod family;
+mod item;
+mod layout;
+mod writer;
+
+use std::collections::BTreeMap;
+
+use weft_desired::{Backend, Frontend, FrontendKey, NodeNat, Table};
+use weft_sys::nft::Connection;
+
+use self::family::FamilyTable;
+use self::writer::Writer;
+
+pub use self::error::Error;
+pub use self::layout::IpFamily;
+
+/// What a call has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Elements added to and deleted from the kernel's sets; a replaced one counts twice.
+    pub elements: usize,
+    /// Transactions the kernel acknowledged.
+    pub transactions: usize,
+    /// Why rules were written anew, for each table where they were.
+    pub rebuilt: Vec<String>,
+    /// Endpoints that no longer take connections to a frontend. Connections conntrack
+    /// has still go to them; for UDP somebody has to end those.
+    pub gone: Vec<(FrontendKey, Backend)>,
+}
+
+/// The Services of a node, as its kernel translates them.
+#[derive(Debug)]
+pub struct ServiceTable {
+    connection: Connection,
+    families: Vec<FamilyTable>,
+    /// The kernel's state is as this memory of it.
+    settled: bool,
+}
+
+impl ServiceTable {
+    /// Takes over what is in the kernel. Where nothing is, the rules are made, with
+    /// empty sets; what an earlier agent left stays as it is and in force until
+    /// [`ServiceTable::reconcile`].
+    ///
+    /// # Errors
+    /// [`Error::Owned`] if another agent is running, [`Error::Kernel`] if the kernel
+    /// refuses.
+    pub fn adopt(mut connection: Connection, families: &[IpFamily]) -> Result<Self, Error> {
+        let mut tables = Vec::new();
+        for family in families {
+            let mut table = FamilyTable::new(*family);
+            table.adopt(&mut connection)?;
+            tables.push(table);
+        }
+        Ok(Self {
+            connection,
+            families: tables,
+            settled: false,
+        })
+    }
+
+    /// Reads everything from the kernel and makes it what is desired: after
+    /// [`ServiceTable::adopt`], after a failed [`ServiceTable::apply`], and now and then
+    /// to find what others changed. What is not desired goes: the watches that it comes
+    /// from have to be in sync. Frontends of a family that was not adopted are left out.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with what the kernel refused. Then part of the work may be done,
+    /// and calling it again goes on from there.
+    pub fn reconcile(
+        &mut self,
+        frontends: &Table<FrontendKey, Frontend>,
+        nat: &NodeNat,
+    ) -> Result<Report, Error> {
+        self.settled = false;
+        let mut report = Report::default();
+        for table in &mut self.families {
+            table.reconcile(&mut self.connection, frontends, nat, &mut report)?;
+        }
+        self.settled = true;
+        Ok(report)
+    }
+
+    /// Makes frontends what they are given as, and removes those given as `None`, in one
+    /// transaction (in several, frontend by frontend, if it would be too long for one).
+    /// Of a key that comes twice the last counts.
+    ///
+    /// # Errors
+    /// [`Error::Unsettled`] before the first [`ServiceTable::reconcile`] and after a
+    /// failure, [`Error::Kernel`] with what the kernel refused: then the caller
+    /// reconciles, at once or later.
+    pub fn apply<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = (FrontendKey, Option<&'a Frontend>)>,
+    ) -> Result<Report, Error> {
+        let changes: BTreeMap<FrontendKey, Option<&Frontend>> = changes.into_iter().collect();
+        self.transact(|table, writer, report| table.apply(&changes, writer, report))
+    }
+
+    /// Makes what address translation knows besides frontends what is given.
+    ///
+    /// # Errors
+    /// As [`ServiceTable::apply`].
+    pub fn apply_nat(&mut self, nat: &NodeNat) -> Result<Report, Error> {
+        self.transact(|table, writer, _| table.apply_nat(nat, writer))
+    }
+
+    /// Whether [`ServiceTable::reconcile`] has to be called before changes are taken.
+    pub fn needs_reconcile(&self) -> bool {
+        !self.settled
+    }
+
+    /// The frontends in the kernel, as far as known, with their backends slot by slot.
+    pub fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &[Backend])> {
+        self.families.iter().flat_map(FamilyTable::frontends)
+    }
+
+    /// Makes changes in each family's table. What those remember of a transaction that
+    /// failed is wrong, and not looked at: reconciling reads it anew.
+    fn transact(
+        &mut self,
+        mut change: impl FnMut(&mut FamilyTable, &mut Writer<'_>, &mut Report) -> Result<(), Error>,
+    ) -> Result<Report, Error> {
+        if !self.settled {
+            return Err(Error::Unsettled);
+        }
+        self.settled = false;
+        let mut report = Report::default();
+        let mut writer = Writer::new(&mut self.connection);
+        for table in &mut self.families {
+            change(table, &mut writer, &mut report)?;
+        }
+        writer.finish(&mut report)?;
+        self.settled = true;
+        Ok(report)
+    }
+}

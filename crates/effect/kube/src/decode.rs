@@ -1,0 +1,476 @@
+//! From API objects to the model.
+//!
+//! Each function answers `None` only for an object that says nothing to weft (a slice
+//! of no Service, an address type that is not an IP family). An object that should say
+//! something and does not make sense becomes a [`Change::Reject`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use kube::ResourceExt;
+use weft_model::{
+    Change, Endpoint, EndpointPort, EndpointSlice, IpFamily, Key, LabelSet, Node, NodeName, Object,
+    ObjectKey, Pod, Port, PortName, Protocol, Rejection, Service, ServiceAddress, ServicePort,
+    ServiceType, TrafficPolicy, Uid,
+};
+
+/// The label that ties a slice to its Service (Kubernetes API, discovery/v1).
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+type Decoded<T> = Result<T, Rejection>;
+
+/// A Namespace.
+pub fn namespace(object: &core::Namespace) -> Option<Change> {
+    Some(Change::Put(Object::Namespace(object.name_any().into())))
+}
+
+/// A Node.
+pub fn node(object: &core::Node) -> Option<Change> {
+    let name = NodeName::from(object.name_any());
+    Some(put_or_reject(
+        Key::Node(name.clone()),
+        read_node(object, name).map(Object::Node),
+    ))
+}
+
+/// A Pod.
+pub fn pod(object: &core::Pod) -> Option<Change> {
+    let key = object_key(object);
+    Some(put_or_reject(
+        Key::Pod(key.clone()),
+        read_pod(object, key).map(Object::Pod),
+    ))
+}
+
+/// A Service.
+pub fn service(object: &core::Service) -> Option<Change> {
+    let key = object_key(object);
+    Some(put_or_reject(
+        Key::Service(key.clone()),
+        read_service(object, key).map(Object::Service),
+    ))
+}
+
+/// An EndpointSlice; `None` for one that belongs to no Service or has names for addresses.
+pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Option<Change> {
+    let key = object_key(object);
+    let service = object.labels().get(SERVICE_NAME_LABEL)?;
+    let service = ObjectKey::new(&key.namespace, service);
+    let family = match object.address_type.as_str() {
+        "IPv4" => IpFamily::V4,
+        "IPv6" => IpFamily::V6,
+        _ => return None,
+    };
+    Some(put_or_reject(
+        Key::EndpointSlice(key.clone()),
+        read_slice(object, key, service, family).map(Object::EndpointSlice),
+    ))
+}
+
+fn put_or_reject(key: Key, object: Decoded<Object>) -> Change {
+    match object {
+        Ok(object) => Change::Put(object),
+        Err(rejection) => Change::Reject(key, rejection),
+    }
+}
+
+fn read_node(object: &core::Node, name: NodeName) -> Decoded<Node> {
+    let spec = object.spec.as_ref();
+    let ranges = spec
+        .and_then(|spec| spec.pod_cidrs.clone())
+        .or_else(|| {
+            spec.and_then(|spec| spec.pod_cidr.clone())
+                .map(|range| vec![range])
+        })
+        .unwrap_or_default();
+    let pod_cidrs = ranges
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            parse(
+                text,
+                || format!("spec.podCIDRs[{index}]"),
+                "a range like 10.244.1.0/24",
+            )
+        })
+        .map(|range| range.map(|range: IpNet| range.trunc()))
+        .collect::<Decoded<_>>()?;
+    let internal_ips = object
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten())
+        .enumerate()
+        .filter(|(_, address)| address.type_ == "InternalIP")
+        .map(|(index, address)| {
+            parse(
+                &address.address,
+                || format!("status.addresses[{index}].address"),
+                AN_ADDRESS,
+            )
+        })
+        .collect::<Decoded<_>>()?;
+    Ok(Node {
+        name,
+        generation: object.metadata.generation.unwrap_or_default(),
+        labels: labels(object),
+        internal_ips,
+        pod_cidrs,
+    })
+}
+
+fn read_pod(object: &core::Pod, key: ObjectKey) -> Decoded<Pod> {
+    let spec = object.spec.as_ref();
+    let status = object.status.as_ref();
+    let ips = status
+        .iter()
+        .flat_map(|status| status.pod_ips.iter().flatten())
+        .enumerate()
+        .map(|(index, ip)| parse(&ip.ip, || format!("status.podIPs[{index}].ip"), AN_ADDRESS))
+        .collect::<Decoded<_>>()?;
+    let phase = status.and_then(|status| status.phase.as_deref());
+    Ok(Pod {
+        uid: uid(object),
+        labels: labels(object),
+        node: spec
+            .and_then(|spec| spec.node_name.as_deref())
+            .map(NodeName::from),
+        ips,
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+        finished: matches!(phase, Some("Succeeded" | "Failed")),
+        ready: status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten())
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        terminating: object.metadata.deletion_timestamp.is_some(),
+        hostname: spec
+            .and_then(|spec| spec.hostname.as_deref())
+            .map(Arc::from),
+        subdomain: spec
+            .and_then(|spec| spec.subdomain.as_deref())
+            .map(Arc::from),
+        key,
+    })
+}
+
+fn read_service(object: &core::Service, key: ObjectKey) -> Decoded<Service> {
+    let empty = core::ServiceSpec::default();
+    let spec = object.spec.as_ref().unwrap_or(&empty);
+    let service_type = match spec.type_.as_deref().unwrap_or("ClusterIP") {
+        "ClusterIP" => ServiceType::ClusterIP,
+        "NodePort" => ServiceType::NodePort,
+        "LoadBalancer" => ServiceType::LoadBalancer,
+        "ExternalName" => ServiceType::ExternalName,
+        other => {
+            return Err(rejection(
+                "spec.type".to_owned(),
+                other,
+                "ClusterIP, NodePort, LoadBalancer or ExternalName",
+            ));
+        }
+    };
+    let ports = spec
+        .ports
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, port)| {
+            Ok(ServicePort {
+                name: PortName::from(port.name.as_deref().unwrap_or_default()),
+                protocol: protocol(port.protocol.as_deref(), || {
+                    format!("spec.ports[{index}].protocol")
+                })?,
+                port: read_port(port.port, || format!("spec.ports[{index}].port"))?,
+            })
+        })
+        .collect::<Decoded<_>>()?;
+    Ok(Service {
+        uid: uid(object),
+        generation: object.metadata.generation.unwrap_or_default(),
+        created: object
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(0, |time| time.0.as_second()),
+        service_type,
+        address: service_address(spec, service_type)?,
+        ports,
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        internal_traffic_policy: match spec.internal_traffic_policy.as_deref() {
+            None | Some("Cluster") => TrafficPolicy::Cluster,
+            Some("Local") => TrafficPolicy::Local,
+            Some(other) => {
+                return Err(rejection(
+                    "spec.internalTrafficPolicy".to_owned(),
+                    other,
+                    "Cluster or Local",
+                ));
+            }
+        },
+        key,
+    })
+}
+
+fn service_address(spec: &core::ServiceSpec, service_type: ServiceType) -> Decoded<ServiceAddress> {
+    if service_type == ServiceType::ExternalName {
+        let name = spec.external_name.as_deref().unwrap_or_default();
+        return Ok(ServiceAddress::Alias(name.into()));
+    }
+    let addresses: Vec<&str> = match (&spec.cluster_ips, &spec.cluster_ip) {
+        (Some(all), _) if !all.is_empty() => all.iter().map(String::as_str).collect(),
+        (_, Some(one)) if !one.is_empty() => vec![one],
+        _ => Vec::new(),
+    };
+    if addresses == ["None"] {
+        return Ok(ServiceAddress::Headless);
+    }
+    addresses
+        .iter()
+        .enumerate()
+        .map(|(index, text)| parse(text, || format!("spec.clusterIPs[{index}]"), AN_ADDRESS))
+        .collect::<Decoded<_>>()
+        .map(ServiceAddress::Virtual)
+}
+
+fn read_slice(
+    object: &discovery::EndpointSlice,
+    key: ObjectKey,
+    service: ObjectKey,
+    family: IpFamily,
+) -> Decoded<EndpointSlice> {
+    let ports = object
+        .ports
+        .iter()
+        .flatten()
+        .enumerate()
+        // A port without number means "all ports" and carries nothing to translate to.
+        .filter_map(|(index, port)| port.port.map(|number| (index, port, number)))
+        .map(|(index, port, number)| {
+            Ok(EndpointPort {
+                name: PortName::from(port.name.as_deref().unwrap_or_default()),
+                protocol: protocol(port.protocol.as_deref(), || {
+                    format!("ports[{index}].protocol")
+                })?,
+                port: read_port(number, || format!("ports[{index}].port"))?,
+            })
+        })
+        .collect::<Decoded<_>>()?;
+    let endpoints = object
+        .endpoints
+        .iter()
+        .enumerate()
+        .map(|(index, endpoint)| read_endpoint(endpoint, index, &key, family))
+        .collect::<Decoded<_>>()?;
+    Ok(EndpointSlice {
+        generation: object.metadata.generation.unwrap_or_default(),
+        service,
+        family,
+        ports,
+        endpoints,
+        key,
+    })
+}
+
+fn read_endpoint(
+    endpoint: &discovery::Endpoint,
+    index: usize,
+    slice: &ObjectKey,
+    family: IpFamily,
+) -> Decoded<Endpoint> {
+    let field = |position: usize| format!("endpoints[{index}].addresses[{position}]");
+    let addresses = endpoint
+        .addresses
+        .iter()
+        .enumerate()
+        .map(|(position, text)| {
+            let address: IpAddr = parse(text, || field(position), AN_ADDRESS)?;
+            if IpFamily::of(address) != family {
+                return Err(rejection(
+                    field(position),
+                    text,
+                    "an address of the slice's addressType",
+                ));
+            }
+            Ok(address)
+        })
+        .collect::<Decoded<_>>()?;
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions
+        .and_then(|conditions| conditions.ready)
+        .unwrap_or(true);
+    Ok(Endpoint {
+        addresses,
+        ready,
+        serving: conditions
+            .and_then(|conditions| conditions.serving)
+            .unwrap_or(ready),
+        terminating: conditions
+            .and_then(|conditions| conditions.terminating)
+            .unwrap_or(false),
+        node: endpoint.node_name.as_deref().map(NodeName::from),
+        zone: endpoint.zone.as_deref().map(Arc::from),
+        hostname: endpoint.hostname.as_deref().map(Arc::from),
+        pod: endpoint
+            .target_ref
+            .as_ref()
+            .filter(|target| target.kind.as_deref() == Some("Pod"))
+            .and_then(|target| {
+                let namespace = target.namespace.as_deref().unwrap_or(&slice.namespace);
+                target
+                    .name
+                    .as_deref()
+                    .map(|name| ObjectKey::new(namespace, name))
+            }),
+    })
+}
+
+const AN_ADDRESS: &str = "an IPv4 or IPv6 address";
+
+fn rejection(field: String, value: &str, expected: &str) -> Rejection {
+    Rejection {
+        field,
+        reason: format!("{value:?} is not {expected}"),
+    }
+}
+
+fn parse<T: std::str::FromStr>(
+    text: &str,
+    field: impl FnOnce() -> String,
+    expected: &str,
+) -> Decoded<T> {
+    text.parse().map_err(|_| rejection(field(), text, expected))
+}
+
+fn read_port(number: i32, field: impl FnOnce() -> String) -> Decoded<Port> {
+    u16::try_from(number)
+        .ok()
+        .and_then(Port::new)
+        .ok_or_else(|| rejection(field(), &number.to_string(), "a port between 1 and 65535"))
+}
+
+fn protocol(text: Option<&str>, field: impl FnOnce() -> String) -> Decoded<Protocol> {
+    match text.unwrap_or("TCP") {
+        "TCP" => Ok(Protocol::Tcp),
+        "UDP" => Ok(Protocol::Udp),
+        "SCTP" => Ok(Protocol::Sctp),
+        other => Err(rejection(field(), other, "TCP, UDP or SCTP")),
+    }
+}
+
+pub(crate) fn object_key(object: &impl ResourceExt) -> ObjectKey {
+    ObjectKey::new(&object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+fn uid(object: &impl ResourceExt) -> Uid {
+    Uid::from(object.uid().unwrap_or_default())
+}
+
+fn labels(object: &impl ResourceExt) -> LabelSet {
+    object
+        .labels()
+        .iter()
+        .map(|(key, value)| (Arc::from(key.as_str()), Arc::from(value.as_str())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_dual_stack_service_keeps_its_addresses_in_order() {
+        let change = service(&read(json!({
+            "metadata": {"namespace": "default", "name": "hello", "uid": "u", "creationTimestamp": "2024-01-02T03:04:05Z"},
+            "spec": {
+                "clusterIPs": ["10.96.0.7", "fd00:10:96::7"],
+                "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
+            },
+        })));
+        let Some(Change::Put(Object::Service(service))) = change else {
+            panic!("{change:?}");
+        };
+        assert_eq!(
+            service.cluster_ips(),
+            [
+                "10.96.0.7".parse::<IpAddr>().unwrap(),
+                "fd00:10:96::7".parse().unwrap()
+            ]
+        );
+        assert_eq!(service.created, 1_704_164_645);
+        assert_eq!(service.ports[0].protocol, Protocol::Tcp);
+    }
+
+    #[test]
+    fn none_means_headless_and_external_name_is_an_alias() {
+        let address = |spec: Value| match service(&read(
+            json!({"metadata": {"name": "x", "namespace": "n"}, "spec": spec}),
+        )) {
+            Some(Change::Put(Object::Service(service))) => service.address,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            address(json!({"clusterIP": "None", "clusterIPs": ["None"]})),
+            ServiceAddress::Headless
+        );
+        assert_eq!(
+            address(json!({"type": "ExternalName", "externalName": "example.org"})),
+            ServiceAddress::Alias("example.org".into())
+        );
+    }
+
+    #[test]
+    fn absent_conditions_mean_ready_and_serving() {
+        let change = endpoint_slice(&read(json!({
+            "metadata": {"name": "hello-1", "namespace": "n", "labels": {"kubernetes.io/service-name": "hello"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080}, {"name": "any"}],
+            "endpoints": [
+                {"addresses": ["10.244.0.1"], "targetRef": {"kind": "Pod", "name": "p"}},
+                {"addresses": ["10.244.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+            ],
+        })));
+        let Some(Change::Put(Object::EndpointSlice(slice))) = change else {
+            panic!("{change:?}");
+        };
+        assert_eq!(slice.ports.len(), 1);
+        assert!(slice.endpoints[0].ready && slice.endpoints[0].serving);
+        assert_eq!(slice.endpoints[0].pod, Some(ObjectKey::new("n", "p")));
+        assert!(
+            !slice.endpoints[1].ready
+                && slice.endpoints[1].serving
+                && slice.endpoints[1].terminating
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_rejected_with_its_field() {
+        let change = node(&read(json!({
+            "metadata": {"name": "node-1"}, "spec": {"podCIDRs": ["10.244.0.0/24", "nonsense"]},
+        })));
+        let Some(Change::Reject(Key::Node(_), rejection)) = change else {
+            panic!("{change:?}");
+        };
+        assert_eq!(rejection.field, "spec.podCIDRs[1]");
+        assert_eq!(
+            rejection.reason,
+            "\"nonsense\" is not a range like 10.244.1.0/24"
+        );
+    }
+
+    #[test]
+    fn a_slice_of_no_service_says_nothing() {
+        assert!(
+            endpoint_slice(&read(json!({
+                "metadata": {"name": "x", "namespace": "n"}, "addressType": "IPv4", "endpoints": [],
+            })))
+            .is_none()
+        );
+    }
+}

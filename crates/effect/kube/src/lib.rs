@@ -1,0 +1,18 @@
+//! Watches the Kubernetes API, decodes it into the model and writes status.
+//!
+//! The only crate that knows the Kubernetes client. It re-exports the client and the
+//! API types, for the lab's controllers and kubelet, which work on API objects.
+
+mod access;
+mod decode;
+mod pauses;
+mod watch;
+
+pub use access::{Access, AccessError, connect};
+pub use k8s_openapi;
+pub use kube;
+pub use kube::Client;
+pub use pauses::Pauses;
+pub use watch::{Interest, Pods, Update, Watched, watch};
+
+pub use decode::{endpoint_slice, namespace, node, pod, service};

@@ -1,0 +1,172 @@
+//! Attachment records on a real file system.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use weft_nodestate::{Attachment, Attachments, Durability, Listing, Pod, RecordError};
+use weft_proto::cni::{AttachmentKey, NetworkName};
+
+fn key(container: &str, interface: &str) -> AttachmentKey {
+    AttachmentKey {
+        container: container.try_into().unwrap(),
+        interface: interface.try_into().unwrap(),
+    }
+}
+
+fn record(key: AttachmentKey) -> Attachment {
+    Attachment {
+        key,
+        network: NetworkName::try_from("weft").unwrap(),
+        data_dir: PathBuf::from("/var/lib/cni/networks"),
+        netns: PathBuf::from("/run/netns/c1"),
+        netns_inode: Some(4_026_532_000),
+        host_link: "weft0123456789".to_owned(),
+        mtu: 1500,
+        addresses: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+        node_addresses: vec!["172.30.0.11".parse().unwrap()],
+        pod: Some(Pod {
+            namespace: "default".to_owned(),
+            name: "web-0".to_owned(),
+            uid: "u1".to_owned(),
+        }),
+    }
+}
+
+#[test]
+fn a_record_is_read_as_it_was_written() {
+    let root = TempDir::new().unwrap();
+    let records = Attachments::under(root.path());
+    let wanted = record(key("c1", "eth0"));
+    assert_eq!(records.read(&wanted.key).unwrap(), None);
+    assert!(records.list().unwrap().is_empty());
+    for durability in [Durability::Process, Durability::Power] {
+        records.write(&wanted, durability).unwrap();
+        assert_eq!(records.read(&wanted.key).unwrap(), Some(wanted.clone()));
+    }
+    assert!(records.directory().join("c1-eth0.json").is_file());
+    assert_eq!(records.list().unwrap(), [Ok(wanted.clone())]);
+    // Left by a writer that died; another attachment's stays.
+    fs::write(records.directory().join(".77.c1-eth0.json"), "{").unwrap();
+    fs::write(records.directory().join(".77.x.c1-eth0.json"), "{").unwrap();
+    assert!(records.remove(&wanted.key).unwrap());
+    assert!(!records.remove(&wanted.key).unwrap());
+    assert_eq!(fs::read_dir(records.directory()).unwrap().count(), 1);
+    assert!(records.list().unwrap().is_empty());
+}
+
+#[test]
+fn names_that_look_alike_do_not_meet() {
+    let root = TempDir::new().unwrap();
+    let records = Attachments::under(root.path());
+    let keys = [
+        key("a-b", "c"),
+        key("a", "b-c"),
+        key("a", "b%2Dc"),
+        key("a", "b%252Dc"),
+    ];
+    for key in &keys {
+        records
+            .write(&record(key.clone()), Durability::Process)
+            .unwrap();
+    }
+    assert_eq!(records.list().unwrap().len(), keys.len());
+    for key in keys {
+        assert_eq!(records.read(&key).unwrap().unwrap().key, key);
+    }
+}
+
+#[test]
+fn damaged_files_are_listed_with_a_reason() {
+    let root = TempDir::new().unwrap();
+    let records = Attachments::under(root.path());
+    let good = record(key("good", "eth0"));
+    records.write(&good, Durability::Process).unwrap();
+    let text = fs::read_to_string(records.directory().join("good-eth0.json")).unwrap();
+    for (name, content, reason) in [
+        ("a-eth0.json", "", "it is empty"),
+        ("b-eth0.json", &text[..40], "EOF"),
+        (
+            "c-eth0.json",
+            &text.replace("\"format\": 1", "\"format\": 9"),
+            "format 9",
+        ),
+        ("d-eth0.json", &text, "it is the record of good/eth0"),
+        (
+            "e-eth0.json",
+            &text.replace("10.0.0.5", "10.0.0"),
+            "invalid IP address",
+        ),
+        ("f-eth0.json", &"x".repeat(70_000), "70000 bytes"),
+        ("strange.json", &text, "its name is not that of a record"),
+    ] {
+        let path = records.directory().join(name);
+        fs::write(&path, content).unwrap();
+        let listed = records.list().unwrap();
+        let damaged: Vec<String> = listed
+            .iter()
+            .filter_map(|item| item.as_ref().err())
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(listed.len(), 2, "{name}");
+        assert_eq!(damaged.len(), 1, "{name}");
+        assert!(
+            damaged[0].contains(name) && damaged[0].contains(reason),
+            "{}",
+            damaged[0]
+        );
+        fs::remove_file(&path).unwrap();
+    }
+    let broken = key("x", "eth0");
+    fs::write(records.directory().join("x-eth0.json"), "{").unwrap();
+    assert!(matches!(
+        records.read(&broken),
+        Err(RecordError::Damaged(_))
+    ));
+    records
+        .write(&record(broken.clone()), Durability::Power)
+        .unwrap();
+    assert!(records.read(&broken).unwrap().is_some());
+}
+
+#[test]
+fn a_listing_follows_the_directory() {
+    let root = TempDir::new().unwrap();
+    let records = Attachments::under(root.path());
+    let mut listing = Listing::new(records.clone());
+    assert!(!listing.refresh().unwrap());
+    let mut first = record(key("c1", "eth0"));
+    let unfinished = Attachment {
+        addresses: Vec::new(),
+        ..record(key("c2", "eth0"))
+    };
+    records.write(&first, Durability::Process).unwrap();
+    records.write(&unfinished, Durability::Process).unwrap();
+    fs::write(records.directory().join("c3-eth0.json"), "").unwrap();
+    assert!(listing.refresh().unwrap());
+    assert!(!listing.refresh().unwrap());
+    assert_eq!(
+        listing.attachments().keys().copied().collect::<Vec<_>>(),
+        [&first.key]
+    );
+    assert_eq!(listing.damaged().len(), 1);
+
+    first.mtu = 1400;
+    records.write(&first, Durability::Process).unwrap();
+    assert!(listing.refresh().unwrap());
+    assert_eq!(listing.attachments()[&first.key].mtu, 1400);
+    records.remove(&first.key).unwrap();
+    assert!(listing.refresh().unwrap());
+    assert!(listing.attachments().is_empty());
+}
+
+#[test]
+fn the_digest_is_that_of_container_and_interface() {
+    // echo -n c1/eth0 | sha256sum
+    assert_eq!(
+        weft_nodestate::digest(&key("c1", "eth0"))[..4],
+        [0xd7, 0x2e, 0x03, 0x2f]
+    );
+}

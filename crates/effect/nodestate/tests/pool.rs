@@ -1,0 +1,331 @@
+//! Address pools on a real file system.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use weft_nodestate::{Held, Pool, PoolError};
+use weft_proto::cni::{AttachmentKey, Ipam, NetworkName, Range, RangeSet};
+
+fn key(container: &str) -> AttachmentKey {
+    AttachmentKey {
+        container: container.try_into().unwrap(),
+        interface: "eth0".try_into().unwrap(),
+    }
+}
+
+fn ipam(sets: &[&[&str]]) -> Ipam {
+    Ipam {
+        sets: sets
+            .iter()
+            .map(|ranges| RangeSet {
+                ranges: ranges
+                    .iter()
+                    .map(|range| Range::of(range.parse().unwrap()))
+                    .collect(),
+            })
+            .collect(),
+        reserved: BTreeSet::new(),
+    }
+}
+
+fn pool(data_dir: &Path) -> Pool {
+    Pool::under(data_dir, &NetworkName::try_from("weft").unwrap())
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_layout_is_host_locals() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.244.1.0/24"], &["fd00:10:244:1::/64"]]);
+    let given = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(given, [ip("10.244.1.1"), ip("fd00:10:244:1::1")]);
+
+    let directory = root.path().join("weft");
+    let mut names: Vec<String> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "10.244.1.1",
+            "fd00:10:244:1::1",
+            "last_reserved_ip.0",
+            "last_reserved_ip.1",
+            "lock",
+        ]
+    );
+    for name in ["10.244.1.1", "fd00:10:244:1::1"] {
+        let path = directory.join(name);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "c1\r\neth0");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+    let last = fs::read_to_string(directory.join("last_reserved_ip.1")).unwrap();
+    assert_eq!(last, "fd00:10:244:1::1");
+}
+
+#[test]
+fn the_same_owner_keeps_its_addresses() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.0.0.0/24"], &["fd00::/64"]]);
+    let first = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    for held in [Held::Unknown, Held::These(&first)] {
+        assert_eq!(pool.allocate(&key("c1"), &ipam, held).unwrap(), first);
+    }
+    // A record may name an address that is somebody else's by now.
+    let second = pool
+        .allocate(&key("c2"), &ipam, Held::These(&first))
+        .unwrap();
+    assert!(second.iter().all(|address| !first.contains(address)));
+    assert!(
+        pool.release(&key("c2"), Held::These(&first))
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(pool.release(&key("c1"), Held::Unknown).unwrap(), first);
+    assert!(pool.release(&key("c1"), Held::Unknown).unwrap().is_empty());
+    assert_eq!(pool.list().unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_held_outside_of_the_ranges_goes_back() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let old = pool
+        .allocate(&key("c1"), &ipam(&[&["10.0.0.0/24"]]), Held::Nothing)
+        .unwrap();
+    let new = pool
+        .allocate(&key("c1"), &ipam(&[&["10.9.0.0/24"]]), Held::These(&old))
+        .unwrap();
+    assert_eq!(new, [ip("10.9.0.1")]);
+    assert_eq!(pool.list().unwrap().len(), 1);
+}
+
+#[test]
+fn exhaustion_says_the_numbers_and_keeps_nothing() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let mut ipam = ipam(&[&["fd00::/64"], &["10.0.0.0/29"]]);
+    ipam.reserved.insert(ip("10.0.0.1"));
+    for number in 0..5 {
+        pool.allocate(&key(&format!("c{number}")), &ipam, Held::Nothing)
+            .unwrap();
+    }
+    let error = pool
+        .allocate(&key("late"), &ipam, Held::Nothing)
+        .unwrap_err();
+    assert!(error.is_exhausted());
+    assert_eq!(
+        error.to_string(),
+        "network weft: no address left in 10.0.0.0/29 (10.0.0.1-10.0.0.6): \
+         5 of 6 are taken by pods, 1 are reserved"
+    );
+    // The IPv6 address it got first went back.
+    assert_eq!(pool.list().unwrap().len(), 10);
+    pool.release(&key("c3"), Held::Unknown).unwrap();
+    let given = pool.allocate(&key("late"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(given[1], ip("10.0.0.5"));
+}
+
+#[test]
+fn several_ranges_are_one_round() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.0.0.0/30", "10.0.1.0/31"]]);
+    let given: Vec<IpAddr> = (0..4)
+        .map(|number| {
+            let owner = key(&format!("c{number}"));
+            pool.allocate(&owner, &ipam, Held::Nothing).unwrap()[0]
+        })
+        .collect();
+    assert_eq!(
+        given,
+        [
+            ip("10.0.0.1"),
+            ip("10.0.0.2"),
+            ip("10.0.1.0"),
+            ip("10.0.1.1")
+        ]
+    );
+    assert!(pool.allocate(&key("c9"), &ipam, Held::Nothing).is_err());
+}
+
+#[test]
+fn reservations_of_host_local_are_respected() {
+    let root = TempDir::new().unwrap();
+    let directory = root.path().join("weft");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("10.0.0.2"), "theirs\r\neth0").unwrap();
+    fs::write(directory.join("10.0.0.3"), "old-format").unwrap();
+    fs::write(directory.join("10.0.0.4"), "").unwrap();
+    fs::write(directory.join("last_reserved_ip.0"), "10.0.0.1").unwrap();
+    fs::write(directory.join("lock"), "").unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.0.0.0/24"]]);
+    let given = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(given, [ip("10.0.0.5")]);
+    let kept = pool
+        .allocate(&key("old-format"), &ipam, Held::Unknown)
+        .unwrap();
+    assert_eq!(kept, [ip("10.0.0.3")]);
+    let owners: Vec<Result<String, ()>> = pool
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|reservation| {
+            reservation
+                .owner
+                .map(|owner| owner.to_string())
+                .map_err(drop)
+        })
+        .collect();
+    assert_eq!(
+        owners,
+        [
+            Ok("theirs/eth0".to_owned()),
+            Err(()),
+            Err(()),
+            Ok("c1/eth0".to_owned())
+        ]
+    );
+}
+
+#[test]
+fn damaged_hints_cost_only_the_order() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.0.0.0/24"]]);
+    pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    let directory = root.path().join("weft");
+    fs::write(directory.join("last_reserved_ip.0"), [0xff, 0xfe]).unwrap();
+    fs::write(
+        directory.join("released_ip.4"),
+        b"10.0.0.2\n\xff\nfd00::1\n10.0",
+    )
+    .unwrap();
+    // Left by a process that died, under our own process id.
+    let stale = format!(".{}.c2.eth0", std::process::id());
+    fs::write(directory.join(stale), "half").unwrap();
+    let given = pool.allocate(&key("c2"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(given, [ip("10.0.0.3")]);
+    let text = fs::read_to_string(directory.join("10.0.0.3")).unwrap();
+    assert_eq!(text, "c2\r\neth0");
+}
+
+#[test]
+fn a_directory_that_is_none_is_an_error_with_its_path() {
+    let root = TempDir::new().unwrap();
+    fs::write(root.path().join("weft"), "").unwrap();
+    let ipam = ipam(&[&["10.0.0.0/24"]]);
+    let error = pool(root.path())
+        .allocate(&key("c1"), &ipam, Held::Nothing)
+        .unwrap_err();
+    assert!(matches!(error, PoolError::Io { .. }), "{error}");
+    assert!(error.to_string().contains("/weft"), "{error}");
+}
+
+#[test]
+fn parallel_owners_never_share() {
+    let root = TempDir::new().unwrap();
+    let ipam = ipam(&[&["10.0.0.0/24"], &["fd00::/64"]]);
+    let given: Vec<Vec<IpAddr>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                let (root, ipam) = (root.path(), &ipam);
+                scope.spawn(move || {
+                    let pool = pool(root);
+                    let mut given = Vec::new();
+                    for number in 0..20 {
+                        let owner = key(&format!("c{thread}-{number}"));
+                        let addresses = pool.allocate(&owner, ipam, Held::Nothing).unwrap();
+                        if number % 3 == 0 {
+                            pool.release(&owner, Held::These(&addresses)).unwrap();
+                        } else {
+                            given.push(addresses);
+                        }
+                    }
+                    given
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let distinct: BTreeSet<IpAddr> = given.iter().flatten().copied().collect();
+    assert_eq!(distinct.len(), 2 * given.len());
+    assert_eq!(pool(root.path()).list().unwrap().len(), distinct.len());
+}
+
+/// What may happen to a pool of 14 addresses with 20 owners.
+fn steps() -> impl Strategy<Value = Vec<(usize, bool, u8)>> {
+    prop::collection::vec((0_usize..20, prop::bool::weighted(0.6), 0_u8..3), 1..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_address_twice_and_the_oldest_first(steps in steps()) {
+        let root = TempDir::new().unwrap();
+        let pool = pool(root.path());
+        let ipam = ipam(&[&["10.0.0.0/28"]]);
+        let mut holders: BTreeMap<usize, IpAddr> = BTreeMap::new();
+        // When a free address was released; never: it was not given out yet.
+        let mut released: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for (time, (owner, add, held)) in steps.into_iter().enumerate() {
+            let owner_key = key(&format!("c{owner}"));
+            let known: Vec<IpAddr> = holders.get(&owner).copied().into_iter().collect();
+            let held = match held {
+                0 if known.is_empty() => Held::Nothing,
+                1 => Held::Unknown,
+                _ => Held::These(&known),
+            };
+            if !add {
+                let back = pool.release(&owner_key, held).unwrap();
+                prop_assert_eq!(back, known);
+                if let Some(address) = holders.remove(&owner) {
+                    released.insert(address, time);
+                }
+                continue;
+            }
+            let given = pool.allocate(&owner_key, &ipam, held);
+            match (holders.get(&owner), holders.len()) {
+                (Some(address), _) => prop_assert_eq!(given.unwrap(), vec![*address]),
+                (None, 14) => prop_assert!(given.unwrap_err().is_exhausted()),
+                (None, _) => {
+                    let address = given.unwrap()[0];
+                    prop_assert!(!holders.values().any(|taken| *taken == address));
+                    match released.get(&address) {
+                        None => {}
+                        Some(when) => {
+                            prop_assert_eq!(released.len() + holders.len(), 14);
+                            prop_assert!(released.values().all(|other| other >= when));
+                        }
+                    }
+                    released.remove(&address);
+                    holders.insert(owner, address);
+                }
+            }
+        }
+        let listed: BTreeSet<IpAddr> =
+            pool.list().unwrap().into_iter().map(|reservation| reservation.address).collect();
+        prop_assert_eq!(listed, holders.values().copied().collect::<BTreeSet<_>>());
+    }
+}

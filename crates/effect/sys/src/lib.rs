@@ -1,0 +1,10 @@
+//! The system calls weft stands on: netlink, nf_tables, namespaces, mounts,
+//! processes and batched sockets. The only crate with unsafe code.
+
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod nft;
+pub mod process;
+pub mod rtnl;
+pub mod udp;

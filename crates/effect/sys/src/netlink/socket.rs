@@ -1,0 +1,468 @@
+//! The socket.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use super::message::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NLMSG_OVERRUN,
+};
+use super::{Error, HEADER_LENGTH, Message, Messages, Request, put_message};
+
+/// What is asked for as send and receive buffer, in bytes. A transaction of 10,000
+/// Services is about 3 MB; the memory is only used while messages are queued.
+const WANTED_CAPACITY: usize = 16 << 20;
+/// Largest datagram the kernel puts together for a dump is 32 KiB (`netlink_recvmsg`
+/// caps `max_recvmsg_len` there); a single message can be larger, such as a link with
+/// hundreds of virtual functions.
+const RECEIVE_BUFFER: usize = 256 << 10;
+/// What one acknowledgement takes of the receive buffer: an skb with its overhead.
+const ACKNOWLEDGEMENT_COST: usize = 1536;
+/// Requests in one `send`, so that a batch holds the kernel's lock for a few
+/// milliseconds and not for as long as somebody has routes.
+const MOST_PER_SEND: usize = 512;
+/// How often a dump that changed meanwhile is read again.
+const DUMP_ATTEMPTS: u32 = 10;
+/// The kernel answers within the request; this only bounds waiting for an answer that
+/// was lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The subsystem a socket talks to (`include/uapi/linux/netlink.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// Links, addresses, routes, neighbours.
+    Route,
+    /// nf_tables and conntrack.
+    Netfilter,
+}
+
+/// A netlink socket of one network namespace.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    send_capacity: usize,
+    receive_capacity: usize,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// A socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if the kernel gives none.
+    pub fn open(bus: Bus) -> Result<Self, Error> {
+        let protocol = match bus {
+            // NETLINK_ROUTE is 0, which rustix writes as no protocol.
+            Bus::Route => None,
+            Bus::Netfilter => Some(rustix::net::netlink::NETFILTER),
+        };
+        let fd = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )
+        .map_err(|errno| Error::socket("open a socket", errno))?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))
+            .map_err(|errno| Error::socket("bind the socket", errno))?;
+        for (option, name) in [
+            (libc::NETLINK_EXT_ACK, "ask for extended acknowledgements"),
+            (libc::NETLINK_CAP_ACK, "ask for capped acknowledgements"),
+        ] {
+            set_option(&fd, option, 1).map_err(|errno| Error::socket(name, errno))?;
+        }
+        match bus {
+            Bus::Route => set_option(&fd, libc::NETLINK_GET_STRICT_CHK, 1)
+                .map_err(|errno| Error::socket("ask for strict dumps", errno))?,
+            // nfnetlink has no dumps that the strict check would apply to.
+            Bus::Netfilter => {}
+        }
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))
+            .map_err(|errno| Error::socket("set the receive timeout", errno))?;
+        // The forced variants need CAP_NET_ADMIN in the first user namespace; the
+        // others stop at net.core.wmem_max and rmem_max. What was got is reported.
+        if sockopt::set_socket_send_buffer_size_force(&fd, WANTED_CAPACITY).is_err() {
+            sockopt::set_socket_send_buffer_size(&fd, WANTED_CAPACITY)
+                .map_err(|errno| Error::socket("set the send buffer's size", errno))?;
+        }
+        if sockopt::set_socket_recv_buffer_size_force(&fd, WANTED_CAPACITY).is_err() {
+            sockopt::set_socket_recv_buffer_size(&fd, WANTED_CAPACITY)
+                .map_err(|errno| Error::socket("set the receive buffer's size", errno))?;
+        }
+        let send_capacity = sockopt::socket_send_buffer_size(&fd)
+            .map_err(|errno| Error::socket("read the send buffer's size", errno))?;
+        let receive_capacity = sockopt::socket_recv_buffer_size(&fd)
+            .map_err(|errno| Error::socket("read the receive buffer's size", errno))?;
+        Ok(Self {
+            fd,
+            sequence: 0,
+            send_capacity,
+            receive_capacity,
+            buffer: vec![0; RECEIVE_BUFFER],
+        })
+    }
+
+    /// A socket in the network namespace that `namespace` refers to. A thread of its own
+    /// enters the namespace and hands the socket back: the caller's thread stays where
+    /// it is.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if the namespace can't be entered or the kernel gives no socket.
+    pub fn in_namespace(bus: Bus, namespace: BorrowedFd<'_>) -> Result<Self, Error> {
+        let opened = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    rustix::thread::move_into_link_name_space(
+                        namespace,
+                        Some(rustix::thread::LinkNameSpaceType::Network),
+                    )
+                    .map_err(|errno| Error::socket("enter the network namespace", errno))?;
+                    Self::open(bus)
+                })
+                .join()
+        });
+        opened.unwrap_or_else(|_| {
+            Err(Error::Socket {
+                operation: "enter the network namespace",
+                source: std::io::Error::other("the thread that entered it died"),
+            })
+        })
+    }
+
+    /// The most bytes one [`Socket::send`] carries; more is refused with EMSGSIZE.
+    /// The kernel doubles what was asked for and charges its own overhead to it, so this
+    /// is half of what it reports.
+    #[must_use]
+    pub fn send_capacity(&self) -> usize {
+        self.send_capacity / 2
+    }
+
+    /// The receive buffer's size as the kernel counts it, overhead included.
+    #[must_use]
+    pub fn receive_capacity(&self) -> usize {
+        self.receive_capacity
+    }
+
+    /// How many acknowledgements fit into the receive buffer.
+    #[must_use]
+    pub fn acknowledgement_capacity(&self) -> usize {
+        (self.receive_capacity / ACKNOWLEDGEMENT_COST).max(1)
+    }
+
+    /// Takes `count` sequence numbers in a row and returns the first. 0 is never one: it
+    /// marks notifications.
+    pub fn take_sequences(&mut self, count: usize) -> u32 {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let first = match self.sequence.checked_add(count) {
+            Some(_) => self.sequence + 1,
+            None => 1,
+        };
+        self.sequence = (first - 1).saturating_add(count);
+        first
+    }
+
+    /// Sends bytes that are whole messages, in one system call.
+    ///
+    /// # Errors
+    /// [`Error::Socket`], with EMSGSIZE if they are more than [`Socket::send_capacity`].
+    pub fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        loop {
+            match rustix::net::send(&self.fd, bytes, SendFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::socket("send", errno)),
+            }
+        }
+    }
+
+    /// Waits for the next datagram and hands its messages to `each`.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the receive buffer overflowed, [`Error::Socket`] with EAGAIN if
+    /// nothing came in time, [`Error::Malformed`] if it does not fit our buffer.
+    pub fn receive(
+        &mut self,
+        operation: &'static str,
+        each: impl FnMut(Message<'_>),
+    ) -> Result<(), Error> {
+        self.receive_with(operation, RecvFlags::empty(), each)
+    }
+
+    /// As [`Socket::receive`], without waiting: `false` if nothing is queued.
+    ///
+    /// # Errors
+    /// As [`Socket::receive`].
+    pub fn try_receive(
+        &mut self,
+        operation: &'static str,
+        each: impl FnMut(Message<'_>),
+    ) -> Result<bool, Error> {
+        match self.receive_with(operation, RecvFlags::DONTWAIT, each) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive_with(
+        &mut self,
+        operation: &'static str,
+        flags: RecvFlags,
+        each: impl FnMut(Message<'_>),
+    ) -> Result<(), Error> {
+        loop {
+            let buffer = self.buffer.as_mut_slice();
+            // With TRUNC the length is the datagram's own, even where it was cut.
+            match rustix::net::recv(&self.fd, buffer, flags | RecvFlags::TRUNC) {
+                Ok((_, length)) if length > self.buffer.len() => {
+                    return Err(Error::Malformed {
+                        operation,
+                        reason: format!(
+                            "a message of {length} bytes, more than the {} this socket takes",
+                            self.buffer.len()
+                        ),
+                    });
+                }
+                Ok((_, length)) => {
+                    Messages::new(&self.buffer[..length]).for_each(each);
+                    return Ok(());
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::NOBUFS) => {
+                    return Err(Error::Lost {
+                        operation,
+                        capacity: self.receive_capacity,
+                    });
+                }
+                Err(errno) => {
+                    return Err(Error::Socket {
+                        operation: "receive",
+                        source: errno.into(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Sends one request and waits for its acknowledgement. What the kernel answers
+    /// before that (an object that was asked for) is decoded by `decode`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the kernel's reason, or a failure of the socket.
+    pub fn call<T>(
+        &mut self,
+        request: &Request,
+        mut decode: impl FnMut(Message<'_>) -> Result<Option<T>, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let sequence = self.take_sequences(1);
+        let mut bytes = Vec::with_capacity(HEADER_LENGTH + request.payload.len());
+        put_message(
+            &mut bytes,
+            request.kind,
+            request.flags | NLM_F_REQUEST | NLM_F_ACK,
+            sequence,
+            &request.payload,
+        );
+        self.send(&bytes)?;
+        let mut found = Vec::new();
+        loop {
+            let mut end = None;
+            self.receive(request.operation, |message| {
+                if message.sequence != sequence || end.is_some() {
+                    return;
+                }
+                match message.outcome() {
+                    Some(outcome) => end = Some(outcome.map_err(|f| refused(request, f))),
+                    None => match decode(message) {
+                        Ok(item) => found.extend(item),
+                        Err(error) => end = Some(Err(error)),
+                    },
+                }
+            })?;
+            if let Some(outcome) = end {
+                return outcome.map(|()| found);
+            }
+        }
+    }
+
+    /// Lists objects. If the list changed while it was read, it is read again from the
+    /// start, so that what is returned was true at one time.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Unsettled`], or a failure of the socket or of `decode`.
+    pub fn dump<T>(
+        &mut self,
+        request: &Request,
+        mut decode: impl FnMut(Message<'_>) -> Result<Option<T>, Error>,
+    ) -> Result<Vec<T>, Error> {
+        for _ in 0..DUMP_ATTEMPTS {
+            match self.dump_once(request, &mut decode) {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                // A dump that an allocation failure or a change ended early.
+                Err(error) if error.errno() == Some(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Unsettled {
+            operation: request.operation,
+            attempts: DUMP_ATTEMPTS,
+        })
+    }
+
+    /// `None` if the list changed meanwhile.
+    fn dump_once<T>(
+        &mut self,
+        request: &Request,
+        decode: &mut impl FnMut(Message<'_>) -> Result<Option<T>, Error>,
+    ) -> Result<Option<Vec<T>>, Error> {
+        let sequence = self.take_sequences(1);
+        let mut bytes = Vec::with_capacity(HEADER_LENGTH + request.payload.len());
+        put_message(
+            &mut bytes,
+            request.kind,
+            request.flags | NLM_F_REQUEST | NLM_F_DUMP,
+            sequence,
+            &request.payload,
+        );
+        self.send(&bytes)?;
+        let mut found = Vec::new();
+        let mut changed = false;
+        let mut failed = None;
+        loop {
+            let mut end = None;
+            self.receive(request.operation, |message| {
+                if message.sequence != sequence || end.is_some() {
+                    return;
+                }
+                changed |= message.flags & NLM_F_DUMP_INTR != 0;
+                match message.kind {
+                    NLMSG_NOOP | NLMSG_OVERRUN => {}
+                    NLMSG_DONE | NLMSG_ERROR => end = message.outcome(),
+                    // The rest of the dump is taken out of the queue even after an
+                    // error, so that the socket can be used again.
+                    _ => match decode(message) {
+                        Ok(item) => found.extend(item),
+                        Err(error) => failed = Some(error),
+                    },
+                }
+            })?;
+            match end {
+                None => {}
+                Some(Err(failure)) => return Err(refused(request, failure)),
+                Some(Ok(())) => {
+                    return match failed {
+                        Some(error) => Err(error),
+                        None if changed => Ok(None),
+                        None => Ok(Some(found)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Sends many requests with few system calls. The answer has one result a request,
+    /// in their order; a refused request does not stop those after it.
+    ///
+    /// # Errors
+    /// A failure of the socket. What was sent before it may be done.
+    pub fn batch(&mut self, requests: &[Request]) -> Result<Vec<Result<(), Error>>, Error> {
+        let mut results = Vec::with_capacity(requests.len());
+        let most_requests = self.acknowledgement_capacity().min(MOST_PER_SEND);
+        let most_bytes = self.send_capacity();
+        let mut rest = requests;
+        let mut bytes = Vec::new();
+        while !rest.is_empty() {
+            bytes.clear();
+            let first = self.take_sequences(most_requests);
+            let mut count = 0;
+            for (request, sequence) in rest.iter().take(most_requests).zip(first..) {
+                let length = (HEADER_LENGTH + request.payload.len()).next_multiple_of(4);
+                if count > 0 && bytes.len() + length > most_bytes {
+                    break;
+                }
+                let flags = request.flags | NLM_F_REQUEST | NLM_F_ACK;
+                put_message(&mut bytes, request.kind, flags, sequence, &request.payload);
+                count += 1;
+            }
+            let (sent, later) = rest.split_at(count);
+            self.send(&bytes)?;
+            results.extend(self.acknowledgements(sent, first)?);
+            rest = later;
+        }
+        Ok(results)
+    }
+
+    /// Waits for the acknowledgement of every request.
+    fn acknowledgements(
+        &mut self,
+        requests: &[Request],
+        first: u32,
+    ) -> Result<Vec<Result<(), Error>>, Error> {
+        let Some(operation) = requests.first().map(|request| request.operation) else {
+            return Ok(Vec::new());
+        };
+        let mut results: Vec<Option<Result<(), Error>>> = requests.iter().map(|_| None).collect();
+        let mut missing = requests.len();
+        while missing > 0 {
+            self.receive(operation, |message| {
+                let slot = message.sequence.wrapping_sub(first) as usize;
+                if let (Some(outcome), Some(request)) = (message.outcome(), requests.get(slot)) {
+                    missing -= usize::from(results[slot].is_none());
+                    results[slot] = Some(outcome.map_err(|failure| refused(request, failure)));
+                }
+            })?;
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Joins a multicast group (`RTNLGRP_*`, `NFNLGRP_*`): its notifications are
+    /// received from now on.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if the kernel refuses.
+    pub fn join(&self, group: u32) -> Result<(), Error> {
+        set_option(&self.fd, libc::NETLINK_ADD_MEMBERSHIP, group)
+            .map_err(|errno| Error::socket("join a multicast group", errno))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn refused(request: &Request, failure: super::Failure) -> Error {
+    Error::Refused {
+        operation: request.operation,
+        object: request.object.clone(),
+        failure,
+    }
+}
+
+fn set_option(fd: &OwnedFd, option: libc::c_int, value: u32) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open, and the kernel copies the four bytes of `value`
+    // that the length announces.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            (&raw const value).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+}

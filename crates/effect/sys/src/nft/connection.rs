@@ -1,0 +1,230 @@
+//! The conversation with nf_tables.
+
+use std::os::fd::BorrowedFd;
+
+use super::batch::{Batch, Step};
+use super::object::{Chain, Element, Rule, Set, Table, TableName};
+use super::wire::{
+    GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, SUBSYSTEM,
+    put_family_header, put_text,
+};
+use super::{Family, read};
+use crate::netlink::{Bus, Error, Failure, Message, Request, Socket};
+
+/// Counts the transactions of a network namespace; wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation(pub u32);
+
+/// nf_tables of one network namespace.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+}
+
+impl Connection {
+    /// nf_tables of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if the kernel gives no socket.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self {
+            socket: Socket::open(Bus::Netfilter)?,
+        })
+    }
+
+    /// nf_tables of the network namespace that `namespace` refers to.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if it can't be entered or the kernel gives no socket.
+    pub fn in_namespace(namespace: BorrowedFd<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            socket: Socket::in_namespace(Bus::Netfilter, namespace)?,
+        })
+    }
+
+    /// The most bytes a [`Batch`] may have: it must fit into one `send`.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.socket.send_capacity()
+    }
+
+    /// Sends a transaction and waits until the kernel has made it. An empty one is not
+    /// sent.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the first request that failed; then nothing was done.
+    /// Any other error leaves open whether it was done.
+    pub fn commit(&mut self, batch: Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let first = self.socket.take_sequences(batch.messages());
+        let (bytes, steps) = batch.finish(first);
+        self.socket.send(&bytes)?;
+        let last = steps.len() - 2;
+        let mut outcome = None;
+        while outcome.is_none() {
+            self.socket.receive("commit", |message| {
+                take_outcome(&message, first, last, &steps, &mut outcome);
+            })?;
+        }
+        // The answers are in the queue when `send` returns. Those after the one that
+        // decided are of no interest, and must not wait for the next transaction.
+        while outcome.as_ref().is_some_and(Result::is_err)
+            && self.socket.try_receive("commit", |_| {})?
+        {}
+        outcome.unwrap_or(Ok(()))
+    }
+
+    /// The tables of a family.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn tables(&mut self, family: Family) -> Result<Vec<Table>, Error> {
+        let request = request(GET_TABLE, "list tables", family, None, None);
+        self.socket
+            .dump(&request, |message| Ok(read::table(message.payload)))
+    }
+
+    /// The chains of a table.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn chains(&mut self, table: &TableName) -> Result<Vec<Chain>, Error> {
+        let request = request(GET_CHAIN, "list chains", table.family, Some(table), None);
+        self.socket.dump(&request, |message| {
+            Ok(read::chain(message.payload)
+                .filter(|(found, _)| found == table)
+                .map(|(_, chain)| chain))
+        })
+    }
+
+    /// The rules of a table, chain by chain in their order.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn rules(&mut self, table: &TableName) -> Result<Vec<Rule>, Error> {
+        let request = request(GET_RULE, "list rules", table.family, Some(table), None);
+        self.socket
+            .dump(&request, |message| Ok(read::rule(message.payload)))
+    }
+
+    /// The named sets and maps of a table: `Err` holds the name of one whose types weft
+    /// does not write.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn sets(&mut self, table: &TableName) -> Result<Vec<Result<Set, String>>, Error> {
+        let request = request(GET_SET, "list sets", table.family, Some(table), None);
+        self.socket.dump(&request, |message| {
+            Ok(match read::set(message.payload) {
+                Some(set) => Some(Ok(set)),
+                None => read::set_name(message.payload).map(Err),
+            })
+        })
+    }
+
+    /// The elements of a set, in no particular order.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn elements(&mut self, table: &TableName, set: &str) -> Result<Vec<Element>, Error> {
+        const OPERATION: &str = "list elements";
+        let request = request(GET_ELEMENT, OPERATION, table.family, Some(table), Some(set));
+        let lists = self.socket.dump(&request, |message| {
+            let mut found = Vec::new();
+            if read::elements(message.payload, &mut found) {
+                Ok(Some(found))
+            } else {
+                Err(Error::Malformed {
+                    operation: OPERATION,
+                    reason: format!("an element of {table} {set} has no key"),
+                })
+            }
+        })?;
+        Ok(lists.into_iter().flatten().collect())
+    }
+
+    /// Which transaction was the last. Whoever made it, the number has changed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn generation(&mut self) -> Result<Generation, Error> {
+        let request = request(
+            GET_GENERATION,
+            "read the generation",
+            Family::Inet,
+            None,
+            None,
+        );
+        let found = self.socket.call(&request, |message| {
+            Ok(read::generation(message.payload).map(Generation))
+        })?;
+        found.into_iter().next().ok_or_else(|| Error::Malformed {
+            operation: request.operation,
+            reason: "it has no number".to_owned(),
+        })
+    }
+}
+
+/// What one answer says of a transaction: an error of any request or of the batch as a
+/// whole (its begin) decides, and so does the acknowledgement of the last request.
+fn take_outcome(
+    message: &Message<'_>,
+    first: u32,
+    last: usize,
+    steps: &[Step],
+    outcome: &mut Option<Result<(), Error>>,
+) {
+    let index = message.sequence.wrapping_sub(first) as usize;
+    let (Some(step), Some(result)) = (steps.get(index), message.outcome()) else {
+        return;
+    };
+    match result {
+        Ok(()) if index == last => {
+            outcome.get_or_insert(Ok(()));
+        }
+        Ok(()) => {}
+        Err(failure) => match outcome {
+            Some(Err(_)) => {}
+            Some(Ok(())) | None => *outcome = Some(Err(refused(step, failure))),
+        },
+    }
+}
+
+fn refused(step: &Step, failure: Failure) -> Error {
+    Error::Refused {
+        operation: step.operation,
+        object: step.object.clone(),
+        failure,
+    }
+}
+
+fn request(
+    kind: u16,
+    operation: &'static str,
+    family: Family,
+    table: Option<&TableName>,
+    set: Option<&str>,
+) -> Request {
+    let mut payload = Vec::new();
+    put_family_header(&mut payload, family.number(), 0);
+    let mut object = family.keyword().to_owned();
+    // Table and set have the same attribute numbers in all of these requests; a request
+    // for chains without a chain's name ignores the table.
+    if let Some(table) = table {
+        put_text(&mut payload, 1, &table.name);
+        object = table.to_string();
+    }
+    if let Some(set) = set {
+        put_text(&mut payload, 2, set);
+        object = format!("{object} {set}");
+    }
+    Request {
+        operation,
+        object,
+        kind: SUBSYSTEM << 8 | kind,
+        flags: 0,
+        payload,
+    }
+}

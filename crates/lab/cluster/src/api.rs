@@ -1,0 +1,266 @@
+//! The lab's API server: the table of kinds on the server's seam.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use weft_apiserver::{
+    Admission, ApiError, ApplyList, Column, Decoded, DocumentSource, FieldError, FieldReason,
+    Operation, PatchList, ProtobufDecoder, Refusal, Registry, Resource, Strategy, Subresource,
+    WriteContext,
+};
+use weft_kinds::{
+    AllocationFailure, ErrorKind, Kind, ListMerge, MergeRule, ProtobufError, ServiceAllocator,
+    ServiceRanges,
+};
+
+/// All kinds of the lab's API.
+pub fn registry() -> Registry {
+    Registry::new(weft_kinds::registry().iter().map(resource))
+}
+
+/// OpenAPI documents with Kubernetes' own schemas and texts.
+pub fn documents() -> DocumentSource {
+    Arc::new(weft_kinds::openapi_document)
+}
+
+/// Bodies in Kubernetes' protobuf: kubectl's `create` verbs send nothing else.
+pub fn protobuf() -> ProtobufDecoder {
+    Arc::new(|body: &[u8]| {
+        weft_kinds::decode_protobuf(body).map_err(|error| match error {
+            ProtobufError::Malformed(_) => ApiError::bad_request(error.to_string()),
+            ProtobufError::Kind { .. } | ProtobufError::Field { .. } => {
+                ApiError::unsupported_media_type(error.to_string())
+            }
+        })
+    })
+}
+
+/// The namespaces every cluster has.
+pub fn bootstrap() -> Vec<Value> {
+    ["default", "kube-node-lease", "kube-public", "kube-system"]
+        .into_iter()
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+        .collect()
+}
+
+/// Allocation of Service addresses and node ports.
+pub fn admission(ranges: ServiceRanges) -> Box<dyn Admission> {
+    // A new start of the server begins its searches elsewhere, so that an address that
+    // was just given back is seldom the next one given out.
+    let seed = Timestamp::now().as_nanosecond().unsigned_abs() % u128::from(u64::MAX);
+    Box::new(Services {
+        allocator: ServiceAllocator::new(ranges),
+        seed: u64::try_from(seed).unwrap_or_default(),
+    })
+}
+
+fn resource(kind: &'static Kind) -> Resource {
+    let texts = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect();
+    let subresources = kind.subresources.iter().map(|one| {
+        let (group, version) = one
+            .api_version
+            .split_once('/')
+            .unwrap_or(("", one.api_version));
+        Subresource {
+            name: one.name.to_owned(),
+            group: group.to_owned(),
+            version: version.to_owned(),
+            kind: one.kind.to_owned(),
+            verbs: texts(one.verbs),
+        }
+    });
+    let columns = kind.columns.iter().map(|one| Column {
+        name: one.name.to_owned(),
+        column_type: one.column_type.to_owned(),
+        format: one.format.to_owned(),
+        description: one.description.to_owned(),
+        priority: one.priority,
+    });
+    Resource {
+        group: kind.group.to_owned(),
+        version: kind.version.to_owned(),
+        kind: kind.kind.to_owned(),
+        list_kind: kind.list_kind.to_owned(),
+        plural: kind.plural.to_owned(),
+        singular: kind.singular.to_owned(),
+        short_names: texts(kind.short_names),
+        categories: texts(kind.categories),
+        namespaced: kind.namespaced(),
+        verbs: texts(kind.verbs),
+        subresources: subresources.collect(),
+        columns: columns.collect(),
+        strategy: Arc::new(Row { kind }),
+    }
+}
+
+/// A row of the table of kinds as the server's strategy.
+struct Row {
+    kind: &'static Kind,
+}
+
+fn field_error(error: weft_kinds::FieldError) -> FieldError {
+    let reason = match error.kind {
+        ErrorKind::Required => FieldReason::Required,
+        ErrorKind::Duplicate => FieldReason::Duplicate,
+        ErrorKind::Invalid => FieldReason::Invalid,
+        ErrorKind::NotSupported => FieldReason::NotSupported,
+        ErrorKind::Forbidden => FieldReason::Forbidden,
+        ErrorKind::TooLong => FieldReason::TooLong,
+        ErrorKind::TooMany => FieldReason::TooMany,
+        ErrorKind::NotFound => FieldReason::NotFound,
+        ErrorKind::Internal => FieldReason::Internal,
+    };
+    FieldError {
+        path: error.path.as_str().to_owned(),
+        reason,
+        message: error.body(),
+    }
+}
+
+fn field_errors(errors: Vec<weft_kinds::FieldError>) -> Vec<FieldError> {
+    errors.into_iter().map(field_error).collect()
+}
+
+impl Strategy for Row {
+    fn decode(&self, object: &mut Value) -> Decoded {
+        let decoded = self.kind.decode(object);
+        self.kind.prune(object);
+        Decoded {
+            unknown: decoded.unknown_field_messages(),
+            mismatches: decoded.mismatches.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn default(&self, object: &mut Value) {
+        self.kind.set_defaults(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value, _: WriteContext<'_>) {
+        self.kind.prepare_create(object);
+    }
+
+    fn prepare_update(
+        &self,
+        object: &mut Value,
+        old: &Value,
+        subresource: Option<&str>,
+        _: WriteContext<'_>,
+    ) {
+        self.kind.prepare_update(object, old, subresource);
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        field_errors(self.kind.validate_create(object))
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Option<&str>,
+    ) -> Vec<FieldError> {
+        field_errors(self.kind.validate_update(object, old, subresource))
+    }
+
+    fn patch_list(&self, path: &[&str]) -> Option<PatchList> {
+        Some(match self.kind.merge_rule(path) {
+            MergeRule::Replace => PatchList::Replace,
+            MergeRule::ByKey(key) => PatchList::ByKey(key.to_owned()),
+            MergeRule::Set => PatchList::Set,
+        })
+    }
+
+    fn apply_list(&self, path: &[&str]) -> ApplyList {
+        match self.kind.list_merge(path) {
+            ListMerge::Atomic => ApplyList::Atomic,
+            ListMerge::Set => ApplyList::Set,
+            ListMerge::Map(keys) => {
+                ApplyList::Map(keys.iter().map(|key| (*key).to_owned()).collect())
+            }
+        }
+    }
+
+    fn apply_map_is_atomic(&self, path: &[&str]) -> bool {
+        self.kind.map_is_atomic(path)
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        self.kind.cells(object, now)
+    }
+
+    fn field_names(&self) -> &[&str] {
+        self.kind.field_selectors()
+    }
+
+    fn field_value(&self, object: &Value, field: &str) -> String {
+        self.kind.field_value(object, field).unwrap_or_default()
+    }
+
+    fn forbids_deletion(&self, name: &str) -> Option<&'static str> {
+        self.kind.forbids_deletion(name)
+    }
+
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> i64 {
+        self.kind.grace_period(object, requested)
+    }
+
+    fn begin_delete(&self, object: &mut Value) {
+        self.kind.begin_delete(object);
+    }
+
+    fn holds_deletion(&self, object: &Value) -> bool {
+        self.kind.holds_deletion(object)
+    }
+}
+
+/// The allocator of Services as the server's admission.
+struct Services {
+    allocator: ServiceAllocator,
+    seed: u64,
+}
+
+fn is_service(resource: &Resource) -> bool {
+    resource.group.is_empty() && resource.kind == "Service"
+}
+
+impl Admission for Services {
+    fn repair(&mut self, objects: &mut dyn Iterator<Item = (&Resource, Value)>) {
+        let services: Vec<Value> = objects
+            .filter(|(resource, _)| is_service(resource))
+            .map(|(_, service)| service)
+            .collect();
+        for complaint in self.allocator.repair(&services) {
+            tracing::warn!(complaint, "a Service's allocation could not be repaired");
+        }
+    }
+
+    fn admit(&mut self, resource: &Resource, operation: Operation<'_>) -> Result<(), Refusal> {
+        if !is_service(resource) {
+            return Ok(());
+        }
+        self.seed = self.seed.wrapping_add(1);
+        let allocated = match operation {
+            Operation::Create { object } => self.allocator.allocate_create(object, self.seed),
+            Operation::Update { object, old } => {
+                self.allocator.allocate_update(object, old, self.seed)
+            }
+            Operation::Delete { old } => {
+                self.allocator.release(old);
+                Ok(())
+            }
+        };
+        allocated.map_err(|failure| match failure {
+            AllocationFailure::Invalid(errors) => Refusal::Invalid(field_errors(errors)),
+            AllocationFailure::Exhausted(why) => Refusal::Exhausted(why),
+        })
+    }
+
+    fn commit(&mut self) {
+        self.allocator.commit();
+    }
+
+    fn rollback(&mut self) {
+        self.allocator.rollback();
+    }
+}

@@ -1,0 +1,571 @@
+//! Deployments: one replica set per version of the template, and the way from one
+//! version to the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use weft_kube::k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
+use weft_kube::k8s_openapi::api::core::v1::PodTemplateSpec;
+use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use weft_kube::kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use weft_kube::kube::{Resource, ResourceExt};
+use weft_model::ObjectKey;
+
+use super::replicas::says_the_same;
+use super::rollout::{Bounds, Size, grow, shrink};
+use super::world::{Kind, api, controller_of};
+use super::{Context, During, Error};
+use crate::events::Severity;
+
+const COMPONENT: &str = "deployment-controller";
+const REVISION: &str = "deployment.kubernetes.io/revision";
+/// Tells the pods and the replica set of one template from those of another.
+pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
+
+pub(super) struct Deployments {
+    context: Context,
+}
+
+impl Deployments {
+    pub(super) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Option<Duration>, Error> {
+        let (deployment, sets) = {
+            let world = self.context.world.borrow();
+            let Some(deployment) = world.deployments.get(&key).cloned() else {
+                return Ok(None);
+            };
+            let uid = deployment.uid().unwrap_or_default();
+            let sets: Vec<Arc<ReplicaSet>> = world
+                .dependents(&uid)
+                .into_iter()
+                .filter(|any| any.kind == Kind::ReplicaSet)
+                .filter_map(|any| world.replica_sets.get(&any.key).cloned())
+                .filter(|set| controller_of(&**set).is_some_and(|owner| owner.uid == uid))
+                .collect();
+            (deployment, sets)
+        };
+        let Some(spec) = deployment.spec.as_ref() else {
+            return Ok(None);
+        };
+        if deployment.meta().deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let (new, mut old): (Vec<_>, Vec<_>) = sets
+            .into_iter()
+            .partition(|set| template_of(set).as_ref() == Some(&plain(&spec.template)));
+        old.sort_by_key(|set| revision(&**set));
+        let paused = spec.paused == Some(true);
+        let step = Step {
+            key: &key,
+            deployment: &deployment,
+            spec,
+            replicas: spec.replicas.unwrap_or(1),
+            old: &old,
+        };
+        let new = match new.into_iter().min_by_key(|set| set.creation_timestamp()) {
+            Some(set) => Some(self.with_revision(&key, set, &old).await?),
+            None if paused => None,
+            None => self.create(step).await?,
+        };
+        if paused {
+            self.scale_paused(step, new.as_ref()).await?;
+        } else if let Some(new) = &new {
+            self.advance(step, new).await?;
+            self.forget_old(&key, spec, &old).await?;
+        }
+        self.write_status(&key, &deployment, new.as_deref(), &old)
+            .await?;
+        Ok(None)
+    }
+
+    /// The newest replica set has the highest revision; a rollback makes an old one new.
+    async fn with_revision(
+        &self,
+        key: &ObjectKey,
+        set: Arc<ReplicaSet>,
+        old: &[Arc<ReplicaSet>],
+    ) -> Result<Arc<ReplicaSet>, Error> {
+        let highest = old.iter().map(|set| revision(&**set)).max().unwrap_or(0);
+        if revision(&*set) > highest {
+            return Ok(set);
+        }
+        let patch = json!({"metadata": {"annotations": {REVISION: (highest + 1).to_string()}}});
+        api::<ReplicaSet>(&self.context.client, key)
+            .patch(
+                &set.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(&patch),
+            )
+            .await
+            .during(|| format!("numbering ReplicaSet {}", set.name_any()))
+            .map(Arc::new)
+    }
+
+    async fn create(&self, step: Step<'_>) -> Result<Option<Arc<ReplicaSet>>, Error> {
+        let Some(owner) = step.deployment.controller_owner_ref(&()) else {
+            return Ok(None);
+        };
+        let hash = template_hash(&step.spec.template, step.deployment);
+        let name = format!("{}-{hash}", step.key.name);
+        let mut template = step.spec.template.clone();
+        let labels = template
+            .metadata
+            .get_or_insert_default()
+            .labels
+            .get_or_insert_default();
+        labels.insert(TEMPLATE_HASH.to_owned(), hash.clone());
+        let labels = labels.clone();
+        let mut selector = step.spec.selector.clone();
+        selector
+            .match_labels
+            .get_or_insert_default()
+            .insert(TEMPLATE_HASH.to_owned(), hash);
+        let sizes = sizes(step.old);
+        let size = match strategy(step.spec) {
+            Strategy::Rolling(bounds) => grow(step.replicas, bounds, Size::default(), &sizes),
+            Strategy::Recreate => 0,
+        };
+        let highest = step
+            .old
+            .iter()
+            .map(|set| revision(&**set))
+            .max()
+            .unwrap_or(0);
+        let mut annotations = step.deployment.annotations().clone();
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        annotations.insert(REVISION.to_owned(), (highest + 1).to_string());
+        annotations.insert(
+            "deployment.kubernetes.io/desired-replicas".to_owned(),
+            step.replicas.to_string(),
+        );
+        let set = json!({
+            "metadata": {
+                "name": name,
+                "namespace": step.key.namespace,
+                "labels": labels,
+                "annotations": annotations,
+                "ownerReferences": [owner],
+            },
+            "spec": {
+                "replicas": size,
+                "minReadySeconds": step.spec.min_ready_seconds,
+                "selector": selector,
+                "template": template,
+            },
+        });
+        let set: ReplicaSet = serde_json::from_value(set)
+            .map_err(|error| Error::Impossible(format!("ReplicaSet {name}: {error}")))?;
+        let created = api::<ReplicaSet>(&self.context.client, step.key)
+            .create(&PostParams::default(), &set)
+            .await
+            .settled(409, || format!("creating ReplicaSet {name}"))?;
+        if created.is_none() {
+            self.adopt(step, &name, &owner).await?;
+        } else if size > 0 {
+            self.say_scaled(step.deployment, &name, 0, size);
+        }
+        Ok(created.map(Arc::new))
+    }
+
+    /// A replica set of this template that nobody owns (its Deployment was deleted without
+    /// it) is taken over; the watch brings it back as ours. One of another template or owner
+    /// keeps the name, and the Deployment gets another.
+    async fn adopt(&self, step: Step<'_>, name: &str, owner: &OwnerReference) -> Result<(), Error> {
+        let sets = api::<ReplicaSet>(&self.context.client, step.key);
+        let set = sets
+            .get_opt(name)
+            .await
+            .during(|| format!("reading ReplicaSet {name}"))?;
+        // One that is going tells by its end.
+        let Some(set) = set.filter(|set| set.meta().deletion_timestamp.is_none()) else {
+            return Ok(());
+        };
+        let holder = controller_of(&set);
+        let ours = holder.is_none_or(|holder| holder.uid == owner.uid);
+        if !ours || template_of(&set).as_ref() != Some(&plain(&step.spec.template)) {
+            return self.avoid_collision(step).await;
+        }
+        if holder.is_some() {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {
+            "resourceVersion": set.resource_version(),
+            "ownerReferences": [owner],
+        }});
+        sets.patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .during(|| format!("adopting ReplicaSet {name}"))?;
+        Ok(())
+    }
+
+    async fn avoid_collision(&self, step: Step<'_>) -> Result<(), Error> {
+        let status = step.deployment.status.as_ref();
+        let count = status
+            .and_then(|status| status.collision_count)
+            .unwrap_or(0);
+        let patch = json!({
+            "metadata": {"resourceVersion": step.deployment.resource_version()},
+            "status": {"collisionCount": count.saturating_add(1)},
+        });
+        let key = step.key;
+        api::<Deployment>(&self.context.client, key)
+            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .settled(404, || {
+                format!("counting the name collisions of Deployment {key}")
+            })?;
+        Ok(())
+    }
+
+    /// A paused rollout still follows `spec.replicas`, while one version alone has pods.
+    async fn scale_paused(
+        &self,
+        step: Step<'_>,
+        new: Option<&Arc<ReplicaSet>>,
+    ) -> Result<(), Error> {
+        let sets: Vec<_> = step.old.iter().chain(new).collect();
+        let active: Vec<_> = sets.iter().filter(|set| size(set).wanted > 0).collect();
+        let only = match active.as_slice() {
+            [] => sets.last(),
+            [only] => Some(*only),
+            _ => None,
+        };
+        match only {
+            Some(set) => self.scale(&step, set, step.replicas).await,
+            None => Ok(()),
+        }
+    }
+
+    /// One step of the rollout.
+    async fn advance(&self, step: Step<'_>, new: &Arc<ReplicaSet>) -> Result<(), Error> {
+        let old = sizes(step.old);
+        let new_size = size(new);
+        let olds_gone = step.old.iter().all(|set| {
+            set.status
+                .as_ref()
+                .is_none_or(|status| status.replicas == 0)
+                && size(set).wanted == 0
+        });
+        let (next_new, next_old) = match strategy(step.spec) {
+            Strategy::Recreate if olds_gone => (step.replicas, vec![0; old.len()]),
+            Strategy::Recreate => (new_size.wanted, vec![0; old.len()]),
+            Strategy::Rolling(bounds) => {
+                let grown = grow(step.replicas, bounds, new_size, &old);
+                let next = Size {
+                    wanted: grown,
+                    ..new_size
+                };
+                (grown, shrink(step.replicas, bounds, next, &old))
+            }
+        };
+        self.scale(&step, new, next_new).await?;
+        for (set, size) in step.old.iter().zip(next_old) {
+            self.scale(&step, set, size).await?;
+        }
+        Ok(())
+    }
+
+    async fn scale(
+        &self,
+        step: &Step<'_>,
+        set: &Arc<ReplicaSet>,
+        replicas: i32,
+    ) -> Result<(), Error> {
+        let before = size(set).wanted;
+        if before == replicas {
+            return Ok(());
+        }
+        let patch = json!({
+            "metadata": {
+                "resourceVersion": set.resource_version(),
+                "annotations": {"deployment.kubernetes.io/desired-replicas": step.replicas.to_string()},
+            },
+            "spec": {"replicas": replicas},
+        });
+        api::<ReplicaSet>(&self.context.client, step.key)
+            .patch(
+                &set.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(&patch),
+            )
+            .await
+            .during(|| format!("scaling ReplicaSet {} to {replicas}", set.name_any()))?;
+        self.say_scaled(step.deployment, &set.name_any(), before, replicas);
+        Ok(())
+    }
+
+    fn say_scaled(&self, deployment: &Deployment, set: &str, before: i32, after: i32) {
+        let direction = if after > before { "up" } else { "down" };
+        let message = format!("Scaled {direction} replica set {set} from {before} to {after}");
+        self.context.recorder.say(
+            deployment,
+            COMPONENT,
+            Severity::Normal,
+            "ScalingReplicaSet",
+            message,
+        );
+    }
+
+    /// Beyond `revisionHistoryLimit` empty old replica sets go, oldest first.
+    async fn forget_old(
+        &self,
+        key: &ObjectKey,
+        spec: &DeploymentSpec,
+        old: &[Arc<ReplicaSet>],
+    ) -> Result<(), Error> {
+        let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
+        let idle: Vec<_> = old
+            .iter()
+            .filter(|set| size(set).wanted == 0)
+            .filter(|set| {
+                set.status
+                    .as_ref()
+                    .is_none_or(|status| status.replicas == 0)
+            })
+            .collect();
+        for set in idle.iter().take(idle.len().saturating_sub(limit)) {
+            api::<ReplicaSet>(&self.context.client, key)
+                .delete(&set.name_any(), &DeleteParams::background())
+                .await
+                .settled(404, || {
+                    format!("deleting old ReplicaSet {}", set.name_any())
+                })?;
+        }
+        Ok(())
+    }
+
+    async fn write_status(
+        &self,
+        key: &ObjectKey,
+        deployment: &Deployment,
+        new: Option<&ReplicaSet>,
+        old: &[Arc<ReplicaSet>],
+    ) -> Result<(), Error> {
+        let counts = Counts::of(deployment, new, old);
+        let conditions = conditions(deployment, &counts, new);
+        let status = json!({"status": {
+            "observedGeneration": deployment.metadata.generation,
+            "replicas": counts.total,
+            "updatedReplicas": counts.updated,
+            "readyReplicas": counts.ready,
+            "availableReplicas": counts.available,
+            "unavailableReplicas": (counts.total - counts.available).max(counts.wanted - counts.available).max(0),
+            "conditions": conditions,
+        }});
+        let revision = new.map(revision).unwrap_or(0);
+        if revision > self::revision(deployment) {
+            let patch = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
+            api::<Deployment>(&self.context.client, key)
+                .patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+                .settled(404, || format!("numbering Deployment {key}"))?;
+        }
+        if says_the_same(deployment.status.as_ref(), &status["status"]) {
+            return Ok(());
+        }
+        api::<Deployment>(&self.context.client, key)
+            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&status))
+            .await
+            .settled(404, || format!("writing the status of Deployment {key}"))?;
+        Ok(())
+    }
+}
+
+/// What one step of a rollout looks at.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    key: &'a ObjectKey,
+    deployment: &'a Deployment,
+    spec: &'a DeploymentSpec,
+    replicas: i32,
+    old: &'a [Arc<ReplicaSet>],
+}
+
+enum Strategy {
+    Rolling(Bounds),
+    Recreate,
+}
+
+fn strategy(spec: &DeploymentSpec) -> Strategy {
+    let strategy = spec.strategy.as_ref();
+    if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate") {
+        return Strategy::Recreate;
+    }
+    let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+    Strategy::Rolling(Bounds::resolve(
+        rolling.and_then(|rolling| rolling.max_surge.as_ref()),
+        rolling.and_then(|rolling| rolling.max_unavailable.as_ref()),
+        spec.replicas.unwrap_or(1),
+    ))
+}
+
+fn size(set: &ReplicaSet) -> Size {
+    Size {
+        wanted: set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1),
+        available: set
+            .status
+            .as_ref()
+            .and_then(|status| status.available_replicas)
+            .unwrap_or(0),
+    }
+}
+
+fn sizes(sets: &[Arc<ReplicaSet>]) -> Vec<Size> {
+    sets.iter().map(|set| size(set)).collect()
+}
+
+fn revision(object: &impl ResourceExt) -> i64 {
+    object
+        .annotations()
+        .get(REVISION)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
+}
+
+/// A template without the label that the controller adds.
+fn plain(template: &PodTemplateSpec) -> PodTemplateSpec {
+    let mut template = template.clone();
+    if let Some(labels) = template
+        .metadata
+        .as_mut()
+        .and_then(|meta| meta.labels.as_mut())
+    {
+        labels.remove(TEMPLATE_HASH);
+    }
+    template
+}
+
+fn template_of(set: &ReplicaSet) -> Option<PodTemplateSpec> {
+    set.spec
+        .as_ref()
+        .and_then(|spec| spec.template.as_ref())
+        .map(plain)
+}
+
+/// Ten characters of Kubernetes' alphabet for generated names, a function of the template.
+pub(super) fn template_hash(template: &PodTemplateSpec, salt: &impl serde::Serialize) -> String {
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let salt = serde_json::to_value(salt).unwrap_or_default();
+    let text = serde_json::to_string(template).unwrap_or_default();
+    let digest = Sha256::new()
+        .chain_update(text)
+        .chain_update(salt["status"]["collisionCount"].to_string())
+        .finalize();
+    digest
+        .iter()
+        .take(10)
+        .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))
+        .collect()
+}
+
+struct Counts {
+    wanted: i32,
+    total: i32,
+    updated: i32,
+    ready: i32,
+    available: i32,
+    /// How many pods may be missing before the Deployment is unavailable.
+    tolerated: i32,
+}
+
+impl Counts {
+    fn of(deployment: &Deployment, new: Option<&ReplicaSet>, old: &[Arc<ReplicaSet>]) -> Self {
+        let spec = deployment.spec.as_ref();
+        let all = || new.into_iter().chain(old.iter().map(|set| &**set));
+        let sum = |read: fn(&ReplicaSet) -> i32| all().map(read).sum();
+        let status = |set: &ReplicaSet| set.status.clone().unwrap_or_default();
+        Self {
+            wanted: spec.and_then(|spec| spec.replicas).unwrap_or(1),
+            total: all().map(|set| status(set).replicas).sum(),
+            updated: new.map_or(0, |set| status(set).replicas),
+            ready: sum(|set| {
+                set.status
+                    .as_ref()
+                    .and_then(|status| status.ready_replicas)
+                    .unwrap_or(0)
+            }),
+            available: sum(|set| size(set).available),
+            tolerated: match spec.map(strategy) {
+                Some(Strategy::Rolling(bounds)) => bounds.unavailable,
+                Some(Strategy::Recreate) | None => 0,
+            },
+        }
+    }
+
+    fn complete(&self) -> bool {
+        self.updated == self.wanted && self.total == self.wanted && self.available == self.wanted
+    }
+}
+
+/// Conditions Available and Progressing, with the times of their last transitions.
+fn conditions(deployment: &Deployment, counts: &Counts, new: Option<&ReplicaSet>) -> Vec<Value> {
+    let now = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
+    let present = deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let condition = |kind: &str, status: &str, reason: &str, message: String| {
+        let old = present.iter().find(|condition| condition.type_ == kind);
+        let same_status = old.is_some_and(|old| old.status == status);
+        let same = same_status
+            && old.is_some_and(|old| {
+                old.reason.as_deref() == Some(reason) && old.message.as_deref() == Some(&message)
+            });
+        let kept = |time: Option<jiff::Timestamp>, keep: bool| match time {
+            Some(time) if keep => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            Some(_) | None => now.clone(),
+        };
+        json!({
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": kept(old.and_then(|old| old.last_transition_time.as_ref()).map(|time| time.0), same_status),
+            "lastUpdateTime": kept(old.and_then(|old| old.last_update_time.as_ref()).map(|time| time.0), same),
+        })
+    };
+    let available = if counts.available >= counts.wanted - counts.tolerated {
+        condition(
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.".to_owned(),
+        )
+    } else {
+        condition(
+            "Available",
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.".to_owned(),
+        )
+    };
+    let name = new.map(ResourceExt::name_any).unwrap_or_default();
+    let progressing = if counts.complete() {
+        condition(
+            "Progressing",
+            "True",
+            "NewReplicaSetAvailable",
+            format!("ReplicaSet \"{name}\" has successfully progressed."),
+        )
+    } else {
+        condition(
+            "Progressing",
+            "True",
+            "ReplicaSetUpdated",
+            format!("ReplicaSet \"{name}\" is progressing."),
+        )
+    };
+    vec![available, progressing]
+}

@@ -1,0 +1,326 @@
+//! The lab's controllers and scheduler: small, separate loops over one shared view of
+//! the cluster, all in one thread.
+//!
+//! Each is a queue of keys and a function that brings one key from what is to what
+//! should be, whatever led there. An event only says which keys to look at again.
+
+mod daemons;
+mod deployment;
+mod echoes;
+mod expiry;
+mod garbage;
+mod namespaces;
+mod nodes;
+mod orphans;
+mod queue;
+mod replicas;
+mod rollout;
+mod scheduling;
+mod slices;
+mod world;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use ipnet::IpNet;
+use thiserror::Error;
+use tokio::task::{JoinError, JoinHandle, LocalSet};
+use weft_kube::Client;
+use weft_kube::k8s_openapi::api::core::v1::Node;
+use weft_kube::kube;
+use weft_model::ObjectKey;
+
+use crate::events::Recorder;
+use crate::node_ranges::Masks;
+
+use self::queue::Queue;
+use self::world::{AnyKey, Changed, Happened, SharedWorld, World};
+
+/// What is the same for the life of the controllers.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster's pod ranges, of which every node gets a part.
+    pub pod_cidrs: Vec<IpNet>,
+    /// How large those parts are.
+    pub masks: Masks,
+    /// Ranges that no node may get, though a pod range may contain them.
+    pub reserved: Vec<IpNet>,
+    /// The API's CA certificate, PEM: every namespace gets it as ConfigMap.
+    pub root_ca: String,
+}
+
+/// What a controller could not do.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    #[error("{what}: {source}")]
+    Api {
+        what: String,
+        source: Box<kube::Error>,
+    },
+    #[error("{0}")]
+    Impossible(String),
+}
+
+impl Error {
+    /// Somebody else wrote the object between our reading and our writing.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Error::Api { source, .. }
+            if matches!(&**source, kube::Error::Api(status) if status.code == 409))
+    }
+}
+
+/// Says what was tried when an API call fails.
+trait During<T> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+    /// The same, where "already so" is success: the object is gone, or is there already.
+    fn settled(self, code: u16, what: impl FnOnce() -> String) -> Result<Option<T>, Error>;
+}
+
+impl<T> During<T> for Result<T, kube::Error> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|source| Error::Api {
+            what: what(),
+            source: Box::new(source),
+        })
+    }
+
+    fn settled(self, code: u16, what: impl FnOnce() -> String) -> Result<Option<T>, Error> {
+        match self {
+            Err(kube::Error::Api(status)) if status.code == code => Ok(None),
+            other => other.during(what).map(Some),
+        }
+    }
+}
+
+/// What every controller has.
+#[derive(Clone)]
+struct Context {
+    client: Client,
+    world: SharedWorld,
+    recorder: Recorder,
+}
+
+/// The queues, one a controller.
+#[derive(Clone, Default)]
+struct Queues {
+    namespaces: Queue<ObjectKey>,
+    nodes: Queue<ObjectKey>,
+    deployments: Queue<ObjectKey>,
+    replica_sets: Queue<ObjectKey>,
+    daemon_sets: Queue<ObjectKey>,
+    slices: Queue<ObjectKey>,
+    scheduling: Queue<ObjectKey>,
+    orphans: Queue<ObjectKey>,
+    garbage: Queue<AnyKey>,
+}
+
+/// Runs all controllers, until one of them can't go on. Call it on a
+/// `current_thread` runtime: everything stays on the calling thread.
+pub async fn run(client: Client, options: Options) -> std::convert::Infallible {
+    let world: SharedWorld = Rc::new(RefCell::new(World::default()));
+    let context = Context {
+        recorder: Recorder::start(client.clone(), None),
+        client: client.clone(),
+        world: world.clone(),
+    };
+    let queues = Queues::default();
+    let local = LocalSet::new();
+    let controllers = start(&local, &context, &queues, options);
+    let watching = async move {
+        let mut events = Box::pin(world::watch(&client, &world));
+        while let Some(happened) = events.next().await {
+            match happened {
+                // Before everything is listed, "it is not there" would be a guess.
+                Happened::Changed(changed) => {
+                    let mut world = world.borrow_mut();
+                    if world.all_in_sync() {
+                        queues.enqueue(&world, &changed);
+                        for any in world.take_garbage() {
+                            queues.garbage.push(any);
+                        }
+                    }
+                }
+                Happened::AllInSync => queues.enqueue_everything(&mut world.borrow_mut()),
+            }
+        }
+        std::future::pending().await
+    };
+    let never = local.run_until(async move {
+        tokio::select! {
+            never = watching => never,
+            never = ended_with(controllers) => never,
+        }
+    });
+    never.await
+}
+
+/// Without one of its controllers a cluster would only seem to work: the panic of one is the
+/// end of all, and whoever runs them starts anew.
+async fn ended_with(controllers: Vec<JoinHandle<()>>) -> std::convert::Infallible {
+    let (ended, _, _) = futures::future::select_all(controllers).await;
+    match ended.map_err(JoinError::try_into_panic) {
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Ok(()) | Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+fn start(
+    local: &LocalSet,
+    context: &Context,
+    queues: &Queues,
+    options: Options,
+) -> Vec<JoinHandle<()>> {
+    let mut controllers = Vec::new();
+    macro_rules! spawn {
+        ($queue:ident, $controller:expr) => {{
+            let controller = Rc::new($controller);
+            let work = queues.$queue.clone().work(stringify!($queue), move |key| {
+                let controller = controller.clone();
+                async move { controller.reconcile(key).await }
+            });
+            controllers.push(local.spawn_local(work));
+        }};
+    }
+    spawn!(
+        namespaces,
+        namespaces::Namespaces::new(context.clone(), options.root_ca.clone())
+    );
+    spawn!(nodes, nodes::Nodes::new(context.clone(), options));
+    spawn!(deployments, deployment::Deployments::new(context.clone()));
+    spawn!(replica_sets, replicas::ReplicaSets::new(context.clone()));
+    spawn!(daemon_sets, daemons::DaemonSets::new(context.clone()));
+    spawn!(slices, slices::EndpointSlices::new(context.clone()));
+    spawn!(scheduling, scheduling::Scheduler::new(context.clone()));
+    spawn!(orphans, orphans::Orphans::new(context.clone()));
+    spawn!(garbage, garbage::Collector::new(context.clone()));
+    controllers.push(local.spawn_local(expiry::keep(context.client.clone())));
+    controllers
+}
+
+impl Queues {
+    /// Which keys an event may concern.
+    fn enqueue(&self, world: &World, changed: &Changed) {
+        match changed {
+            Changed::Namespace(key) => self.namespaces.push(key.clone()),
+            Changed::ServiceAccount(key) | Changed::ConfigMap(key) => {
+                self.namespaces.push(ObjectKey::new("", &key.namespace));
+            }
+            Changed::Node(key, before, after) => {
+                self.nodes.push(key.clone());
+                let zone =
+                    |node: &Option<Arc<Node>>| node.as_deref().and_then(slices::zone).cloned();
+                if zone(before) != zone(after) {
+                    for service in world.services.keys() {
+                        self.slices.push(service.clone());
+                    }
+                }
+                if after.is_none() {
+                    for pod in orphans::pods_on(world, &key.name) {
+                        self.orphans.push(pod);
+                    }
+                }
+                for daemon_set in world.daemon_sets.keys() {
+                    self.daemon_sets.push(daemon_set.clone());
+                }
+                self.enqueue_unscheduled(world);
+            }
+            Changed::Lease(key) => self.nodes.push(ObjectKey::new("", &key.name)),
+            Changed::Service(key) => self.slices.push(key.clone()),
+            Changed::EndpointSlice(key, before) => {
+                let after = world.slices.get(key);
+                for slice in before.iter().chain(after) {
+                    if let Some(service) = slices::service_of(slice) {
+                        self.slices.push(service);
+                    }
+                }
+            }
+            Changed::Deployment(key) => self.deployments.push(key.clone()),
+            Changed::ReplicaSet(key, before) => {
+                self.replica_sets.push(key.clone());
+                let after = world.replica_sets.get(key);
+                for replica_set in before.iter().chain(after) {
+                    if let Some(owner) = world::controller_of(&**replica_set) {
+                        self.deployments
+                            .push(ObjectKey::new(&key.namespace, &owner.name));
+                    }
+                }
+            }
+            Changed::DaemonSet(key) => self.daemon_sets.push(key.clone()),
+            Changed::Pod(key, before, after) => {
+                for pod in before.iter().chain(after) {
+                    if let Some(owner) = world::controller_of(&**pod) {
+                        let owner_key = ObjectKey::new(&key.namespace, &owner.name);
+                        match owner.kind.as_str() {
+                            "ReplicaSet" => self.replica_sets.push(owner_key),
+                            "DaemonSet" => self.daemon_sets.push(owner_key),
+                            _ => {}
+                        }
+                    }
+                    for service in slices::services_selecting(world, pod) {
+                        self.slices.push(service);
+                    }
+                }
+                match after {
+                    Some(pod) if scheduling::is_waiting(pod) => self.scheduling.push(key.clone()),
+                    Some(pod) if orphans::is_orphan(world, pod) => self.orphans.push(key.clone()),
+                    Some(pod) if !scheduling::is_finished(pod) => {}
+                    // What it held is free for others.
+                    Some(_) | None => self.enqueue_unscheduled(world),
+                }
+                if after.is_none() {
+                    // Its namespace may be waiting to be empty.
+                    self.namespaces.push(ObjectKey::new("", &key.namespace));
+                }
+            }
+        }
+    }
+
+    fn enqueue_unscheduled(&self, world: &World) {
+        for (key, _) in world
+            .pods
+            .iter()
+            .filter(|(_, pod)| scheduling::is_waiting(pod))
+        {
+            self.scheduling.push(key.clone());
+        }
+    }
+
+    fn enqueue_everything(&self, world: &mut World) {
+        let push = |queue: &Queue<ObjectKey>, keys: &mut dyn Iterator<Item = &ObjectKey>| {
+            keys.for_each(|key| queue.push(key.clone()));
+        };
+        push(&self.namespaces, &mut world.namespaces.keys());
+        push(&self.nodes, &mut world.nodes.keys());
+        push(&self.deployments, &mut world.deployments.keys());
+        push(&self.replica_sets, &mut world.replica_sets.keys());
+        push(&self.daemon_sets, &mut world.daemon_sets.keys());
+        push(&self.slices, &mut world.services.keys());
+        self.enqueue_unscheduled(world);
+        for (key, _) in world
+            .pods
+            .iter()
+            .filter(|(_, pod)| orphans::is_orphan(world, pod))
+        {
+            self.orphans.push(key.clone());
+        }
+        for any in world.take_garbage() {
+            self.garbage.push(any);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "a fault in one")]
+    async fn the_fault_of_one_controller_is_the_end_of_all() {
+        let local = LocalSet::new();
+        let others = local.spawn_local(std::future::pending());
+        let faulty = local.spawn_local(async { panic!("a fault in one") });
+        local.run_until(ended_with(vec![others, faulty])).await;
+    }
+}

@@ -1,0 +1,261 @@
+//! Nodes: their pod ranges, and whether they are alive.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::json;
+use weft_kube::k8s_openapi::api::core::v1::{Node, Taint};
+use weft_kube::kube::api::{Patch, PatchParams};
+use weft_kube::kube::{Api, ResourceExt};
+use weft_model::ObjectKey;
+
+use super::world::{LEASES, World};
+use super::{Context, During, Error, Options};
+use crate::events::Severity;
+use crate::node_ranges::free_parts;
+
+const COMPONENT: &str = "node-controller";
+/// A node whose lease is older is taken for dead (kube-controller-manager's
+/// `--node-monitor-grace-period`).
+const GRACE: Duration = Duration::from_secs(40);
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+
+pub(super) struct Nodes {
+    context: Context,
+    options: Options,
+}
+
+/// What is known of a node's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Ready,
+    NotReady,
+    /// It has not been heard of for [`GRACE`].
+    Unknown,
+}
+
+impl Nodes {
+    pub(super) fn new(context: Context, options: Options) -> Self {
+        Self { context, options }
+    }
+
+    pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Option<Duration>, Error> {
+        let (node, ranges, health, next_look) = {
+            let world = self.context.world.borrow();
+            let Some(node) = world.nodes.get(&key).cloned() else {
+                return Ok(None);
+            };
+            let ranges = if has_ranges(&node) {
+                Ok(Vec::new())
+            } else {
+                self.free_ranges(&world)
+            };
+            let silent_for = silence(&world, &key);
+            let health = health(&node, silent_for);
+            // Look again when the lease would have run out.
+            let next = silent_for.and_then(|silent| GRACE.checked_sub(silent));
+            (node, ranges, health, next)
+        };
+        let nodes: Api<Node> = Api::all(self.context.client.clone());
+        match ranges {
+            Ok(ranges) if ranges.is_empty() => {}
+            Ok(ranges) => {
+                let patch = json!({
+                    "metadata": {"resourceVersion": node.resource_version()},
+                    "spec": {"podCIDR": ranges[0], "podCIDRs": ranges},
+                });
+                nodes
+                    .patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
+                    .await
+                    .during(|| format!("giving Node {} its pod range", key.name))?;
+                // What follows from the node's health comes with the event of this write.
+                return Ok(None);
+            }
+            Err(range) => self.context.recorder.say(
+                &*node,
+                COMPONENT,
+                Severity::Warning,
+                "CIDRNotAvailable",
+                format!("Node {} has no pod range: {range} has none left", key.name),
+            ),
+        }
+        if health == Health::Unknown {
+            self.mark_unknown(&nodes, &node).await?;
+        }
+        self.write_taints(&nodes, &node, health).await?;
+        Ok(next_look.map(|pause| pause + Duration::from_secs(1)))
+    }
+
+    /// The first free part of each pod range, or the range that has none.
+    fn free_ranges(&self, world: &World) -> Result<Vec<IpNet>, IpNet> {
+        let mut taken = self.options.reserved.clone();
+        taken.extend(
+            world
+                .nodes
+                .values()
+                .flat_map(|node| {
+                    node.spec
+                        .iter()
+                        .flat_map(|spec| spec.pod_cidrs.iter().flatten())
+                })
+                .filter_map(|range| range.parse::<IpNet>().ok()),
+        );
+        self.options
+            .pod_cidrs
+            .iter()
+            .map(|range| {
+                free_parts(*range, self.options.masks, &taken)
+                    .next()
+                    .ok_or(*range)
+            })
+            .collect()
+    }
+
+    async fn mark_unknown(&self, nodes: &Api<Node>, node: &Node) -> Result<(), Error> {
+        if condition(node) == Some("Unknown") {
+            return Ok(());
+        }
+        let now = jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string();
+        let patch = json!({"status": {"conditions": [{
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "NodeStatusUnknown",
+            "message": "Kubelet stopped posting node status.",
+            "lastTransitionTime": now,
+        }]}});
+        nodes
+            .patch_status(
+                &node.name_any(),
+                &PatchParams::default(),
+                &Patch::Strategic(&patch),
+            )
+            .await
+            .settled(404, || {
+                format!("marking Node {} as unknown", node.name_any())
+            })?;
+        self.context.recorder.say(
+            node,
+            COMPONENT,
+            Severity::Normal,
+            "NodeNotReady",
+            format!("Node {} status is now: NodeNotReady", node.name_any()),
+        );
+        Ok(())
+    }
+
+    /// Keeps new pods off a node that can't run them.
+    async fn write_taints(
+        &self,
+        nodes: &Api<Node>,
+        node: &Node,
+        health: Health,
+    ) -> Result<(), Error> {
+        let present: Vec<Taint> = node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.taints.clone())
+            .unwrap_or_default();
+        let wanted = with_taints(&present, health);
+        if wanted == present {
+            return Ok(());
+        }
+        let patch = json!({
+            "metadata": {"resourceVersion": node.resource_version()},
+            "spec": {"taints": wanted},
+        });
+        nodes
+            .patch(
+                &node.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(&patch),
+            )
+            .await
+            .during(|| format!("tainting Node {}", node.name_any()))?;
+        Ok(())
+    }
+}
+
+fn has_ranges(node: &Node) -> bool {
+    node.spec.as_ref().is_some_and(|spec| {
+        spec.pod_cidrs
+            .as_ref()
+            .is_some_and(|ranges| !ranges.is_empty())
+    })
+}
+
+fn condition(node: &Node) -> Option<&str> {
+    node.status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .find(|condition| condition.type_ == "Ready")
+        .map(|condition| condition.status.as_str())
+}
+
+fn health(node: &Node, silent_for: Option<Duration>) -> Health {
+    if silent_for.is_some_and(|silent| silent > GRACE) {
+        return Health::Unknown;
+    }
+    match condition(node) {
+        Some("True") => Health::Ready,
+        Some("Unknown") => Health::Unknown,
+        Some(_) | None => Health::NotReady,
+    }
+}
+
+/// How long ago the node renewed its lease; none without a lease.
+fn silence(world: &World, key: &ObjectKey) -> Option<Duration> {
+    let lease = world.leases.get(&ObjectKey::new(LEASES, &key.name))?;
+    let renewed = lease.spec.as_ref()?.renew_time.as_ref()?.0;
+    let seconds = jiff::Timestamp::now().duration_since(renewed);
+    Some(Duration::try_from(seconds).unwrap_or_default())
+}
+
+fn with_taints(present: &[Taint], health: Health) -> Vec<Taint> {
+    let key = match health {
+        Health::Ready => None,
+        Health::NotReady => Some(NOT_READY),
+        Health::Unknown => Some(UNREACHABLE),
+    };
+    let ours = |taint: &Taint| {
+        taint.effect == "NoSchedule" && [NOT_READY, UNREACHABLE].contains(&&*taint.key)
+    };
+    let mut taints: Vec<Taint> = present
+        .iter()
+        .filter(|taint| !ours(taint) || Some(&*taint.key) == key)
+        .cloned()
+        .collect();
+    if let Some(key) =
+        key.filter(|key| !taints.iter().any(|taint| ours(taint) && taint.key == *key))
+    {
+        taints.push(Taint {
+            key: key.to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        });
+    }
+    taints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taints_follow_health_and_leave_others_alone() {
+        let foreign = Taint {
+            key: "dedicated".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        let sick = with_taints(std::slice::from_ref(&foreign), Health::NotReady);
+        assert_eq!(sick.len(), 2);
+        assert_eq!(sick[1].key, NOT_READY);
+        let lost = with_taints(&sick, Health::Unknown);
+        assert_eq!(lost[1].key, UNREACHABLE);
+        assert_eq!(with_taints(&lost, Health::Unknown), lost);
+        assert_eq!(with_taints(&lost, Health::Ready), [foreign]);
+    }
+}

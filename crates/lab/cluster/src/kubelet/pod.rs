@@ -1,0 +1,567 @@
+//! One pod's life on its node: a task that brings the pod to what its specification says, from
+//! whatever state it finds, each time something happens.
+
+mod containers;
+mod ending;
+mod probes;
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use weft_kube::k8s_openapi::api::core::v1::{ObjectReference, Pod, PodSpec, PodStatus};
+
+use super::backoff::Backoff;
+use super::cni::Network;
+use super::environment::Facts;
+use super::probe::{Outcome, Prober, Purpose};
+use super::sandbox::{self, Sandbox};
+use super::shim::{ContainerState, Events};
+use super::status::{self, Life, Record};
+use super::volumes::{self, Volumes};
+use super::{COMPONENT, Shared};
+use crate::events::Severity;
+
+/// Before a sandbox, a volume or a status write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Kubernetes' default for terminationGracePeriodSeconds.
+const GRACE: i64 = 30;
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+
+/// What the API says of a pod.
+#[derive(Debug, Clone)]
+pub(super) struct Update {
+    /// The pod.
+    pub(super) pod: Arc<Pod>,
+    /// Whether the API has it no more.
+    pub(super) removed: bool,
+}
+
+/// What of a container is not in its status.
+#[derive(Debug, Default)]
+struct Live {
+    backoff: Backoff,
+    probers: BTreeMap<Purpose, Probing>,
+    /// When it is killed, if it was asked to end; and whether it was killed.
+    stop: Option<(Instant, bool)>,
+}
+
+#[derive(Debug)]
+struct Probing {
+    prober: Prober,
+    in_flight: bool,
+}
+
+/// A probe's answer, with the container's id: one of an earlier run does not count.
+struct Answered {
+    container: String,
+    id: String,
+    purpose: Purpose,
+    outcome: Outcome,
+}
+
+/// The pod is being ended.
+struct Ending {
+    since: Instant,
+    killed: bool,
+}
+
+/// The task of one pod.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    updates: watch::Receiver<Update>,
+    pod: Arc<Pod>,
+    removed: bool,
+    reference: ObjectReference,
+    sandbox: Option<Sandbox>,
+    events: Option<Events>,
+    records: BTreeMap<String, Record>,
+    live: BTreeMap<String, Live>,
+    volumes: Volumes,
+    volumes_current: bool,
+    retry: Option<Instant>,
+    waits_for_network: bool,
+    network: watch::Receiver<Option<Network>>,
+    volume_changes: watch::Receiver<u64>,
+    start: Timestamp,
+    published: Option<PodStatus>,
+    ending: Option<Ending>,
+    finished: bool,
+    answer_sender: mpsc::UnboundedSender<Answered>,
+    answers: mpsc::UnboundedReceiver<Answered>,
+}
+
+/// What is to be done next.
+enum Next {
+    /// Nothing before this time or an event.
+    Wait(Option<Instant>),
+    /// The pod is gone.
+    Gone,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, mut updates: watch::Receiver<Update>) -> Self {
+        let Update { pod, removed } = updates.borrow_and_update().clone();
+        let (answer_sender, answers) = mpsc::unbounded_channel();
+        let known = pod.status.as_ref();
+        let start = known
+            .and_then(|status| status.start_time.as_ref())
+            .map_or_else(Timestamp::now, |time| time.0);
+        let finished = known
+            .and_then(|status| status.phase.as_deref())
+            .is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
+        let records = first_records(&pod);
+        Worker {
+            reference: reference(&pod),
+            network: shared.network.clone(),
+            volume_changes: shared.cache.volumes_changed(),
+            shared,
+            updates,
+            pod,
+            removed,
+            sandbox: None,
+            events: None,
+            live: records
+                .keys()
+                .map(|name| (name.clone(), Live::default()))
+                .collect(),
+            records,
+            volumes: Volumes::default(),
+            volumes_current: false,
+            retry: None,
+            waits_for_network: false,
+            start,
+            published: None,
+            ending: None,
+            finished,
+            answer_sender,
+            answers,
+        }
+    }
+
+    /// Runs until the pod is gone.
+    pub(super) async fn run(mut self) {
+        self.adopt().await;
+        loop {
+            let Next::Wait(until) = self.sync().await else {
+                return;
+            };
+            let failed = !self.publish().await;
+            let again = failed.then(|| Instant::now() + RETRY);
+            self.wait(earliest([until, again])).await;
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn note(&self, severity: Severity, reason: &'static str, message: impl Into<String>) {
+        self.shared
+            .recorder
+            .note(&self.reference, COMPONENT, severity, reason, message);
+    }
+
+    fn note_container(
+        &self,
+        container: &str,
+        severity: Severity,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        let mut reference = self.reference.clone();
+        reference.field_path = Some(format!("spec.containers{{{container}}}"));
+        self.shared
+            .recorder
+            .note(&reference, COMPONENT, severity, reason, message);
+    }
+
+    fn host_ips(&self) -> Vec<std::net::IpAddr> {
+        self.shared.config.node_addresses.clone()
+    }
+
+    fn pod_ips(&self) -> Vec<std::net::IpAddr> {
+        if sandbox::in_node_network(&self.pod) {
+            return self.host_ips();
+        }
+        match (&self.sandbox, &self.published) {
+            (Some(sandbox), _) => sandbox.addresses(),
+            // What has ended keeps the address it had.
+            (None, Some(status)) => status
+                .pod_ips
+                .iter()
+                .flatten()
+                .filter_map(|entry| entry.ip.parse().ok())
+                .collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Takes over what an earlier kubelet left running.
+    async fn adopt(&mut self) {
+        let Some((sandbox, events, containers)) = Sandbox::adopt(&self.pod).await else {
+            return;
+        };
+        tracing::info!(pod = self.name(), namespace = self.namespace(), "adopted");
+        self.sandbox = Some(sandbox);
+        self.events = Some(events);
+        for state in containers {
+            let Some(record) = self.records.get_mut(&state.name) else {
+                continue;
+            };
+            record.restarts = state.attempt;
+            record.id = Some(state.id.clone());
+            match state.ended {
+                None => {
+                    let (ready, started) = (record.ready, record.started);
+                    let since = state.started;
+                    record.life = Life::Running(since);
+                    let ran = Timestamp::now().duration_since(since);
+                    let ran = Duration::try_from(ran).unwrap_or_default();
+                    let born = Instant::now().checked_sub(ran).unwrap_or_else(Instant::now);
+                    self.begin_probes(&state.name, born, ready, started);
+                }
+                Some(_) => self.container_ended(state),
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen, and notes it.
+    async fn wait(&mut self, until: Option<Instant>) {
+        if self.waits_for_network && self.network.borrow_and_update().is_some() {
+            return;
+        }
+        let (waits_for_network, refreshes) = (self.waits_for_network, self.has_written_volumes());
+        let sleep = tokio::time::sleep_until(
+            until
+                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+                .into(),
+        );
+        let next_event = async {
+            match &mut self.events {
+                Some(events) => events.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.updates.changed() => {
+                match changed {
+                    Ok(()) => {
+                        let update = self.updates.borrow_and_update().clone();
+                        self.pod = update.pod;
+                        self.removed = update.removed;
+                    }
+                    // The kubelet ends; its tasks end with it.
+                    Err(_) => std::future::pending().await,
+                }
+            }
+            event = next_event => match event {
+                Some(state) => self.container_ended(state),
+                None => self.lost().await,
+            },
+            Some(answered) = self.answers.recv() => self.answered(answered).await,
+            _ = self.network.changed(), if waits_for_network => {}
+            _ = self.volume_changes.changed(), if refreshes => self.volumes_current = false,
+            () = sleep => {}
+        }
+    }
+
+    fn has_written_volumes(&self) -> bool {
+        let mut volumes = self
+            .pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten());
+        volumes.any(|volume| {
+            volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some()
+        })
+    }
+
+    /// Brings the pod nearer to what it should be.
+    async fn sync(&mut self) -> Next {
+        let pod = Arc::clone(&self.pod);
+        let empty = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        if self.removed || pod.metadata.deletion_timestamp.is_some() {
+            return self.end().await;
+        }
+        let phase = status::phase(spec, &self.records, self.finished);
+        if phase == "Succeeded" || phase == "Failed" {
+            self.finish().await;
+            return Next::Wait(None);
+        }
+        let now = Instant::now();
+        if self.retry.is_some_and(|retry| now < retry) {
+            return Next::Wait(self.next_wake());
+        }
+        self.retry = None;
+        if self.sandbox.is_none() && !self.make_sandbox().await {
+            return Next::Wait(self.next_wake());
+        }
+        if !self.volumes_current && !self.make_volumes().await {
+            return Next::Wait(self.next_wake());
+        }
+        self.kill_late().await;
+        self.start_containers(spec).await;
+        self.ask_probes(spec);
+        // What was just started or refused may decide the phase.
+        let phase = status::phase(spec, &self.records, self.finished);
+        if phase == "Succeeded" || phase == "Failed" {
+            return Next::Wait(Some(Instant::now()));
+        }
+        Next::Wait(self.next_wake())
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let mut times: Vec<Option<Instant>> = vec![self.retry];
+        for (name, live) in &self.live {
+            let Some(record) = self.records.get(name) else {
+                continue;
+            };
+            if matches!(record.life, Life::Running(_)) {
+                if let Some((deadline, killed)) = live.stop {
+                    times.push((!killed).then_some(deadline));
+                    continue;
+                }
+                for (purpose, probing) in &live.probers {
+                    let due = record.started || *purpose == Purpose::Startup;
+                    times.push((due && !probing.in_flight).then(|| probing.prober.due()));
+                }
+            } else {
+                let now = Instant::now();
+                times.push(live.backoff.until().filter(|until| *until > now));
+            }
+        }
+        if let Some(renew) = self.volumes.renew() {
+            let left = renew.duration_since(Timestamp::now());
+            times.push(Some(
+                Instant::now() + Duration::try_from(left).unwrap_or_default(),
+            ));
+        }
+        earliest(times)
+    }
+
+    async fn make_sandbox(&mut self) -> bool {
+        let network = if sandbox::in_node_network(&self.pod) {
+            None
+        } else {
+            let network = self.network.borrow_and_update().clone();
+            match network {
+                Some(network) => Some(network),
+                None => {
+                    if !self.waits_for_network {
+                        self.note(
+                            Severity::Warning,
+                            "NetworkNotReady",
+                            format!("network is not ready: {}", super::node::NETWORK_NOT_READY),
+                        );
+                    }
+                    self.waits_for_network = true;
+                    return false;
+                }
+            }
+        };
+        self.waits_for_network = false;
+        let weft = self.shared.config.weft.clone();
+        let pod = Arc::clone(&self.pod);
+        // The volumes are fetched while the network is set up.
+        let (sandbox, ()) = tokio::join!(Sandbox::create(&weft, &pod, network), async {
+            self.prepare_volumes_early().await;
+        });
+        match sandbox {
+            Ok((sandbox, events)) => {
+                self.sandbox = Some(sandbox);
+                self.events = Some(events);
+                true
+            }
+            Err(error) => {
+                let message = super::chain(&error);
+                tracing::warn!(
+                    pod = self.name(),
+                    namespace = self.namespace(),
+                    error = message,
+                    "no sandbox"
+                );
+                self.note(
+                    Severity::Warning,
+                    "FailedCreatePodSandBox",
+                    format!("Failed to create pod sandbox: {message}"),
+                );
+                self.retry = Some(Instant::now() + RETRY);
+                false
+            }
+        }
+    }
+
+    /// Volumes need no address unless the downward API tells one.
+    async fn prepare_volumes_early(&mut self) {
+        let tells_address = self
+            .pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten())
+            .any(|volume| volume.downward_api.is_some() || volume.projected.is_some());
+        if !tells_address {
+            // A failure is told by the attempt that counts.
+            if let Ok(()) = self.prepare_volumes().await {
+                self.volumes_current = true;
+            }
+        }
+    }
+
+    async fn prepare_volumes(&mut self) -> Result<(), volumes::Error> {
+        let pod = Arc::clone(&self.pod);
+        let (host_ips, pod_ips) = (self.host_ips(), self.pod_ips());
+        let facts = Facts {
+            pod: &pod,
+            host_ips: &host_ips,
+            pod_ips: &pod_ips,
+            config_maps: &BTreeMap::new(),
+            secrets: &BTreeMap::new(),
+            allocatable: self.shared.allocatable,
+        };
+        let shared = Arc::clone(&self.shared);
+        self.volumes
+            .prepare(
+                &shared.client,
+                &shared.cache,
+                shared.cluster_ca.as_deref(),
+                &facts,
+            )
+            .await
+    }
+
+    async fn make_volumes(&mut self) -> bool {
+        match self.prepare_volumes().await {
+            Ok(()) => {
+                self.volumes_current = true;
+                true
+            }
+            Err(error) => {
+                self.note(Severity::Warning, "FailedMount", super::chain(&error));
+                self.retry = Some(Instant::now() + RETRY);
+                // What runs goes on with the volumes it has.
+                self.records
+                    .values()
+                    .any(|record| matches!(record.life, Life::Running(_)))
+            }
+        }
+    }
+
+    /// The shim is gone, and everything with it.
+    async fn lost(&mut self) {
+        self.events = None;
+        let Some(sandbox) = self.sandbox.take() else {
+            return;
+        };
+        sandbox.remove().await;
+        let now = Timestamp::now();
+        let mut states = Vec::new();
+        for (name, record) in &self.records {
+            if let Life::Running(since) = record.life {
+                states.push(ContainerState {
+                    name: name.clone(),
+                    id: record.id.clone().unwrap_or_default(),
+                    attempt: record.restarts,
+                    pid: 0,
+                    started: since,
+                    ended: Some(super::shim::Ended {
+                        at: now,
+                        code: 137,
+                        signal: SIGKILL,
+                    }),
+                });
+            }
+        }
+        for state in states {
+            self.container_ended(state);
+        }
+        if self.ending.is_none() && !self.finished {
+            self.note(
+                Severity::Normal,
+                "SandboxChanged",
+                "Pod sandbox changed, it will be killed and re-created.",
+            );
+        }
+        // A new sandbox is initialized anew.
+        let inits: Vec<String> = self
+            .pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.init_containers.iter().flatten())
+            .map(|container| container.name.clone())
+            .collect();
+        for name in inits {
+            if let Some(record) = self.records.get_mut(&name) {
+                record.life = Record::new("PodInitializing").life;
+                record.ready = false;
+                record.started = false;
+            }
+        }
+    }
+}
+
+/// What is known of the pod's containers from its status in the API; containers that are to run
+/// again after a restart of the node wait.
+fn first_records(pod: &Pod) -> BTreeMap<String, Record> {
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let statuses = status
+        .iter()
+        .flat_map(|status| {
+            let inits = status.init_container_statuses.iter().flatten();
+            inits.chain(status.container_statuses.iter().flatten())
+        })
+        .map(|status| (status.name.clone(), status::remembered(status)))
+        .collect::<BTreeMap<_, _>>();
+    let inits = spec
+        .into_iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
+    let has_inits = inits.clone().next().is_some();
+    let reason = if has_inits {
+        "PodInitializing"
+    } else {
+        "ContainerCreating"
+    };
+    let containers = spec.into_iter().flat_map(|spec| &spec.containers);
+    inits
+        .chain(containers)
+        .map(|container| {
+            let name = container.name.clone();
+            let record = statuses.get(&name).cloned();
+            (name, record.unwrap_or_else(|| Record::new(reason)))
+        })
+        .collect()
+}
+
+fn reference(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: pod.metadata.name.clone(),
+        namespace: pod.metadata.namespace.clone(),
+        uid: pod.metadata.uid.clone(),
+        resource_version: pod.metadata.resource_version.clone(),
+        field_path: None,
+    }
+}
+
+fn seconds(value: i64) -> Duration {
+    Duration::from_secs(u64::try_from(value).unwrap_or(0))
+}
+
+fn earliest(times: impl IntoIterator<Item = Option<Instant>>) -> Option<Instant> {
+    times.into_iter().flatten().min()
+}

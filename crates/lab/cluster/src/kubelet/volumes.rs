@@ -1,0 +1,569 @@
+//! A pod's volumes on its node: folders that its containers mount.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use weft_kube::k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use weft_kube::k8s_openapi::api::core::v1::{
+    ConfigMap, Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Pod,
+    ProjectedVolumeSource, Secret, ServiceAccount, ServiceAccountTokenProjection, Volume,
+};
+use weft_kube::kube::Api;
+use weft_kube::kube::api::PostParams;
+use weft_kube::{Client, k8s_openapi, kube};
+
+use super::cache::Cache;
+use super::environment::{self, Facts};
+use super::files::{Files, write_atomically};
+
+/// Where the kubelet keeps pods' volumes.
+pub const PODS: &str = "/var/lib/kubelet/pods";
+/// Where a service account's files lie in a container.
+pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The volume that is added for a service account when the pod names none.
+const IMPLICIT: &str = "kube-api-access";
+/// How long a token is asked for: Kubernetes' own for pods, an hour and 7 s.
+const TOKEN_SECONDS: i64 = 3607;
+const DEFAULT_MODE: i32 = 0o644;
+
+/// Why a volume cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something it refers to does not exist.
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {reason}")]
+    Setup {
+        /// The volume.
+        volume: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// The API could not be asked.
+    #[error("MountVolume.SetUp failed for volume {volume:?} : the API did not answer: {source}")]
+    Api {
+        /// The volume.
+        volume: String,
+        /// What happened.
+        source: kube::Error,
+    },
+    /// The node's file system.
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {}: {source}", path.display())]
+    File {
+        /// The volume.
+        volume: String,
+        /// Which file.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// A token and when it is to be replaced.
+#[derive(Debug, Clone)]
+struct Token {
+    text: String,
+    renew: Timestamp,
+}
+
+/// The volumes of one pod.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    /// Where each lies on the node.
+    pub paths: BTreeMap<String, PathBuf>,
+    tokens: BTreeMap<(String, String), Token>,
+}
+
+impl Volumes {
+    /// When the first token is due to be renewed.
+    #[must_use]
+    pub fn renew(&self) -> Option<Timestamp> {
+        self.tokens.values().map(|token| token.renew).min()
+    }
+
+    /// Makes every volume of the pod, or brings them up to date.
+    ///
+    /// # Errors
+    /// The first volume that cannot be made.
+    pub async fn prepare(
+        &mut self,
+        client: &Client,
+        cache: &Cache,
+        cluster_ca: Option<&[u8]>,
+        facts: &Facts<'_>,
+    ) -> Result<(), Error> {
+        let pod = facts.pod;
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let base = Path::new(PODS).join(uid).join("volumes");
+        let volumes = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten());
+        for volume in volumes {
+            let mut maker = Maker {
+                volumes: self,
+                client,
+                cache,
+                cluster_ca,
+                facts,
+                name: &volume.name,
+            };
+            let path = maker.make(volume, &base).await?;
+            self.paths.insert(volume.name.clone(), path);
+        }
+        if wants_implicit(pod) {
+            let folder = base.join("kubernetes.io~projected").join(IMPLICIT);
+            let mut maker = Maker {
+                volumes: self,
+                client,
+                cache,
+                cluster_ca,
+                facts,
+                name: IMPLICIT,
+            };
+            if let Some(files) = maker.service_account_files().await? {
+                maker.write(&folder, &files)?;
+                self.paths.insert(IMPLICIT.to_owned(), folder);
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder of the service account's files, where the pod itself does not mount one.
+    #[must_use]
+    pub fn implicit(&self) -> Option<&PathBuf> {
+        self.paths.get(IMPLICIT)
+    }
+}
+
+/// Removes everything kept for a pod.
+pub fn remove(uid: &str) {
+    let path = Path::new(PODS).join(uid);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "a pod's volumes stay");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Whether the pod gets a service account's files though it does not name them: an API server
+/// with the ServiceAccount admission adds the volume, one without does not.
+fn wants_implicit(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let all: Vec<&Container> = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .collect();
+    let mounted = all
+        .iter()
+        .flat_map(|container| container.volume_mounts.iter().flatten())
+        .any(|mount| mount.mount_path.trim_end_matches('/') == SERVICE_ACCOUNT);
+    !mounted && spec.automount_service_account_token != Some(false)
+}
+
+struct Maker<'a> {
+    volumes: &'a mut Volumes,
+    client: &'a Client,
+    cache: &'a Cache,
+    cluster_ca: Option<&'a [u8]>,
+    facts: &'a Facts<'a>,
+    name: &'a str,
+}
+
+impl Maker<'_> {
+    fn namespace(&self) -> &str {
+        self.facts
+            .pod
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or("default")
+    }
+
+    fn wrong(&self, reason: impl Into<String>) -> Error {
+        Error::Setup {
+            volume: self.name.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    fn file(&self, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let (volume, path) = (self.name.to_owned(), path.to_owned());
+        move |source| Error::File {
+            volume,
+            path,
+            source,
+        }
+    }
+
+    fn api(&self) -> impl FnOnce(kube::Error) -> Error {
+        let volume = self.name.to_owned();
+        move |source| Error::Api { volume, source }
+    }
+
+    async fn make(&mut self, volume: &Volume, base: &Path) -> Result<PathBuf, Error> {
+        let folder = |plugin: &str| {
+            base.join(format!("kubernetes.io~{plugin}"))
+                .join(&volume.name)
+        };
+        if volume.empty_dir.is_some() {
+            let folder = folder("empty-dir");
+            fs::create_dir_all(&folder).map_err(self.file(&folder))?;
+            fs::set_permissions(&folder, Permissions::from_mode(0o777))
+                .map_err(self.file(&folder))?;
+            return Ok(folder);
+        }
+        if let Some(source) = &volume.host_path {
+            return self.host_path(source);
+        }
+        let mut files = Files::new();
+        let folder = if let Some(source) = &volume.config_map {
+            let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+            self.config_map(
+                &source.name,
+                source.items.as_deref(),
+                source.optional,
+                mode,
+                &mut files,
+            )
+            .await?;
+            folder("configmap")
+        } else if let Some(source) = &volume.secret {
+            let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            self.secret(
+                name,
+                source.items.as_deref(),
+                source.optional,
+                mode,
+                &mut files,
+            )
+            .await?;
+            folder("secret")
+        } else if let Some(source) = &volume.downward_api {
+            let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+            self.downward(
+                source.items.as_deref().unwrap_or_default(),
+                mode,
+                &mut files,
+            )?;
+            folder("downward-api")
+        } else if let Some(source) = &volume.projected {
+            self.projected(source, &mut files).await?;
+            folder("projected")
+        } else {
+            return Err(self.wrong(
+                "the lab's kubelet knows emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes",
+            ));
+        };
+        self.write(&folder, &files)?;
+        Ok(folder)
+    }
+
+    fn write(&self, folder: &Path, files: &Files) -> Result<(), Error> {
+        write_atomically(folder, files).map_err(self.file(folder))
+    }
+
+    fn host_path(&self, source: &HostPathVolumeSource) -> Result<PathBuf, Error> {
+        let path = PathBuf::from(&source.path);
+        let kind = source.type_.as_deref().unwrap_or_default();
+        let make_folder = |folder: &Path| fs::create_dir_all(folder).map_err(self.file(folder));
+        match kind {
+            "DirectoryOrCreate" => make_folder(&path)?,
+            "FileOrCreate" => {
+                if let Some(parent) = path.parent() {
+                    make_folder(parent)?;
+                }
+                fs::OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(&path)
+                    .map_err(self.file(&path))?;
+            }
+            // Container runtimes make a folder for a path that is not there.
+            "" if !path.exists() => make_folder(&path)?,
+            _ => {}
+        }
+        let is = fs::metadata(&path).map(|metadata| metadata.file_type());
+        let fits = is.as_ref().is_ok_and(|is| match kind {
+            "Directory" | "DirectoryOrCreate" => is.is_dir(),
+            "File" | "FileOrCreate" => is.is_file(),
+            "Socket" => is.is_socket(),
+            "CharDevice" => is.is_char_device(),
+            "BlockDevice" => is.is_block_device(),
+            _ => true,
+        });
+        if fits {
+            return Ok(path);
+        }
+        let what = match kind {
+            "Directory" | "DirectoryOrCreate" => "directory",
+            "File" | "FileOrCreate" => "file",
+            "Socket" => "socket file",
+            "CharDevice" => "character device",
+            _ => "block device",
+        };
+        Err(self.wrong(format!(
+            "hostPath type check failed: {} is not a {what}",
+            source.path
+        )))
+    }
+
+    async fn config_map(
+        &self,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), Error> {
+        let found = self
+            .cache
+            .config_map(self.namespace(), name)
+            .await
+            .map_err(self.api())?;
+        let entries = match &found {
+            Some(object) => config_map_entries(object),
+            None if optional.unwrap_or(false) => return Ok(()),
+            None => return Err(self.wrong(format!("configmap {name:?} not found"))),
+        };
+        self.choose(&entries, items, optional, mode, files)
+    }
+
+    async fn secret(
+        &self,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), Error> {
+        let found = self
+            .cache
+            .secret(self.namespace(), name)
+            .await
+            .map_err(self.api())?;
+        let entries = match &found {
+            Some(object) => secret_entries(object),
+            None if optional.unwrap_or(false) => return Ok(()),
+            None => return Err(self.wrong(format!("secret {name:?} not found"))),
+        };
+        self.choose(&entries, items, optional, mode, files)
+    }
+
+    /// All keys under their own names, or the chosen ones under theirs.
+    fn choose(
+        &self,
+        entries: &BTreeMap<String, Vec<u8>>,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), Error> {
+        let Some(items) = items.filter(|items| !items.is_empty()) else {
+            for (key, value) in entries {
+                files.insert(key.clone(), (value.clone(), bits(mode)));
+            }
+            return Ok(());
+        };
+        for item in items {
+            match entries.get(&item.key) {
+                Some(value) => {
+                    let mode = bits(item.mode.unwrap_or(mode));
+                    files.insert(self.inside(&item.path)?, (value.clone(), mode));
+                }
+                None if optional.unwrap_or(false) => {}
+                None => {
+                    return Err(self.wrong(format!("references non-existent key: {}", item.key)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn inside(&self, path: &str) -> Result<String, Error> {
+        let bad =
+            path.starts_with('/') || path.split('/').any(|part| part == ".." || part.is_empty());
+        if bad {
+            return Err(self.wrong(format!("the path {path:?} does not stay inside the volume")));
+        }
+        Ok(path.to_owned())
+    }
+
+    fn downward(
+        &self,
+        items: &[DownwardAPIVolumeFile],
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), Error> {
+        for item in items {
+            let text = if let Some(selector) = &item.field_ref {
+                environment::field(selector, self.facts)
+            } else if let Some(selector) = &item.resource_field_ref {
+                let wanted = selector.container_name.as_deref().unwrap_or_default();
+                let containers = self.facts.pod.spec.iter().flat_map(|spec| &spec.containers);
+                let container = containers
+                    .into_iter()
+                    .find(|container| container.name == wanted)
+                    .ok_or_else(|| self.wrong(format!("container {wanted:?} not found")))?;
+                environment::resource(selector, container, self.facts.allocatable)
+            } else {
+                Ok(String::new())
+            };
+            let text = text.map_err(|error| self.wrong(error.to_string()))?;
+            let mode = bits(item.mode.unwrap_or(mode));
+            files.insert(self.inside(&item.path)?, (text.into_bytes(), mode));
+        }
+        Ok(())
+    }
+
+    async fn projected(
+        &mut self,
+        source: &ProjectedVolumeSource,
+        files: &mut Files,
+    ) -> Result<(), Error> {
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        for part in source.sources.iter().flatten() {
+            if let Some(part) = &part.service_account_token {
+                let token = self.token(part).await?;
+                files.insert(self.inside(&part.path)?, (token.into_bytes(), bits(mode)));
+            }
+            if let Some(part) = &part.config_map {
+                let items = part.items.as_deref();
+                self.config_map(&part.name, items, part.optional, mode, files)
+                    .await?;
+            }
+            if let Some(part) = &part.secret {
+                let items = part.items.as_deref();
+                self.secret(&part.name, items, part.optional, mode, files)
+                    .await?;
+            }
+            if let Some(part) = &part.downward_api {
+                self.downward(part.items.as_deref().unwrap_or_default(), mode, files)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Token, certificate and namespace, as the ServiceAccount admission lays them out. `None`
+    /// when the service account does not exist.
+    async fn service_account_files(&mut self) -> Result<Option<Files>, Error> {
+        let projection = ServiceAccountTokenProjection {
+            audience: None,
+            expiration_seconds: Some(TOKEN_SECONDS),
+            path: "token".to_owned(),
+        };
+        let token = match self.token(&projection).await {
+            Ok(token) => token,
+            Err(Error::Api {
+                source: kube::Error::Api(status),
+                ..
+            // A namespace's default account comes a moment after the namespace; one that is named
+            // has to exist.
+            }) if status.code == 404 && self.account() == "default" => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut files = Files::new();
+        let mode = bits(DEFAULT_MODE);
+        files.insert("token".to_owned(), (token.into_bytes(), mode));
+        files.insert(
+            "namespace".to_owned(),
+            (self.namespace().as_bytes().to_vec(), mode),
+        );
+        let published = self
+            .cache
+            .config_map(self.namespace(), "kube-root-ca.crt")
+            .await
+            .map_err(self.api())?
+            .and_then(|object| config_map_entries(&object).remove("ca.crt"));
+        if let Some(ca) = published.or_else(|| self.cluster_ca.map(<[u8]>::to_vec)) {
+            files.insert("ca.crt".to_owned(), (ca, mode));
+        }
+        Ok(Some(files))
+    }
+
+    fn account(&self) -> String {
+        let spec = self.facts.pod.spec.as_ref();
+        spec.and_then(|spec| spec.service_account_name.clone())
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "default".to_owned())
+    }
+
+    async fn token(&mut self, source: &ServiceAccountTokenProjection) -> Result<String, Error> {
+        let metadata = &self.facts.pod.metadata;
+        let audience = source.audience.clone().unwrap_or_default();
+        let key = (self.name.to_owned(), audience.clone());
+        let now = Timestamp::now();
+        if let Some(token) = self
+            .volumes
+            .tokens
+            .get(&key)
+            .filter(|token| now < token.renew)
+        {
+            return Ok(token.text.clone());
+        }
+        let account = self.account();
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: if audience.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![audience]
+                },
+                expiration_seconds: Some(source.expiration_seconds.unwrap_or(TOKEN_SECONDS)),
+                bound_object_ref: Some(
+                    k8s_openapi::api::authentication::v1::BoundObjectReference {
+                        api_version: Some("v1".to_owned()),
+                        kind: Some("Pod".to_owned()),
+                        name: metadata.name.clone(),
+                        uid: metadata.uid.clone(),
+                    },
+                ),
+            },
+            ..TokenRequest::default()
+        };
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), self.namespace());
+        let answer = api
+            .create_token_request(&account, &PostParams::default(), &request)
+            .await
+            .map_err(self.api())?;
+        let status = answer
+            .status
+            .ok_or_else(|| self.wrong("the API gave no token"))?;
+        // Renewed after four fifths of its life, as Kubernetes does.
+        let life = status.expiration_timestamp.0.as_second() - now.as_second();
+        let renew = jiff::SignedDuration::from_secs(life.max(10) * 4 / 5);
+        let token = Token {
+            text: status.token.clone(),
+            renew: now.checked_add(renew).unwrap_or(now),
+        };
+        self.volumes.tokens.insert(key, token);
+        Ok(status.token)
+    }
+}
+
+fn bits(mode: i32) -> u32 {
+    mode.unsigned_abs() & 0o777
+}
+
+/// A ConfigMap's entries as bytes.
+fn config_map_entries(object: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
+    let text = object.data.iter().flatten();
+    let binary = object.binary_data.iter().flatten();
+    text.map(|(key, value)| (key.clone(), value.clone().into_bytes()))
+        .chain(binary.map(|(key, value)| (key.clone(), value.0.clone())))
+        .collect()
+}
+
+fn secret_entries(object: &Secret) -> BTreeMap<String, Vec<u8>> {
+    let entries = object.data.iter().flatten();
+    entries
+        .map(|(key, value)| (key.clone(), value.0.clone()))
+        .collect()
+}

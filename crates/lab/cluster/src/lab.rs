@@ -1,0 +1,25 @@
+//! The lab: a cluster on one machine, in namespaces.
+//!
+//! ```text
+//! front (weft lab up)            on the machine: port, lifetime pipe, record
+//! └─ PID 1 of the lab            own mount, PID, network, UTS, IPC (and user) namespaces
+//!    ├─ API server, controllers
+//!    ├─ outside                  a node without kubelet: what is beyond the cluster
+//!    └─ node-1, node-2, …        PID 1 of namespaces of their own
+//!       ├─ kubelet
+//!       └─ pods
+//! ```
+
+pub mod boot;
+pub mod control;
+mod credentials;
+pub mod enter;
+pub mod front;
+pub mod init;
+pub mod node;
+pub mod paths;
+pub mod plan;
+pub mod rootfs;
+pub mod state;
+mod supervise;
+mod terminal;

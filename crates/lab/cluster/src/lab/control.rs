@@ -1,0 +1,240 @@
+//! The control plane's processes: the API server and the controllers of a lab.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use weft_apiserver::{Config, Pki, SubjectName};
+use weft_kinds::ServiceRanges;
+use weft_kube::Access;
+use weft_netlab::process;
+
+use super::boot;
+use super::plan::{API_PORT_INSIDE, nth_host};
+use crate::node_ranges::Masks;
+use crate::{api, controllers};
+
+/// The ports that Services get at the nodes (kube-apiserver's `--service-node-port-range`).
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+
+/// Why a part of the control plane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address, or the inherited descriptor.
+        address: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A file.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The runtime.
+    #[error("the runtime does not start")]
+    Runtime(#[source] io::Error),
+    /// The certificate authority.
+    #[error(transparent)]
+    Pki(#[from] weft_apiserver::PkiError),
+    /// The server.
+    #[error(transparent)]
+    Server(#[from] weft_apiserver::ServerError),
+    /// The way to the API.
+    #[error(transparent)]
+    Access(#[from] weft_kube::AccessError),
+    /// The API did not come up.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+}
+
+/// What the API server has to know.
+#[derive(Debug, Clone)]
+pub struct ApiServer {
+    /// A listener that the process inherited, by its descriptor.
+    pub inherited: Option<i32>,
+    /// Addresses to listen on; those of the node network, where the `kubernetes` Service leads.
+    pub listen: Vec<SocketAddr>,
+    /// The folder of the certificate authority.
+    pub pki: PathBuf,
+    /// The store's file.
+    pub store: PathBuf,
+    /// Service ranges, the primary family first.
+    pub service_cidrs: Vec<IpNet>,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
+}
+
+/// Runs the API server until SIGTERM.
+///
+/// # Errors
+/// When it cannot start.
+pub fn apiserver(options: ApiServer) -> Result<(), Error> {
+    let refused = |address: String| move |source| Error::Listen { address, source };
+    let mut listeners = Vec::new();
+    if let Some(number) = options.inherited {
+        let inherited =
+            process::inherited(number).map_err(refused(format!("descriptor {number}")))?;
+        listeners.push(TcpListener::from(inherited));
+    }
+    for address in &options.listen {
+        listeners.push(TcpListener::bind(address).map_err(refused(address.to_string()))?);
+    }
+    let pki = Pki::load_or_generate(&options.pki, "weft")?;
+    let kubernetes: Vec<IpAddr> = options
+        .service_cidrs
+        .iter()
+        .map(|range| nth_host(*range, 1).addr())
+        .collect();
+    let mut config = Config::new(
+        options.store.clone(),
+        api::registry(),
+        pki,
+        subject_names(&options, &kubernetes),
+    );
+    config.admission = api::admission(ServiceRanges {
+        addresses: options.service_cidrs.clone(),
+        node_ports: NODE_PORTS,
+    });
+    config.documents = Some(api::documents());
+    config.protobuf = Some(api::protobuf());
+    config.bootstrap = api::bootstrap();
+    config
+        .bootstrap
+        .extend(kubernetes_service(&options, &kubernetes));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
+        let shutdown = async move {
+            terminate.recv().await;
+        };
+        weft_apiserver::serve(config, listeners, shutdown).await?;
+        Ok(())
+    })
+}
+
+/// The names under which clients reach the server: from the machine, from nodes, from pods.
+fn subject_names(options: &ApiServer, kubernetes: &[IpAddr]) -> Vec<SubjectName> {
+    let service = "kubernetes.default.svc";
+    let names = [
+        "localhost".to_owned(),
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        service.to_owned(),
+        format!("{service}.{}", options.cluster_domain),
+    ];
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)]
+        .into_iter()
+        .chain(options.listen.iter().map(SocketAddr::ip))
+        .chain(kubernetes.iter().copied());
+    names
+        .into_iter()
+        .map(SubjectName::Dns)
+        .chain(addresses.map(SubjectName::Ip))
+        .collect()
+}
+
+fn family(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    }
+}
+
+/// The Service by which pods reach the API, and where it leads (on a cluster the API server
+/// keeps both itself).
+fn kubernetes_service(options: &ApiServer, addresses: &[IpAddr]) -> Vec<Value> {
+    let mut objects = vec![json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": addresses.first(),
+            "clusterIPs": addresses,
+            "ipFamilies": addresses.iter().map(|address| family(*address)).collect::<Vec<_>>(),
+            "ipFamilyPolicy": if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" },
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": API_PORT_INSIDE}],
+            "sessionAffinity": "None",
+        },
+    })];
+    for listen in &options.listen {
+        let kind = family(listen.ip());
+        objects.push(json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": if kind == "IPv4" { "kubernetes" } else { "kubernetes-v6" },
+                "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"},
+            },
+            "addressType": kind,
+            "endpoints": [{"addresses": [listen.ip()], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": listen.port(), "protocol": "TCP"}],
+        }));
+    }
+    objects
+}
+
+/// What the controllers have to know.
+#[derive(Debug, Clone)]
+pub struct Controllers {
+    /// How the API is reached.
+    pub kubeconfig: PathBuf,
+    /// The authority's certificate, for pods.
+    pub root_ca: PathBuf,
+    /// Pod ranges, the primary family first.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Ranges that no node may get: the node network.
+    pub reserved: Vec<IpNet>,
+}
+
+/// Runs the scheduler and all controllers until the process is ended.
+///
+/// # Errors
+/// When they cannot start.
+pub fn controllers(options: Controllers) -> Result<(), Error> {
+    let root_ca = read(&options.root_ca)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    runtime.block_on(async {
+        let access = Access {
+            kubeconfig: Some(options.kubeconfig),
+            ..Access::default()
+        };
+        let client = weft_kube::connect(&access).await?;
+        let options = controllers::Options {
+            pod_cidrs: options.pod_cidrs,
+            masks: Masks::default(),
+            reserved: options.reserved,
+            root_ca,
+        };
+        match controllers::run(client, options).await {}
+    })
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,388 @@
+//! PID 1 of a lab: mounts, the bridge, and the processes of the control plane and the nodes.
+//!
+//! It gets everything by descriptor: the pipe it lives by (3), the API server's listener of the
+//! machine (4), its configuration (5), and a pipe for what it has to say to the front (6).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use tracing::{debug, error};
+use weft_netlab::link::Network;
+use weft_netlab::mount;
+use weft_netlab::process::{self, Child, Exit, Spawn};
+use weft_netlab::sys_namespace::{self, Kind};
+
+use super::credentials::Credentials;
+use super::node::NodeConfig;
+use super::plan::{API_PORT_INSIDE, NodePlan, Plan};
+use super::supervise::{Supervisor, describe};
+use super::{paths, rootfs};
+
+/// The bridge that is the node network.
+const BRIDGE: &str = "br0";
+/// The name of the namespace beyond the cluster.
+pub const OUTSIDE: &str = "outside";
+
+pub(super) const LIFETIME: i32 = 3;
+pub(super) const LISTENER: i32 = 4;
+pub(super) const CONFIG: i32 = 5;
+pub(super) const STATUS: i32 = 6;
+
+/// Everything PID 1 has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct InitConfig {
+    pub(super) plan: Plan,
+    /// The port of the machine's loopback at which the API server is reached.
+    pub(super) api_port: u16,
+    pub(super) in_user_namespace: bool,
+    /// The binary's path on the machine.
+    pub(super) binary: PathBuf,
+    /// The value of `WEFT_LOG` for everything in the lab.
+    pub(super) log_filter: Option<String>,
+}
+
+/// What PID 1 tells the front, one JSON text a line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Status {
+    /// The administrator's way in, as seen from the machine.
+    Kubeconfig { text: String },
+    /// Something is done.
+    Done { what: String },
+    /// Everything has been started.
+    Started,
+    /// It will not work. `step` is what the kernel refused.
+    Failed { step: FailedStep, message: String },
+}
+
+/// The part of the start that failed, for advice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum FailedStep {
+    /// The first mount.
+    Mount,
+    /// The first link.
+    Link,
+    /// Anything later.
+    Other,
+}
+
+/// What can go wrong in PID 1.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A descriptor or the configuration is not as the front passes it.
+    #[error("not started by `weft lab up`: {0}")]
+    Descriptors(#[source] io::Error),
+    /// The configuration cannot be read.
+    #[error("the configuration cannot be read")]
+    Config(#[from] serde_json::Error),
+    /// A mount.
+    #[error(transparent)]
+    Mount(#[from] mount::Error),
+    /// A part of a root file system.
+    #[error(transparent)]
+    Root(#[from] rootfs::Error),
+    /// A link or address.
+    #[error(transparent)]
+    Network(#[from] weft_netlab::Error),
+    /// A process.
+    #[error(transparent)]
+    Process(#[from] process::Error),
+    /// A certificate.
+    #[error("cannot make the lab's certificates")]
+    Credentials(#[from] weft_apiserver::PkiError),
+    /// A namespace.
+    #[error(transparent)]
+    Namespace(#[from] sys_namespace::Error),
+    /// A file.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The signals or the pipe of a reaping process.
+    #[error("cannot watch over the processes")]
+    Watch(#[source] io::Error),
+}
+
+pub(super) fn on<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The whole life of PID 1. Returns when the front has gone.
+///
+/// # Errors
+/// When the lab cannot be started; the front has been told.
+pub fn run() -> Result<(), Error> {
+    sys_namespace::require_single_thread("PID 1 of a lab")?;
+    let lifetime = process::inherited(LIFETIME).map_err(Error::Descriptors)?;
+    let listener = process::inherited(LISTENER).map_err(Error::Descriptors)?;
+    let config = process::inherited(CONFIG).map_err(Error::Descriptors)?;
+    let status = process::inherited(STATUS).map_err(Error::Descriptors)?;
+    let mut front = File::from(status);
+
+    let mut text = String::new();
+    File::from(config)
+        .read_to_string(&mut text)
+        .map_err(Error::Descriptors)?;
+    let config: InitConfig = serde_json::from_str(&text)?;
+
+    let mut step = FailedStep::Mount;
+    match start(&config, &listener, &mut step, &mut front) {
+        Ok((supervisor, nodes)) => {
+            tell(&mut front, &Status::Started);
+            // The pipe to the front stays open: its end tells the front of ours.
+            let ended = supervisor
+                .run(Some(lifetime.as_fd()), |pid, exit| {
+                    report_end(&nodes, pid, exit);
+                })
+                .map_err(Error::Watch);
+            drop(front);
+            ended
+        }
+        Err(error) => {
+            tell(
+                &mut front,
+                &Status::Failed {
+                    step,
+                    message: describe(&error),
+                },
+            );
+            Err(error)
+        }
+    }
+}
+
+fn report_end(nodes: &BTreeMap<i32, String>, pid: i32, exit: Exit) {
+    match nodes.get(&pid) {
+        Some(node) => error!(%node, %exit, "a node's first process ended: the node is gone"),
+        None => debug!(pid, %exit, "reaped an orphan"),
+    }
+}
+
+fn tell(front: &mut File, status: &Status) {
+    if let Ok(mut line) = serde_json::to_vec(status) {
+        line.push(b'\n');
+        // The front can only have gone, and then the lab ends by the lifetime pipe.
+        let _gone = front.write_all(&line);
+    }
+}
+
+fn start(
+    config: &InitConfig,
+    listener: &OwnedFd,
+    step: &mut FailedStep,
+    front: &mut File,
+) -> Result<(Supervisor, BTreeMap<i32, String>), Error> {
+    let began = Instant::now();
+    mounts(config)?;
+    debug!(took = ?began.elapsed(), "mounts");
+    log_to_file()?;
+    *step = FailedStep::Link;
+    let mut network = Network::here("lab")?;
+    network.up("lo")?;
+    network.bridge(BRIDGE)?;
+    *step = FailedStep::Other;
+    for address in &config.plan.api {
+        network.address(BRIDGE, *address)?;
+    }
+    let credentials = Credentials::new(&config.plan)?;
+    let kubeconfig = credentials.administrator(config.api_port)?;
+    tell(front, &Status::Kubeconfig { text: kubeconfig });
+
+    let mut supervisor = Supervisor::new().map_err(Error::Watch)?;
+    supervisor.keep("apiserver", apiserver(config, listener)?);
+    supervisor.keep("controllers", controllers(config));
+    tell(
+        front,
+        &Status::Done {
+            what: "control plane started".to_owned(),
+        },
+    );
+
+    let mut nodes = BTreeMap::new();
+    let outside = NodePlan {
+        name: OUTSIDE.to_owned(),
+        addresses: config.plan.outside.clone(),
+    };
+    for (number, node) in std::iter::once(&outside)
+        .chain(&config.plan.nodes)
+        .enumerate()
+    {
+        let child = spawn_node(config, &credentials, &mut network, number, node)?;
+        nodes.insert(child.id(), node.name.clone());
+        debug!(node = %node.name, at = ?began.elapsed(), "node started");
+    }
+    tell(
+        front,
+        &Status::Done {
+            what: "nodes started".to_owned(),
+        },
+    );
+    Ok((supervisor, nodes))
+}
+
+/// PID 1 stays in the machine's file system, with a `/proc` of its own namespace and a `/run`
+/// of its own, in which everything of the lab is.
+fn mounts(config: &InitConfig) -> Result<(), Error> {
+    mount::follow_only()?;
+    let machine = mount::Tree::copy_of(Path::new("/"))?;
+    let binary = mount::Tree::copy_of(&config.binary)?;
+    mount::tmpfs(Path::new("/run"), 0o755)?;
+    let home = Path::new(paths::HOME);
+    let folders = ["machine", "log", "nodes", "pki", "root"].map(|name| home.join(name));
+    for folder in &folders {
+        fs::create_dir_all(folder).map_err(on("make the directory", folder))?;
+    }
+    // What of the machine is alive has no business in the lab.
+    machine.attach(Path::new(paths::MACHINE))?;
+    for alive in ["proc", "sys", "run"] {
+        mount::tmpfs(&Path::new(paths::MACHINE).join(alive), 0o755)?;
+    }
+    mount::make_read_only(Path::new(paths::MACHINE))?;
+    let held = paths::held_binary();
+    fs::write(&held, []).map_err(on("make the file", &held))?;
+    binary.attach(&held)?;
+    mount::proc(Path::new("/proc"))?;
+    Ok(())
+}
+
+/// What PID 1 has to say from here on is not for the front's terminal.
+fn log_to_file() -> Result<(), Error> {
+    let path = paths::log("init");
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(on("open the log", &path))?;
+    rustix::stdio::dup2_stderr(&file).map_err(|error| on("write the log", &path)(error.into()))
+}
+
+/// A process of the lab: its output goes to a log file of its own.
+fn component(config: &InitConfig, name: &str, command: &str) -> io::Result<Spawn> {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(paths::log(name))?;
+    let mut environment = vec![
+        ("PATH".to_owned(), std::env::var("PATH").unwrap_or_default()),
+        ("HOME".to_owned(), "/root".to_owned()),
+        ("WEFT_LAB".to_owned(), config.plan.name.clone()),
+    ];
+    if let Some(filter) = &config.log_filter {
+        environment.push(("WEFT_LOG".to_owned(), filter.clone()));
+    }
+    Ok(Spawn::new(paths::held_binary())
+        .args(["internal", command])
+        .env(environment)
+        .descriptor(File::open("/dev/null")?, 0)
+        .descriptor(log.try_clone()?, 1)
+        .descriptor(log, 2)
+        .dies_with_parent())
+}
+
+fn apiserver(config: &InitConfig, listener: &OwnedFd) -> Result<super::supervise::Recipe, Error> {
+    let listener = listener.try_clone().map_err(Error::Descriptors)?;
+    let config = config.clone();
+    Ok(Box::new(move || {
+        let plan = &config.plan;
+        let mut spawn = component(&config, "apiserver", "apiserver")?
+            .descriptor(listener.try_clone()?, 3)
+            .args(["--listen-fd", "3"])
+            .arg("--pki")
+            .arg(paths::pki())
+            .arg("--store")
+            .arg(paths::store())
+            .args(["--cluster-domain", &plan.cluster_domain]);
+        for address in &plan.api {
+            spawn = spawn.args([
+                "--listen".to_owned(),
+                std::net::SocketAddr::new(address.addr(), API_PORT_INSIDE).to_string(),
+            ]);
+        }
+        for range in &plan.service_cidrs {
+            spawn = spawn.args(["--service-cidr".to_owned(), range.to_string()]);
+        }
+        Ok(spawn)
+    }))
+}
+
+fn controllers(config: &InitConfig) -> super::supervise::Recipe {
+    let config = config.clone();
+    Box::new(move || {
+        let plan = &config.plan;
+        let mut spawn = component(&config, "controllers", "controllers")?
+            .arg("--kubeconfig")
+            .arg(paths::controllers_kubeconfig())
+            .arg("--root-ca")
+            .arg(paths::pki().join("ca.crt"));
+        for range in &plan.pod_cidrs {
+            spawn = spawn.args(["--pod-cidr".to_owned(), range.to_string()]);
+        }
+        for range in &plan.node_cidrs {
+            spawn = spawn.args(["--reserved-cidr".to_owned(), range.to_string()]);
+        }
+        Ok(spawn)
+    })
+}
+
+fn spawn_node(
+    config: &InitConfig,
+    credentials: &Credentials,
+    network: &mut Network,
+    number: usize,
+    node: &NodePlan,
+) -> Result<Child, Error> {
+    let log = paths::log(&node.name);
+    let (settings, settings_end) =
+        process::pipe().map_err(on("make a pipe for", Path::new(&node.name)))?;
+    let mut spawn = component(config, &node.name, "node")
+        .map_err(on("open the log", &log))?
+        .args(["--name", &node.name])
+        .namespaces(&[Kind::Mount, Kind::Pid, Kind::Net, Kind::Uts, Kind::Ipc])
+        .descriptor(settings, super::node::CONFIG);
+    if config.in_user_namespace {
+        spawn = spawn.arg("--in-user-namespace");
+    }
+    let child = spawn.spawn()?;
+    let pid = u32::try_from(child.id()).unwrap_or_default();
+
+    let port = format!("port{number}");
+    let inside = sys_namespace::of_process(pid, Kind::Net)?;
+    network.veth(&port, "eth0", inside.as_fd())?;
+    network.port(BRIDGE, &port)?;
+    network.alias(&port, &node.name)?;
+
+    let record = paths::node_pid(&node.name);
+    fs::write(&record, pid.to_string()).map_err(on("write", &record))?;
+
+    // The settings come last: they tell the node that its link is there.
+    let is_outside = node.name == OUTSIDE;
+    let settings = NodeConfig {
+        node: node.clone(),
+        plan: config.plan.clone(),
+        kubeconfig: if is_outside {
+            None
+        } else {
+            Some(credentials.kubelet(&node.name)?)
+        },
+    };
+    let text = serde_json::to_vec(&settings)?;
+    File::from(settings_end)
+        .write_all(&text)
+        .map_err(on("send the settings of", Path::new(&node.name)))?;
+    Ok(child)
+}

@@ -1,0 +1,173 @@
+//! The life of a process that reaps and spawns: PID 1 of the lab and of each node.
+//!
+//! It has one thread. It starts its services, starts them again when they end, reaps orphans,
+//! and ends when the descriptor it lives by is closed at the other end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+use tracing::{error, info, warn};
+use weft_netlab::process::{self, Child, Exit, SignalFd, Spawn};
+
+/// The first pause before a service that ended is started again; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A service that ran this long starts again with the first pause.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// Makes the process of a service, anew for each start.
+pub(super) type Recipe = Box<dyn Fn() -> io::Result<Spawn>>;
+
+struct Service {
+    name: String,
+    recipe: Recipe,
+    child: Option<Child>,
+    started: Instant,
+    pause: Duration,
+    due: Option<Instant>,
+}
+
+impl Service {
+    fn start(&mut self) {
+        self.started = Instant::now();
+        self.due = None;
+        let spawned = (self.recipe)()
+            .map_err(|error| error.to_string())
+            .and_then(|spawn| spawn.spawn().map_err(|error| describe(&error)));
+        match spawned {
+            Ok(child) => self.child = Some(child),
+            Err(error) => {
+                error!(service = %self.name, %error, "cannot start");
+                self.again();
+            }
+        }
+    }
+
+    fn again(&mut self) {
+        if self.started.elapsed() >= STEADY {
+            self.pause = FIRST_PAUSE;
+        }
+        self.due = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Services and the signals by which their ends are told.
+pub(super) struct Supervisor {
+    signals: SignalFd,
+    services: Vec<Service>,
+}
+
+impl Supervisor {
+    /// Blocks SIGCHLD. Before any child is started.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Supervisor {
+            signals: SignalFd::new(&[Signal::CHILD])?,
+            services: Vec::new(),
+        })
+    }
+
+    /// Starts a service, and starts it again whenever it ends.
+    pub(super) fn keep(&mut self, name: &str, recipe: Recipe) {
+        let mut service = Service {
+            name: name.to_owned(),
+            recipe,
+            child: None,
+            started: Instant::now(),
+            pause: FIRST_PAUSE,
+            due: None,
+        };
+        service.start();
+        self.services.push(service);
+    }
+
+    /// Runs until `lifetime` (if there is one) is closed at its other end. `other` is told of
+    /// every child that is no service.
+    pub(super) fn run(
+        mut self,
+        lifetime: Option<BorrowedFd<'_>>,
+        mut other: impl FnMut(i32, Exit),
+    ) -> io::Result<()> {
+        loop {
+            for (pid, exit) in process::reap()? {
+                self.ended(pid, exit, &mut other);
+            }
+            let now = Instant::now();
+            for service in &mut self.services {
+                if service.due.is_some_and(|due| due <= now) {
+                    service.start();
+                }
+            }
+            let due = self.services.iter().filter_map(|service| service.due).min();
+            let timeout = due.map(|due| timespec(due.saturating_duration_since(Instant::now())));
+            let signals = self.signals.as_fd();
+            let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
+            if let Some(lifetime) = &lifetime {
+                polled.push(PollFd::new(lifetime, PollFlags::IN));
+            }
+            match rustix::event::poll(&mut polled, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Nothing is ever written to it: anything that happens to it is its end.
+            if polled
+                .get(1)
+                .is_some_and(|lifetime| !lifetime.revents().is_empty())
+            {
+                return Ok(());
+            }
+            drop(polled);
+            self.signals.take()?;
+        }
+    }
+
+    fn ended(&mut self, pid: i32, exit: Exit, other: &mut impl FnMut(i32, Exit)) {
+        let service = self.services.iter_mut().find(|service| {
+            service
+                .child
+                .as_ref()
+                .is_some_and(|child| child.id() == pid)
+        });
+        match service {
+            Some(service) => {
+                service.child = None;
+                service.again();
+                let pause = service
+                    .due
+                    .map(|due| due.saturating_duration_since(Instant::now()));
+                if exit == Exit::Code(0) {
+                    info!(service = %service.name, ?pause, "ended, starts again");
+                } else {
+                    warn!(service = %service.name, %exit, ?pause, "ended, starts again");
+                }
+            }
+            None => other(pid, exit),
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}

@@ -1,0 +1,10 @@
+//! The one-machine cluster: the lab's processes, scheduler, workload controllers and kubelet.
+
+pub mod api;
+pub mod controllers;
+pub mod events;
+pub mod kubelet;
+pub mod lab;
+pub mod node_ranges;
+pub mod placement;
+pub mod programs;

@@ -1,0 +1,254 @@
+//! A pod's attachment to its node: from the record to the link, its routes and its
+//! neighbours' names.
+//!
+//! Input is the attachment record, not the API: a pod's link stands when the API and
+//! the agent are down. The plugin compiles one record when it attaches a pod, the
+//! agent compiles all of them, and both get the same items.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_desired::{
+    Entry, NextHop, Origin, PodLink, PodLinkKey, Route, RouteKey, RouteOwner, mark,
+};
+use weft_model::ObjectKey;
+
+/// The pod's IPv4 router: an address no network uses, which the pod reaches by a
+/// permanent neighbour entry alone (RFC 3927 range; the address other routed pod
+/// networks use too).
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The pod's IPv6 router.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// IFALIASZ in the kernel is 256, the closing zero included.
+const LONGEST_ALIAS: usize = 255;
+
+/// A SHA-256 digest.
+pub type Digest = [u8; 32];
+
+/// One pod's attachment as its record tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Which container, which interface.
+    pub key: PodLinkKey,
+    /// SHA-256 of `CONTAINER/INTERFACE`: the link's name and Ethernet addresses come
+    /// out of it, so they are known before the link is made and after its record is lost.
+    pub digest: Digest,
+    /// Whose it is, if the runtime said so.
+    pub pod: Option<ObjectKey>,
+    /// Bytes.
+    pub mtu: u32,
+    /// The pod's addresses, at most one a family.
+    pub addresses: Vec<IpAddr>,
+    /// The node's own addresses, at most one a family.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// What a node holds for one attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachmentItems {
+    /// The link.
+    pub link: (PodLinkKey, Entry<PodLink>),
+    /// On the node: a route to each of the pod's addresses.
+    pub routes: Vec<(RouteKey, Entry<Route>)>,
+}
+
+/// The items of one attachment.
+pub fn attachment(attachment: &Attachment) -> AttachmentItems {
+    let host_name: Arc<str> = host_name(&attachment.digest).into();
+    let (namespace, name): (Arc<str>, Arc<str>) = match &attachment.pod {
+        Some(pod) => (pod.namespace.clone(), pod.name.clone()),
+        None => (Arc::from(""), attachment.key.container.clone()),
+    };
+    let origin = Origin {
+        kind: if attachment.pod.is_some() {
+            "Pod"
+        } else {
+            "Container"
+        },
+        namespace,
+        name,
+        generation: 0,
+    };
+    let routes = attachment
+        .addresses
+        .iter()
+        .map(|address| {
+            let key = RouteKey {
+                owner: RouteOwner::Pod,
+                destination: IpNet::from(*address),
+            };
+            let value = Route {
+                next_hop: NextHop::Link {
+                    device: host_name.clone(),
+                },
+            };
+            let origin = origin.clone();
+            (key, Entry { value, origin })
+        })
+        .collect();
+    let link = PodLink {
+        alias: alias(attachment).into(),
+        host_name,
+        mtu: attachment.mtu,
+        host_mac: mac(&attachment.digest, HOST_MAC),
+        pod_mac: mac(&attachment.digest, POD_MAC),
+        gateways: attachment
+            .addresses
+            .iter()
+            .copied()
+            .map(gateway_like)
+            .collect(),
+        addresses: attachment.addresses.clone(),
+        // An address of a family the pod does not speak is of no use on its link.
+        node_addresses: attachment
+            .node_addresses
+            .iter()
+            .copied()
+            .filter(|node| {
+                let addresses = &attachment.addresses;
+                addresses.iter().any(|pod| pod.is_ipv4() == node.is_ipv4())
+            })
+            .collect(),
+    };
+    let entry = Entry {
+        value: link,
+        origin,
+    };
+    AttachmentItems {
+        link: (attachment.key.clone(), entry),
+        routes,
+    }
+}
+
+/// The name of a link's end on the node: [`mark::LINK_NAME`] and ten hexadecimal digits, one name
+/// for an attachment whatever else is known of it, so that DEL finds the link without
+/// a record.
+pub fn host_name(digest: &Digest) -> String {
+    digest[..5]
+        .iter()
+        .fold(String::from(mark::LINK_NAME), |mut name, byte| {
+            name.push(hex(byte >> 4));
+            name.push(hex(byte & 15));
+            name
+        })
+}
+
+/// The pod's router in the family of one of its addresses.
+fn gateway_like(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
+        IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
+    }
+}
+
+fn alias(attachment: &Attachment) -> String {
+    let mut alias = match &attachment.pod {
+        Some(pod) => format!("{}{pod}", mark::LINK_ALIAS),
+        None => format!(
+            "{}{}/{}",
+            mark::LINK_ALIAS,
+            attachment.key.container,
+            attachment.key.interface
+        ),
+    };
+    let mut end = alias.len().min(LONGEST_ALIAS);
+    while !alias.is_char_boundary(end) {
+        end -= 1;
+    }
+    alias.truncate(end);
+    alias
+}
+
+// Where in the digest the ends' Ethernet addresses begin; the name has what is before.
+const POD_MAC: usize = 5;
+const HOST_MAC: usize = 11;
+
+/// Of a private kind (IEEE 802, locally administered, not a group).
+fn mac(digest: &Digest, offset: usize) -> [u8; 6] {
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&digest[offset..offset + 6]);
+    mac[0] = (mac[0] & 0xfc) | 0x02;
+    mac
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(u32::from(digit), 16).unwrap_or('0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: Digest = [
+        0xd7, 0x2e, 0x03, 0x2f, 0xed, 0xd9, 0x4c, 0x16, 0xf3, 0x12, 0x50, 0xb1, 0x84, 0x5e, 0xb1,
+        0xce, 0xaf, 0x0e, 0x6a, 0xa0, 0x79, 0x21, 0x1c, 0x27, 0x39, 0x31, 0x8c, 0x32, 0x90, 0xc7,
+        0x40, 0xd8,
+    ];
+
+    fn key(container: &str) -> PodLinkKey {
+        PodLinkKey {
+            container: container.into(),
+            interface: "eth0".into(),
+        }
+    }
+
+    fn sample() -> Attachment {
+        Attachment {
+            key: key("c1"),
+            digest: DIGEST,
+            pod: Some(ObjectKey::new("default", "web-0")),
+            mtu: 1450,
+            addresses: vec![
+                "10.244.1.5".parse().unwrap(),
+                "fd00:10:244:1::5".parse().unwrap(),
+            ],
+            node_addresses: vec!["172.30.0.11".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_link_and_a_route_for_every_address() {
+        let items = attachment(&sample());
+        let (_, link) = &items.link;
+        assert_eq!(&*link.value.host_name, "weftd72e032fed");
+        assert_eq!(&*link.value.alias, "weft:default/web-0");
+        assert_eq!(link.origin.to_string(), "Pod default/web-0");
+        assert_eq!(
+            link.value.gateways,
+            ["169.254.1.1", "fe80::1"].map(|g| g.parse::<IpAddr>().unwrap())
+        );
+        let destinations: Vec<String> = items
+            .routes
+            .iter()
+            .map(|(key, _)| key.destination.to_string())
+            .collect();
+        assert_eq!(destinations, ["10.244.1.5/32", "fd00:10:244:1::5/128"]);
+    }
+
+    #[test]
+    fn names_fit_the_kernel_and_differ() {
+        let long = Attachment {
+            pod: Some(ObjectKey::new(&"é".repeat(200), "x")),
+            ..sample()
+        };
+        let items = attachment(&long);
+        assert!(items.link.1.value.alias.len() <= LONGEST_ALIAS);
+        assert!(items.link.1.value.host_name.len() <= 15);
+        let link = &items.link.1.value;
+        assert_ne!(link.pod_mac, link.host_mac);
+        // Locally administered, and no group.
+        assert_eq!((link.pod_mac[0] & 3, link.host_mac[0] & 3), (2, 2));
+    }
+
+    #[test]
+    fn without_a_pod_the_container_is_the_mark() {
+        let items = attachment(&Attachment {
+            pod: None,
+            ..sample()
+        });
+        assert_eq!(&*items.link.1.value.alias, "weft:c1/eth0");
+        assert_eq!(items.link.1.origin.to_string(), "Container c1");
+    }
+}

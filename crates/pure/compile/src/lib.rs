@@ -1,0 +1,16 @@
+//! From the model of the cluster to the desired state of one node, key by key.
+//!
+//! [`Compiler`] holds both and keeps the second a function of the first: a change
+//! recompiles the keys it touches and tells which items are different now. What one
+//! key becomes is said by the modules: [`service`], [`fabric`], [`attachment`]…
+
+pub mod attachment;
+mod claim;
+mod compiler;
+mod dns;
+pub mod endpoints;
+pub mod fabric;
+pub mod service;
+
+pub use compiler::{Compiler, Problem, Settings, Touched};
+pub use dns::{DnsCompiler, DnsSettings};

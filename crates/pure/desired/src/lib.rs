@@ -1,0 +1,27 @@
+//! What one node must hold in its kernel and its sockets, and the difference
+//! between two such states.
+//!
+//! Everything is a table from a key to a value; an [`Entry`] adds the [`Origin`],
+//! which explains the value and takes no part in equality. `weft-compile` fills
+//! these tables, `weft-kernel` and `weft-serve` make them true.
+
+mod dns;
+mod link;
+pub mod mark;
+mod net;
+mod origin;
+mod placement;
+mod route;
+mod service;
+mod state;
+mod table;
+
+pub use dns::{DnsTable, DomainName, NameRecords, NotADomainName, ServiceRecord};
+pub use link::{PodLink, PodLinkKey};
+pub use net::{Protocol, SocketKey};
+pub use origin::{Entry, Origin};
+pub use placement::{MOST_BACKENDS, SizeClass, place};
+pub use route::{NextHop, Route, RouteKey, RouteOwner};
+pub use service::{Backend, Frontend, FrontendKey, NodeNat, Otherwise};
+pub use state::Desired;
+pub use table::{Difference, Table, difference};

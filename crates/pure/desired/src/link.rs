@@ -1,0 +1,37 @@
+//! Links of pods.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Which link: the container's and the interface's name, as CNI gives them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodLinkKey {
+    /// `CNI_CONTAINERID`.
+    pub container: Arc<str>,
+    /// `CNI_IFNAME`.
+    pub interface: Arc<str>,
+}
+
+/// A routed veth pair between a pod and its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// The host end's name, at most 15 bytes.
+    pub host_name: Arc<str>,
+    /// The host end's alias: the ownership mark.
+    pub alias: Arc<str>,
+    /// Bytes.
+    pub mtu: u32,
+    /// The host end's Ethernet address. Both ends' are known before the link is made,
+    /// so that each end gets the other's as a permanent neighbour and nothing is asked.
+    pub host_mac: [u8; 6],
+    /// The pod end's Ethernet address.
+    pub pod_mac: [u8; 6],
+    /// The pod's addresses, at most one a family.
+    pub addresses: Vec<IpAddr>,
+    /// The routers the pod sends everything to, one for each family it has an address
+    /// of. No device holds these addresses.
+    pub gateways: Vec<IpAddr>,
+    /// The node's own addresses, put on the host end as /32 and /128, so that what
+    /// the node sends to the pod has the node's address as source.
+    pub node_addresses: Vec<IpAddr>,
+}

@@ -1,0 +1,20 @@
+//! The ownership marks: what tells weft's objects in the kernel from all others. What
+//! carries none of them is never changed.
+
+/// The name of weft's table in each family of nf_tables.
+pub const TABLE: &str = "weft";
+
+/// What the node's ends of pods' links are named: this, and ten hexadecimal digits.
+pub const LINK_NAME: &str = "weft";
+
+/// What their aliases start with; the pod's namespace and name follow. Name and alias
+/// together are the mark.
+pub const LINK_ALIAS: &str = "weft:";
+
+/// The protocol number of routes to this node's pods. This one and
+/// [`ROUTE_FABRIC`] are given to nobody in `include/uapi/linux/rtnetlink.h` and
+/// iproute2's `rt_protos`.
+pub const ROUTE_POD: u8 = 71;
+
+/// The protocol number of routes to other nodes' pod ranges.
+pub const ROUTE_FABRIC: u8 = 72;

@@ -1,0 +1,321 @@
+//! What the server decides itself before it validates: which half of an object a request
+//! may change, and when the generation counts on.
+
+mod pod;
+mod service;
+
+use serde_json::{Map, Value, json};
+
+use crate::read::{at, list, map_mut, same};
+use crate::{Kind, base64};
+
+pub(crate) use pod::pod_create;
+pub(crate) use service::{service_create, service_update};
+
+/// Fields of `metadata` only the server writes.
+const SERVER_METADATA: &[&str] = &[
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "resourceVersion",
+    "selfLink",
+];
+
+impl Kind {
+    /// Makes a decoded and defaulted document ready to be created: status and the
+    /// server's own metadata are dropped, the generation starts.
+    ///
+    /// Name, UID, creation time and resource version are the server's to add.
+    pub fn prepare_create(&self, object: &mut Value) {
+        if let Some(metadata) = map_mut(object, &["metadata"]) {
+            for field in SERVER_METADATA {
+                metadata.remove(*field);
+            }
+        }
+        (self.create)(object);
+        if self.counts_generation {
+            set_generation(object, 1);
+        }
+    }
+
+    /// Makes a document ready to replace `old` at the main endpoint or, with
+    /// `subresource`, at `status` (or `finalize`): the other half is carried over, the
+    /// server's metadata stays, the generation counts on if the spec changed.
+    pub fn prepare_update(&self, object: &mut Value, old: &Value, subresource: Option<&str>) {
+        match subresource {
+            Some("status") => take_status_only(self, object, old),
+            Some("finalize") => take_finalizers_only(object, old),
+            Some(_) => {}
+            None => (self.update)(object, old),
+        }
+        carry_metadata(object, old);
+        let generation = at(old, &["metadata", "generation"]).and_then(Value::as_i64);
+        if self.counts_generation {
+            let grows = subresource.is_none() && changes_spec(object, old);
+            let generation = generation.unwrap_or(if grows { 0 } else { 1 });
+            set_generation(object, generation + i64::from(grows));
+        }
+    }
+}
+
+/// Whether two versions of an object differ outside `metadata` and `status`.
+pub fn changes_spec(new: &Value, old: &Value) -> bool {
+    const OUTSIDE: [&str; 4] = ["metadata", "status", "apiVersion", "kind"];
+    let keys = |object: &Value| -> Vec<String> {
+        let map = object.as_object();
+        map.into_iter().flat_map(Map::keys).cloned().collect()
+    };
+    keys(new)
+        .iter()
+        .chain(&keys(old))
+        .filter(|key| !OUTSIDE.contains(&key.as_str()))
+        .any(|key| !same(new.get(key), old.get(key)))
+}
+
+fn set_generation(object: &mut Value, generation: i64) {
+    if let Some(metadata) = map_mut(object, &["metadata"]) {
+        metadata.insert("generation".to_owned(), generation.into());
+    }
+}
+
+fn carry(object: &mut Value, old: &Value, path: &[&str], field: &str) {
+    let mut whole = path.to_vec();
+    whole.push(field);
+    let value = at(old, &whole).cloned();
+    if let Some(map) = map_mut(object, path) {
+        match value {
+            Some(value) => map.insert(field.to_owned(), value),
+            None => map.remove(field),
+        };
+    }
+}
+
+fn carry_metadata(object: &mut Value, old: &Value) {
+    // The resource version is the client's statement of what it has seen.
+    for field in SERVER_METADATA
+        .iter()
+        .filter(|field| **field != "resourceVersion")
+    {
+        carry(object, old, &["metadata"], field);
+    }
+}
+
+/// At the status endpoint only the status counts, and of the metadata what Kubernetes
+/// takes there: a workload keeps its labels, a pod its owners.
+fn take_status_only(kind: &Kind, object: &mut Value, old: &Value) {
+    let mut update = std::mem::replace(object, old.clone());
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    for field in ["metadata", "status"] {
+        match update.get_mut(field).map(Value::take) {
+            Some(value) => map.insert(field.to_owned(), value),
+            None => map.remove(field),
+        };
+    }
+    if kind.group == "apps" {
+        carry(object, old, &["metadata"], "labels");
+    }
+    if kind.kind == "Pod" {
+        carry(object, old, &["metadata"], "ownerReferences");
+    }
+}
+
+/// At a Namespace's finalize endpoint only `spec.finalizers` counts.
+fn take_finalizers_only(object: &mut Value, old: &Value) {
+    let finalizers = at(object, &["spec", "finalizers"]).cloned();
+    let version = at(object, &["metadata", "resourceVersion"]).cloned();
+    *object = old.clone();
+    if let Some(spec) = map_mut(object, &["spec"]) {
+        match finalizers {
+            Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers),
+            None => spec.remove("finalizers"),
+        };
+    }
+    if let (Some(metadata), Some(version)) = (map_mut(object, &["metadata"]), version) {
+        metadata.insert("resourceVersion".to_owned(), version);
+    }
+}
+
+pub(crate) fn nothing_on_create(_: &mut Value) {}
+
+pub(crate) fn nothing_on_update(_: &mut Value, _: &Value) {}
+
+/// Status is not a client's to create.
+pub(crate) fn drop_status(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+    }
+}
+
+/// At the main endpoint status does not change.
+pub(crate) fn keep_status(object: &mut Value, old: &Value) {
+    carry(object, old, &[], "status");
+}
+
+/// A node takes no ordinary pod before somebody has seen it ready, and lifts the taint.
+pub(crate) fn node_create(object: &mut Value) {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let there = list(object, &["spec", "taints"]).iter().any(|one| {
+        at(one, &["key"]) == taint.get("key") && at(one, &["effect"]) == taint.get("effect")
+    });
+    if !there && let Some(spec) = map_mut(object, &["spec"]) {
+        match spec.get_mut("taints").and_then(Value::as_array_mut) {
+            Some(taints) => taints.push(taint),
+            None => {
+                spec.insert("taints".to_owned(), json!([taint]));
+            }
+        }
+    }
+}
+
+pub(crate) fn namespace_create(object: &mut Value) {
+    crate::defaults::namespace(object);
+    if let Some(map) = object.as_object_mut() {
+        map.insert("status".to_owned(), json!({"phase": "Active"}));
+    }
+    let has = list(object, &["spec", "finalizers"])
+        .iter()
+        .any(|one| one == "kubernetes");
+    if !has && let Some(spec) = map_mut(object, &["spec"]) {
+        let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
+        if let Some(finalizers) = finalizers.as_array_mut() {
+            finalizers.push("kubernetes".into());
+        } else {
+            *finalizers = json!(["kubernetes"]);
+        }
+    }
+}
+
+/// Finalizers of the spec change at the finalize endpoint only.
+pub(crate) fn namespace_update(object: &mut Value, old: &Value) {
+    keep_status(object, old);
+    carry(object, old, &["spec"], "finalizers");
+}
+
+/// `stringData` is write-only: it ends in `data`.
+pub(crate) fn secret_create(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    let Some(Value::Object(texts)) = map.remove("stringData") else {
+        return;
+    };
+    let data = map.entry("data").or_insert_with(|| json!({}));
+    if data.is_null() {
+        *data = json!({});
+    }
+    if let Some(data) = data.as_object_mut() {
+        for (key, value) in texts {
+            let encoded = base64::encode(value.as_str().unwrap_or("").as_bytes());
+            data.insert(key, encoded.into());
+        }
+    }
+}
+
+pub(crate) fn secret_update(object: &mut Value, _: &Value) {
+    secret_create(object);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::find_kind;
+
+    #[test]
+    fn generation_counts_changes_of_the_spec_only() {
+        let kind = find_kind("apps", "v1", "Deployment").unwrap();
+        let mut old = json!({"metadata": {"name": "a", "uid": "x"}, "spec": {"replicas": 1},
+            "status": {"replicas": 9}});
+        kind.prepare_create(&mut old);
+        assert_eq!(
+            old,
+            json!({"metadata": {"name": "a", "generation": 1}, "spec": {"replicas": 1}})
+        );
+        old["status"] = json!({"replicas": 1});
+
+        let mut label = json!({"metadata": {"name": "a", "labels": {"x": "y"}, "generation": 7},
+            "spec": {"replicas": 1}, "status": {"replicas": 5}});
+        kind.prepare_update(&mut label, &old, None);
+        assert_eq!(label["metadata"]["generation"], 1);
+        assert_eq!(label["status"]["replicas"], 1);
+
+        let mut scaled = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}});
+        kind.prepare_update(&mut scaled, &old, None);
+        assert_eq!(scaled["metadata"]["generation"], 2);
+
+        let mut status = json!({"metadata": {"name": "a", "resourceVersion": "5"},
+            "spec": {"replicas": 8}, "status": {"replicas": 3}});
+        kind.prepare_update(&mut status, &old, Some("status"));
+        assert_eq!(status["spec"]["replicas"], 1);
+        assert_eq!(status["status"]["replicas"], 3);
+        assert_eq!(status["metadata"]["resourceVersion"], "5");
+        assert_eq!(status["metadata"]["generation"], 1);
+    }
+
+    #[test]
+    fn namespaces_start_active_with_a_finalizer() {
+        let kind = find_kind("", "v1", "Namespace").unwrap();
+        let mut object = json!({"metadata": {"name": "a"}});
+        kind.prepare_create(&mut object);
+        assert_eq!(object["spec"]["finalizers"], json!(["kubernetes"]));
+        assert_eq!(object["status"]["phase"], "Active");
+        let mut update = json!({"metadata": {"name": "a"}});
+        kind.prepare_update(&mut update, &object, None);
+        assert_eq!(update["spec"]["finalizers"], json!(["kubernetes"]));
+        let mut finalize = json!({"metadata": {"name": "a"}, "spec": {"finalizers": []}});
+        kind.prepare_update(&mut finalize, &object, Some("finalize"));
+        assert_eq!(finalize["spec"]["finalizers"], json!([]));
+    }
+
+    #[test]
+    fn a_new_node_is_not_ready_yet() {
+        let kind = find_kind("", "v1", "Node").unwrap();
+        let mut node = json!({"metadata": {"name": "node-1"}, "spec": {"taints": null},
+            "status": {"capacity": {"cpu": 2}}});
+        kind.set_defaults(&mut node);
+        kind.prepare_create(&mut node);
+        kind.prepare_create(&mut node);
+        let taints = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
+        assert_eq!(node["spec"]["taints"], taints);
+        assert_eq!(node["status"]["allocatable"], json!({"cpu": "2"}));
+    }
+
+    #[test]
+    fn a_status_update_takes_annotations_and_leaves_labels_of_workloads() {
+        let old = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"replicas": 1}});
+        let new = json!({"metadata": {"name": "a", "annotations": {"n": "1"}, "labels": {"x": "z"}},
+            "spec": {"replicas": 2}, "status": {"replicas": 1}});
+        let kind = find_kind("apps", "v1", "Deployment").unwrap();
+        let mut update = new.clone();
+        kind.prepare_update(&mut update, &old, Some("status"));
+        assert_eq!(update["spec"], json!({"replicas": 1}));
+        assert_eq!(update["metadata"]["labels"], json!({"x": "y"}));
+        assert_eq!(update["metadata"]["annotations"], json!({"n": "1"}));
+        let mut node = new;
+        find_kind("", "v1", "Node")
+            .unwrap()
+            .prepare_update(&mut node, &old, Some("status"));
+        assert_eq!(node["metadata"]["labels"], json!({"x": "z"}));
+    }
+
+    #[test]
+    fn string_data_is_encoded() {
+        let kind = find_kind("", "v1", "Secret").unwrap();
+        let mut secret = json!({"stringData": {"a": "hello", "b": "hi!"}});
+        kind.prepare_create(&mut secret);
+        assert_eq!(secret["data"], json!({"a": "aGVsbG8=", "b": "aGkh"}));
+    }
+
+    #[test]
+    fn absent_and_empty_are_the_same_spec() {
+        let old = json!({"spec": {"a": 1}});
+        assert!(!changes_spec(
+            &json!({"spec": {"a": 1, "b": {}, "c": null}}),
+            &old
+        ));
+        assert!(changes_spec(&json!({"spec": {"a": 2}}), &old));
+    }
+}

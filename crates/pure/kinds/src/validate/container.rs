@@ -1,0 +1,292 @@
+//! Rules of containers.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::rules::{
+    PROTOCOLS, dns_label, invalid_all, ip, not_negative, one_of, port_number, port_number_or_name,
+};
+use crate::read::{at, int, list, map, text};
+use crate::syntax::{is_config_map_key, is_env_name, is_port_name, is_qualified_name};
+use crate::{FieldError, Path, Quantity};
+
+const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
+const SCHEMES: &[&str] = &["HTTP", "HTTPS"];
+const HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
+
+/// One container. `volumes` are the names of the pod's volumes.
+pub(super) fn container(
+    errors: &mut Vec<FieldError>,
+    path: &Path,
+    container: &Value,
+    volumes: &[&str],
+    host_network: bool,
+) {
+    let name = text(container, &["name"]);
+    if name.is_empty() {
+        errors.push(FieldError::required(&path.child("name"), ""));
+    } else {
+        dns_label(errors, &path.child("name"), name);
+    }
+    let image = text(container, &["image"]);
+    if image.is_empty() {
+        errors.push(FieldError::required(&path.child("image"), ""));
+    } else if image.trim() != image {
+        let detail = "must not have leading or trailing whitespace";
+        errors.push(FieldError::invalid(&path.child("image"), image, detail));
+    }
+    ports(errors, &path.child("ports"), container, host_network);
+    environment(errors, &path.child("env"), container);
+    mounts(errors, &path.child("volumeMounts"), container, volumes);
+    let pull = text(container, &["imagePullPolicy"]);
+    one_of(errors, &path.child("imagePullPolicy"), pull, PULL_POLICIES);
+    resources(errors, &path.child("resources"), container);
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(value) = at(container, &[probe]) {
+            check_probe(errors, &path.child(probe), value, probe != "readinessProbe");
+        }
+    }
+}
+
+fn ports(errors: &mut Vec<FieldError>, path: &Path, container: &Value, host_network: bool) {
+    let mut names = BTreeSet::new();
+    for (index, port) in list(container, &["ports"]).iter().enumerate() {
+        let path = path.index(index);
+        let name = text(port, &["name"]);
+        if !name.is_empty() {
+            let complaints = is_port_name(name);
+            if complaints.is_empty() && !names.insert(name) {
+                errors.push(FieldError::duplicate(&path.child("name"), name));
+            }
+            invalid_all(errors, &path.child("name"), name, complaints);
+        }
+        let number = int(port, &["containerPort"]).unwrap_or(0);
+        if number == 0 {
+            errors.push(FieldError::required(&path.child("containerPort"), ""));
+        } else {
+            port_number(errors, &path.child("containerPort"), number);
+        }
+        let host = int(port, &["hostPort"]).unwrap_or(0);
+        if host != 0 {
+            port_number(errors, &path.child("hostPort"), host);
+            if host_network && host != number {
+                let detail = "must match `hostPort` when `hostNetwork` is true";
+                errors.push(FieldError::invalid(
+                    &path.child("containerPort"),
+                    number,
+                    detail,
+                ));
+            }
+        }
+        let host_ip = text(port, &["hostIP"]);
+        if !host_ip.is_empty() {
+            ip(errors, &path.child("hostIP"), host_ip);
+        }
+        one_of(
+            errors,
+            &path.child("protocol"),
+            text(port, &["protocol"]),
+            PROTOCOLS,
+        );
+    }
+}
+
+/// Two containers of a pod can't have one port of the node.
+pub(super) fn host_ports(errors: &mut Vec<FieldError>, path: &Path, containers: &[Value]) {
+    let mut seen = BTreeSet::new();
+    for (index, container) in containers.iter().enumerate() {
+        for (port_index, port) in list(container, &["ports"]).iter().enumerate() {
+            let number = int(port, &["hostPort"]).unwrap_or(0);
+            if number == 0 {
+                continue;
+            }
+            let shown = format!(
+                "{}/{}/{number}",
+                text(port, &["protocol"]),
+                text(port, &["hostIP"])
+            );
+            if !seen.insert(shown.clone()) {
+                let path = path
+                    .index(index)
+                    .child("ports")
+                    .index(port_index)
+                    .child("hostPort");
+                errors.push(FieldError::duplicate(&path, shown));
+            }
+        }
+    }
+}
+
+fn environment(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
+    const SOURCES: [&str; 5] = [
+        "fieldRef",
+        "resourceFieldRef",
+        "configMapKeyRef",
+        "secretKeyRef",
+        "fileKeyRef",
+    ];
+    for (index, variable) in list(container, &["env"]).iter().enumerate() {
+        let path = path.index(index);
+        let name = text(variable, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(&path.child("name"), ""));
+        } else {
+            invalid_all(errors, &path.child("name"), name, is_env_name(name));
+        }
+        let Some(from) = at(variable, &["valueFrom"]) else {
+            continue;
+        };
+        let path = path.child("valueFrom");
+        let sources = SOURCES
+            .iter()
+            .filter(|source| at(from, &[source]).is_some())
+            .count();
+        let detail = match sources {
+            0 => Some(
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
+            ),
+            1 if !text(variable, &["value"]).is_empty() => {
+                Some("may not be specified when `value` is not empty")
+            }
+            1 => None,
+            _ => Some("may not have more than one field specified at a time"),
+        };
+        if let Some(detail) = detail {
+            errors.push(FieldError::invalid(&path, "", detail));
+        }
+        if at(from, &["fieldRef"]).is_some() && text(from, &["fieldRef", "fieldPath"]).is_empty() {
+            errors.push(FieldError::required(
+                &path.child("fieldRef").child("fieldPath"),
+                "",
+            ));
+        }
+        for source in ["configMapKeyRef", "secretKeyRef"] {
+            if at(from, &[source]).is_none() {
+                continue;
+            }
+            let path = path.child(source).child("key");
+            match text(from, &[source, "key"]) {
+                "" => errors.push(FieldError::required(&path, "")),
+                key => invalid_all(errors, &path, key, is_config_map_key(key)),
+            }
+        }
+    }
+}
+
+fn mounts(errors: &mut Vec<FieldError>, path: &Path, container: &Value, volumes: &[&str]) {
+    let mut paths = BTreeSet::new();
+    for (index, mount) in list(container, &["volumeMounts"]).iter().enumerate() {
+        let path = path.index(index);
+        let name = text(mount, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(&path.child("name"), ""));
+        }
+        if !volumes.contains(&name) {
+            errors.push(FieldError::not_found(&path.child("name"), name));
+        }
+        let place = text(mount, &["mountPath"]);
+        if place.is_empty() {
+            errors.push(FieldError::required(&path.child("mountPath"), ""));
+        } else if !paths.insert(place) {
+            let detail = "must be unique";
+            errors.push(FieldError::invalid(&path.child("mountPath"), place, detail));
+        }
+        let sub = text(mount, &["subPath"]);
+        if sub.starts_with('/') {
+            let detail = "must be a relative path";
+            errors.push(FieldError::invalid(&path.child("subPath"), sub, detail));
+        }
+        if sub.split('/').any(|part| part == "..") {
+            let detail = "must not contain '..'";
+            errors.push(FieldError::invalid(&path.child("subPath"), sub, detail));
+        }
+    }
+}
+
+fn amount(value: &Value) -> Option<Quantity> {
+    let shown = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    Quantity::parse(&shown).ok()
+}
+
+fn resources(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
+    let limits = map(container, &["resources", "limits"]);
+    for group in ["limits", "requests"] {
+        for (name, value) in map(container, &["resources", group]).into_iter().flatten() {
+            let path = path.child(group).key(name);
+            invalid_all(errors, &path, name.as_str(), is_qualified_name(name));
+            let Some(found) = amount(value) else {
+                continue;
+            };
+            if found.is_negative() {
+                let detail = "must be greater than or equal to 0";
+                errors.push(FieldError::invalid(&path, value.clone(), detail));
+            }
+            let limit = limits.and_then(|limits: &Map<String, Value>| limits.get(name));
+            if group == "requests"
+                && let Some(limit) = limit.and_then(amount)
+                && found > limit
+            {
+                let detail = format!("must be less than or equal to {name} limit of {limit}");
+                errors.push(FieldError::invalid(&path, value.clone(), detail));
+            }
+        }
+    }
+}
+
+fn check_probe(errors: &mut Vec<FieldError>, path: &Path, probe: &Value, succeeds_once: bool) {
+    let mut handlers = 0;
+    for handler in HANDLERS {
+        let Some(value) = at(probe, &[handler]) else {
+            continue;
+        };
+        handlers += 1;
+        let path = path.child(handler);
+        if handlers > 1 {
+            let detail = "may not specify more than 1 handler type";
+            errors.push(FieldError::forbidden(&path, detail));
+            continue;
+        }
+        let port = at(value, &["port"]).cloned().unwrap_or(json!(0));
+        match handler {
+            "exec" => {
+                if list(value, &["command"]).is_empty() {
+                    errors.push(FieldError::required(&path.child("command"), ""));
+                }
+            }
+            "httpGet" => {
+                if text(value, &["path"]).is_empty() {
+                    errors.push(FieldError::required(&path.child("path"), ""));
+                }
+                port_number_or_name(errors, &path.child("port"), &port);
+                let scheme = text(value, &["scheme"]);
+                if !SCHEMES.contains(&scheme) {
+                    let path = path.child("scheme");
+                    errors.push(FieldError::not_supported(&path, scheme, SCHEMES));
+                }
+            }
+            _ => port_number_or_name(errors, &path.child("port"), &port),
+        }
+    }
+    if handlers == 0 {
+        errors.push(FieldError::required(path, "must specify a handler type"));
+    }
+    for field in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
+        not_negative(errors, &path.child(field), int(probe, &[field]));
+    }
+    if succeeds_once
+        && let Some(threshold) = int(probe, &["successThreshold"])
+        && threshold != 1
+    {
+        let path = path.child("successThreshold");
+        errors.push(FieldError::invalid(&path, threshold, "must be 1"));
+    }
+}

@@ -1,0 +1,513 @@
+//! Rules of pods and pod templates.
+
+use serde_json::{Value, json};
+
+use super::container::{container, host_ports};
+use super::rules::{
+    dns_label, dns_subdomain, invalid_all, ip, label_selector, labels, not_negative, one_of,
+    qualified_name,
+};
+use crate::read::{at, flag, int, list, map, same, text, texts};
+use crate::syntax::{is_config_map_key, is_label_value};
+use crate::{FieldError, Path};
+
+const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
+const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
+// Limits of resolv.conf(5) and of Kubernetes above it.
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCH_CHARACTERS_MAX: usize = 2048;
+
+pub(crate) fn pod(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    pod_spec(
+        &mut errors,
+        &Path::new("spec"),
+        object.get("spec").unwrap_or(&Value::Null),
+    );
+    errors
+}
+
+/// `spec` of a pod or a template.
+pub(super) fn pod_spec(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    let volumes = volumes(errors, &path.child("volumes"), spec);
+    let host_network = flag(spec, &["hostNetwork"]);
+    let containers = list(spec, &["containers"]);
+    if containers.is_empty() {
+        errors.push(FieldError::required(&path.child("containers"), ""));
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for group in ["initContainers", "containers", "ephemeralContainers"] {
+        let group_path = path.child(group);
+        for (index, one) in list(spec, &[group]).iter().enumerate() {
+            let path = group_path.index(index);
+            container(errors, &path, one, &volumes, host_network);
+            let name = text(one, &["name"]);
+            if names.contains(&name) {
+                errors.push(FieldError::duplicate(&path.child("name"), name));
+            } else if !name.is_empty() {
+                names.push(name);
+            }
+        }
+    }
+    host_ports(errors, &path.child("containers"), containers);
+    let restart = text(spec, &["restartPolicy"]);
+    one_of(
+        errors,
+        &path.child("restartPolicy"),
+        restart,
+        RESTART_POLICIES,
+    );
+    dns(errors, path, spec);
+    for field in ["hostname", "subdomain"] {
+        let value = text(spec, &[field]);
+        if !value.is_empty() {
+            dns_label(errors, &path.child(field), value);
+        }
+    }
+    for field in [
+        "serviceAccountName",
+        "nodeName",
+        "priorityClassName",
+        "schedulerName",
+    ] {
+        let value = text(spec, &[field]);
+        if !value.is_empty() {
+            dns_subdomain(errors, &path.child(field), value);
+        }
+    }
+    not_negative(
+        errors,
+        &path.child("terminationGracePeriodSeconds"),
+        int(spec, &["terminationGracePeriodSeconds"]),
+    );
+    if let Some(seconds) = int(spec, &["activeDeadlineSeconds"])
+        && seconds < 1
+    {
+        let path = path.child("activeDeadlineSeconds");
+        let detail = "must be between 1 and 2147483647, inclusive";
+        errors.push(FieldError::invalid(&path, seconds, detail));
+    }
+    labels(
+        errors,
+        &path.child("nodeSelector"),
+        map(spec, &["nodeSelector"]),
+    );
+    host_aliases(errors, &path.child("hostAliases"), spec);
+    tolerations(errors, &path.child("tolerations"), spec);
+    placement(errors, path, spec);
+}
+
+fn host_aliases(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    for (index, alias) in list(spec, &["hostAliases"]).iter().enumerate() {
+        let path = path.index(index);
+        ip(errors, &path.child("ip"), text(alias, &["ip"]));
+        for (index, name) in texts(alias, &["hostnames"]).into_iter().enumerate() {
+            dns_subdomain(errors, &path.child("hostnames").index(index), name);
+        }
+    }
+}
+
+fn dns(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    let policy = text(spec, &["dnsPolicy"]);
+    one_of(errors, &path.child("dnsPolicy"), policy, DNS_POLICIES);
+    let config = at(spec, &["dnsConfig"]);
+    let config_path = path.child("dnsConfig");
+    let servers = texts(spec, &["dnsConfig", "nameservers"]);
+    let servers_path = config_path.child("nameservers");
+    if policy == "None" {
+        if config.is_none() {
+            let detail = "must provide `dnsConfig` when `dnsPolicy` is None";
+            errors.push(FieldError::required(&config_path, detail));
+        } else if servers.is_empty() {
+            let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            errors.push(FieldError::required(&servers_path, detail));
+        }
+    }
+    if servers.len() > NAMESERVERS_MAX {
+        let detail = format!("must not have more than {NAMESERVERS_MAX} nameservers");
+        errors.push(FieldError::invalid(&servers_path, json!(servers), detail));
+    }
+    for (index, server) in servers.iter().enumerate() {
+        ip(errors, &servers_path.index(index), server);
+    }
+    let searches = texts(spec, &["dnsConfig", "searches"]);
+    let searches_path = config_path.child("searches");
+    if searches.len() > SEARCHES_MAX {
+        let detail = format!("must not have more than {SEARCHES_MAX} search paths");
+        errors.push(FieldError::invalid(&searches_path, json!(searches), detail));
+    }
+    if searches.join(" ").len() > SEARCH_CHARACTERS_MAX {
+        let detail = format!(
+            "must not have more than {SEARCH_CHARACTERS_MAX} characters (including spaces) in the search list"
+        );
+        errors.push(FieldError::invalid(&searches_path, json!(searches), detail));
+    }
+    for (index, search) in searches.into_iter().enumerate() {
+        if search != "." {
+            let name = search.strip_suffix('.').unwrap_or(search);
+            // Names with underscores are searched too (AD and SRV domains).
+            let plain = name.replace('_', "a");
+            let complaints = crate::syntax::is_dns1123_subdomain(&plain);
+            invalid_all(errors, &searches_path.index(index), search, complaints);
+        }
+    }
+    for (index, option) in list(spec, &["dnsConfig", "options"]).iter().enumerate() {
+        if text(option, &["name"]).is_empty() {
+            let path = config_path.child("options").index(index);
+            errors.push(FieldError::required(&path, "must not be empty"));
+        }
+    }
+}
+
+/// Checks volumes and returns their names.
+fn volumes<'a>(errors: &mut Vec<FieldError>, path: &Path, spec: &'a Value) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for (index, volume) in list(spec, &["volumes"]).iter().enumerate() {
+        let path = path.index(index);
+        let name = text(volume, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(&path.child("name"), ""));
+        } else {
+            dns_label(errors, &path.child("name"), name);
+        }
+        if names.contains(&name) {
+            errors.push(FieldError::duplicate(&path.child("name"), name));
+        }
+        names.push(name);
+        let mut sources = volume
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, value)| *key != "name" && !value.is_null())
+            .map(|(key, _)| key);
+        if sources.next().is_none() {
+            errors.push(FieldError::required(&path, "must specify a volume type"));
+        }
+        for extra in sources {
+            let detail = "may not specify more than 1 volume type";
+            errors.push(FieldError::forbidden(&path.child(extra), detail));
+        }
+        source(errors, &path, volume);
+    }
+    names
+}
+
+fn source(errors: &mut Vec<FieldError>, path: &Path, volume: &Value) {
+    for (kind, field) in [
+        ("hostPath", "path"),
+        ("configMap", "name"),
+        ("secret", "secretName"),
+        ("persistentVolumeClaim", "claimName"),
+    ] {
+        let Some(value) = at(volume, &[kind]) else {
+            continue;
+        };
+        let path = path.child(kind);
+        let target = text(value, &[field]);
+        if target.is_empty() {
+            errors.push(FieldError::required(&path.child(field), ""));
+        }
+        if kind == "hostPath" && target.split('/').any(|part| part == "..") {
+            let detail = "must not contain '..'";
+            errors.push(FieldError::invalid(&path.child(field), target, detail));
+        }
+        for (index, item) in list(value, &["items"]).iter().enumerate() {
+            let path = path.child("items").index(index);
+            match text(item, &["key"]) {
+                "" => errors.push(FieldError::required(&path.child("key"), "")),
+                key => invalid_all(errors, &path.child("key"), key, is_config_map_key(key)),
+            }
+            let file = text(item, &["path"]);
+            if file.is_empty() {
+                errors.push(FieldError::required(&path.child("path"), ""));
+            } else if file.starts_with('/') {
+                let detail = "must be a relative path";
+                errors.push(FieldError::invalid(&path.child("path"), file, detail));
+            } else if file.split('/').any(|part| part == "..") {
+                let detail = "must not contain '..'";
+                errors.push(FieldError::invalid(&path.child("path"), file, detail));
+            }
+        }
+    }
+}
+
+fn tolerations(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    for (index, toleration) in list(spec, &["tolerations"]).iter().enumerate() {
+        let path = path.index(index);
+        let key = text(toleration, &["key"]);
+        let operator = text(toleration, &["operator"]);
+        let value = text(toleration, &["value"]);
+        if !key.is_empty() {
+            qualified_name(errors, &path.child("key"), key);
+        } else if operator != "Exists" {
+            let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            errors.push(FieldError::invalid(
+                &path.child("operator"),
+                operator,
+                detail,
+            ));
+        }
+        let effect = text(toleration, &["effect"]);
+        if at(toleration, &["tolerationSeconds"]).is_some() && effect != "NoExecute" {
+            let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+            errors.push(FieldError::invalid(&path.child("effect"), effect, detail));
+        }
+        match operator {
+            "" | "Equal" => {
+                invalid_all(
+                    errors,
+                    &path.child("operator"),
+                    value,
+                    is_label_value(value),
+                );
+            }
+            "Exists" if !value.is_empty() => errors.push(FieldError::invalid(
+                &path.child("operator"),
+                toleration.clone(),
+                "value must be empty when `operator` is 'Exists'",
+            )),
+            "Exists" => {}
+            other => errors.push(FieldError::not_supported(
+                &path.child("operator"),
+                other,
+                &["Equal", "Exists"],
+            )),
+        }
+        if !effect.is_empty() && !EFFECTS.contains(&effect) {
+            errors.push(FieldError::not_supported(
+                &path.child("effect"),
+                effect,
+                EFFECTS,
+            ));
+        }
+    }
+}
+
+fn placement(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let field = "requiredDuringSchedulingIgnoredDuringExecution";
+        let path = path.child("affinity").child(kind).child(field);
+        for (index, term) in list(spec, &["affinity", kind, field]).iter().enumerate() {
+            let path = path.index(index);
+            if let Some(selector) = at(term, &["labelSelector"]) {
+                label_selector(errors, &path.child("labelSelector"), selector);
+            }
+            match text(term, &["topologyKey"]) {
+                "" => errors.push(FieldError::required(
+                    &path.child("topologyKey"),
+                    "can not be empty",
+                )),
+                key => qualified_name(errors, &path.child("topologyKey"), key),
+            }
+        }
+    }
+    let spread_path = path.child("topologySpreadConstraints");
+    for (index, spread) in list(spec, &["topologySpreadConstraints"])
+        .iter()
+        .enumerate()
+    {
+        let path = spread_path.index(index);
+        let skew = int(spread, &["maxSkew"]).unwrap_or(0);
+        if skew <= 0 {
+            errors.push(FieldError::invalid(
+                &path.child("maxSkew"),
+                skew,
+                "must be greater than 0",
+            ));
+        }
+        if text(spread, &["topologyKey"]).is_empty() {
+            errors.push(FieldError::required(
+                &path.child("topologyKey"),
+                "can not be empty",
+            ));
+        }
+        let action = text(spread, &["whenUnsatisfiable"]);
+        let actions = &["DoNotSchedule", "ScheduleAnyway"];
+        if !actions.contains(&action) {
+            let path = path.child("whenUnsatisfiable");
+            errors.push(FieldError::not_supported(&path, action, actions));
+        }
+    }
+}
+
+/// Of a pod's spec only images, the deadline and more tolerations change.
+pub(crate) fn pod_update(object: &Value, old: &Value) -> Vec<FieldError> {
+    const DETAIL: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+    let mut errors = Vec::new();
+    let mut masked = object.get("spec").cloned().unwrap_or(Value::Null);
+    let had = old.get("spec").unwrap_or(&Value::Null);
+    for group in ["containers", "initContainers"] {
+        let count = list(had, &[group]).len();
+        if list(&masked, &[group]).len() != count {
+            let detail = "pod updates may not add or remove containers";
+            errors.push(FieldError::forbidden(
+                &Path::new("spec").child(group),
+                detail,
+            ));
+            return errors;
+        }
+        let images: Vec<Option<Value>> = list(had, &[group])
+            .iter()
+            .map(|one| at(one, &["image"]).cloned())
+            .collect();
+        for (one, image) in crate::read::list_mut(&mut masked, &[group])
+            .iter_mut()
+            .zip(images)
+        {
+            if let (Some(map), Some(image)) = (one.as_object_mut(), image) {
+                map.insert("image".to_owned(), image);
+            }
+        }
+    }
+    let tolerations = list(&masked, &["tolerations"]);
+    let kept = list(had, &["tolerations"])
+        .iter()
+        .all(|one| tolerations.contains(one));
+    for (field, allowed) in [
+        ("tolerations", kept),
+        ("activeDeadlineSeconds", true),
+        (
+            "schedulingGates",
+            list(&masked, &["schedulingGates"]).len() <= list(had, &["schedulingGates"]).len(),
+        ),
+    ] {
+        if allowed && let Some(map) = masked.as_object_mut() {
+            match had.get(field) {
+                Some(value) => map.insert(field.to_owned(), value.clone()),
+                None => map.remove(field),
+            };
+        }
+    }
+    if !same(Some(&masked), Some(had)) {
+        let changed: Vec<&str> = masked
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key.as_str())
+            .chain(
+                had.as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, _)| key.as_str()),
+            )
+            .filter(|key| !same(masked.get(key), had.get(key)))
+            .collect();
+        let first = changed.first().copied().unwrap_or("");
+        let detail = format!("{DETAIL}; `spec.{first}` differs");
+        errors.push(FieldError::forbidden(&Path::new("spec"), detail));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::find_kind;
+
+    fn valid(spec: Value) -> Value {
+        let mut object = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": spec});
+        find_kind("", "v1", "Pod")
+            .unwrap()
+            .set_defaults(&mut object);
+        object
+    }
+
+    fn lines(spec: Value) -> Vec<String> {
+        pod(&valid(spec)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn containers() {
+        assert_eq!(
+            lines(json!({"containers": [{"name": "a", "image": "x"}]})),
+            Vec::<String>::new()
+        );
+        assert_eq!(lines(json!({})), ["spec.containers: Required value"]);
+        assert_eq!(
+            lines(json!({"containers": [
+                {"name": "a", "image": "x", "ports": [{"containerPort": 0}, {"containerPort": 80, "hostPort": 80}]},
+                {"name": "a", "ports": [{"containerPort": 99999, "name": "-", "hostPort": 80}],
+                    "env": [{"name": "A=B"}, {"name": "C", "valueFrom": {}}],
+                    "volumeMounts": [{"name": "v", "mountPath": "/x"}]}]})),
+            [
+                "spec.containers[0].ports[0].containerPort: Required value",
+                "spec.containers[1].image: Required value",
+                r#"spec.containers[1].ports[0].name: Invalid value: "-": must contain at least one letter (a-z)"#,
+                r#"spec.containers[1].ports[0].name: Invalid value: "-": must not begin or end with a hyphen"#,
+                "spec.containers[1].ports[0].containerPort: Invalid value: 99999: must be between 1 and 65535, inclusive",
+                r#"spec.containers[1].env[0].name: Invalid value: "A=B": a valid environment variable name must consist only of printable ASCII characters other than '='"#,
+                r#"spec.containers[1].env[1].valueFrom: Invalid value: "": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"#,
+                r#"spec.containers[1].volumeMounts[0].name: Not found: "v""#,
+                r#"spec.containers[1].name: Duplicate value: "a""#,
+                r#"spec.containers[1].ports[0].hostPort: Duplicate value: "TCP//80""#
+            ]
+        );
+    }
+
+    #[test]
+    fn probes_and_resources() {
+        assert_eq!(
+            lines(json!({"containers": [{"name": "a", "image": "x",
+                "livenessProbe": {"successThreshold": 2, "tcpSocket": {"port": "http"}},
+                "readinessProbe": {}, "startupProbe": {"httpGet": {"port": 0}},
+                "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]})),
+            [
+                r#"spec.containers[0].resources.requests[cpu]: Invalid value: "2": must be less than or equal to cpu limit of 1"#,
+                "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
+                "spec.containers[0].readinessProbe: Required value: must specify a handler type",
+                "spec.containers[0].startupProbe.httpGet.port: Invalid value: 0: must be between 1 and 65535, inclusive"
+            ]
+        );
+    }
+
+    #[test]
+    fn name_resolution() {
+        let with = |extra: Value| {
+            let mut spec = json!({"containers": [{"name": "a", "image": "x"}]});
+            for (key, value) in extra.as_object().unwrap() {
+                spec[key] = value.clone();
+            }
+            lines(spec)
+        };
+        assert_eq!(
+            with(json!({"dnsPolicy": "None"})),
+            ["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"]
+        );
+        assert_eq!(
+            with(json!({"dnsPolicy": "Cluster"})),
+            [
+                r#"spec.dnsPolicy: Unsupported value: "Cluster": supported values: "ClusterFirst", "ClusterFirstWithHostNet", "Default", "None""#
+            ]
+        );
+        assert_eq!(
+            with(json!({"dnsConfig": {"nameservers": ["1.1.1.1", "x", "::1", "1.0.0.1"]}})).len(),
+            2
+        );
+        assert_eq!(
+            with(json!({"hostname": "a.b"})),
+            [r#"spec.hostname: Invalid value: "a.b": must not contain dots"#]
+        );
+        assert_eq!(
+            with(json!({"hostAliases": [{"ip": "x", "hostnames": ["ok"]}]})).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn only_images_change() {
+        let old = valid(json!({"containers": [{"name": "a", "image": "x"}], "nodeName": "n"}));
+        let mut new = old.clone();
+        new["spec"]["containers"][0]["image"] = "y".into();
+        new["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+        assert_eq!(pod_update(&new, &old), []);
+        new["spec"]["nodeName"] = "m".into();
+        let line = pod_update(&new, &old)[0].to_string();
+        assert!(
+            line.starts_with("spec: Forbidden: pod updates may not change fields other than"),
+            "{line}"
+        );
+        assert!(line.ends_with("`spec.nodeName` differs"), "{line}");
+    }
+}

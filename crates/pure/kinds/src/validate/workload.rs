@@ -1,0 +1,301 @@
+//! Rules of workloads: a selector that matches its own template, a strategy that can move.
+
+use serde_json::{Value, json};
+
+use super::pod::pod_spec;
+use super::rules::{
+    count_or_percent, counter, immutable, label_selector, labels, one_of, percent, selects,
+    selects_all,
+};
+use crate::read::{at, int, map, text};
+use crate::{FieldError, Path};
+
+fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selector: &str) {
+    let spec = Path::new("spec");
+    let selector_path = spec.child("selector");
+    let template = spec.child("template");
+    let template_labels = map(object, &["spec", "template", "metadata", "labels"]);
+    let labels_path = template.child("metadata").child("labels");
+    match at(object, &["spec", "selector"]) {
+        None => errors.push(FieldError::required(&selector_path, "")),
+        Some(selector) => {
+            label_selector(errors, &selector_path, selector);
+            if selects_all(selector) {
+                errors.push(FieldError::invalid(
+                    &selector_path,
+                    selector.clone(),
+                    empty_selector,
+                ));
+            } else if !selects(selector, template_labels) {
+                let value = template_labels.map_or(json!({}), |labels| json!(labels));
+                let detail = "`selector` does not match template `labels`";
+                errors.push(FieldError::invalid(&labels_path, value, detail));
+            }
+        }
+    }
+    labels(errors, &labels_path, template_labels);
+    let pod = at(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let pod_path = template.child("spec");
+    pod_spec(errors, &pod_path, pod);
+    let restart = text(pod, &["restartPolicy"]);
+    if !matches!(restart, "" | "Always") {
+        let path = pod_path.child("restartPolicy");
+        errors.push(FieldError::not_supported(&path, restart, &["Always"]));
+    }
+    if at(pod, &["activeDeadlineSeconds"]).is_some() {
+        let path = pod_path.child("activeDeadlineSeconds");
+        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(FieldError::forbidden(&path, detail));
+    }
+}
+
+pub(crate) fn replica_set(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    counter(&mut errors, object, "replicas");
+    counter(&mut errors, object, "minReadySeconds");
+    template(
+        &mut errors,
+        object,
+        "empty selector is invalid for deployment",
+    );
+    errors
+}
+
+pub(crate) fn deployment(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    counter(&mut errors, object, "replicas");
+    template(
+        &mut errors,
+        object,
+        "empty selector is invalid for deployment",
+    );
+    strategy(&mut errors, object);
+    counter(&mut errors, object, "minReadySeconds");
+    counter(&mut errors, object, "revisionHistoryLimit");
+    counter(&mut errors, object, "progressDeadlineSeconds");
+    let ready = int(object, &["spec", "minReadySeconds"]).unwrap_or(0);
+    if let Some(deadline) = int(object, &["spec", "progressDeadlineSeconds"])
+        && deadline <= ready
+    {
+        let path = Path::new("spec").child("progressDeadlineSeconds");
+        let detail = "must be greater than minReadySeconds";
+        errors.push(FieldError::invalid(&path, deadline, detail));
+    }
+    errors
+}
+
+fn strategy(errors: &mut Vec<FieldError>, object: &Value) {
+    let path = Path::new("spec").child("strategy");
+    let kind = text(object, &["spec", "strategy", "type"]);
+    let rolling = at(object, &["spec", "strategy", "rollingUpdate"]);
+    one_of(
+        errors,
+        &path.child("type"),
+        kind,
+        &["Recreate", "RollingUpdate"],
+    );
+    let path = path.child("rollingUpdate");
+    match (kind, rolling) {
+        ("Recreate", Some(_)) => errors.push(FieldError::forbidden(
+            &path,
+            "may not be specified when strategy `type` is 'Recreate'",
+        )),
+        ("RollingUpdate", None) => errors.push(FieldError::required(
+            &path,
+            "this should be defaulted and never be nil",
+        )),
+        ("RollingUpdate", Some(rolling)) => {
+            bounds(errors, &path, rolling);
+            if is_zero(rolling, "maxUnavailable") && is_zero(rolling, "maxSurge") {
+                let value = at(rolling, &["maxUnavailable"])
+                    .cloned()
+                    .unwrap_or(json!(0));
+                let detail = "may not be 0 when `maxSurge` is 0";
+                errors.push(FieldError::invalid(
+                    &path.child("maxUnavailable"),
+                    value,
+                    detail,
+                ));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `maxUnavailable` and `maxSurge` one by one.
+fn bounds(errors: &mut Vec<FieldError>, path: &Path, rolling: &Value) {
+    for field in ["maxUnavailable", "maxSurge"] {
+        count_or_percent(errors, &path.child(field), at(rolling, &[field]));
+    }
+    let unavailable = at(rolling, &["maxUnavailable"]).and_then(Value::as_str);
+    if let Some(text) = unavailable
+        && percent(text).is_some_and(|percent| percent > 100)
+    {
+        let path = path.child("maxUnavailable");
+        errors.push(FieldError::invalid(
+            &path,
+            text,
+            "must not be greater than 100%",
+        ));
+    }
+}
+
+fn is_zero(rolling: &Value, field: &str) -> bool {
+    match at(rolling, &[field]) {
+        None => true,
+        Some(Value::String(text)) => percent(text) == Some(0),
+        Some(other) => other.as_i64() == Some(0),
+    }
+}
+
+pub(crate) fn daemon_set(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    template(
+        &mut errors,
+        object,
+        "empty selector is invalid for daemonset",
+    );
+    counter(&mut errors, object, "minReadySeconds");
+    counter(&mut errors, object, "revisionHistoryLimit");
+    let path = Path::new("spec").child("updateStrategy");
+    let kind = text(object, &["spec", "updateStrategy", "type"]);
+    one_of(
+        &mut errors,
+        &path.child("type"),
+        kind,
+        &["OnDelete", "RollingUpdate"],
+    );
+    let path = path.child("rollingUpdate");
+    if kind == "RollingUpdate" {
+        match at(object, &["spec", "updateStrategy", "rollingUpdate"]) {
+            None => errors.push(FieldError::required(&path, "")),
+            Some(rolling) => {
+                bounds(&mut errors, &path, rolling);
+                let unavailable = is_zero(rolling, "maxUnavailable");
+                let surge = is_zero(rolling, "maxSurge");
+                if unavailable && surge {
+                    let value = at(rolling, &["maxUnavailable"])
+                        .cloned()
+                        .unwrap_or(json!(0));
+                    let path = path.child("maxUnavailable");
+                    let detail = "cannot be 0 when maxSurge is 0";
+                    errors.push(FieldError::invalid(&path, value, detail));
+                }
+                if !unavailable && !surge {
+                    let value = at(rolling, &["maxSurge"]).cloned().unwrap_or(json!(0));
+                    let path = path.child("maxSurge");
+                    let detail = "may not be set when maxUnavailable is non-zero";
+                    errors.push(FieldError::invalid(&path, value, detail));
+                }
+            }
+        }
+    }
+    errors
+}
+
+/// Whom a workload owns is decided once.
+pub(crate) fn workload_update(object: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let path = Path::new("spec").child("selector");
+    immutable(&mut errors, &path, &["spec", "selector"], object, old);
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::find_kind;
+
+    fn object(kind: &str, change: impl FnOnce(&mut Value)) -> Value {
+        let mut object = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "a", "image": "x"}]}}}});
+        change(&mut object["spec"]);
+        find_kind("apps", "v1", kind)
+            .unwrap()
+            .set_defaults(&mut object);
+        object
+    }
+
+    fn lines(kind: &str, change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let object = object(kind, change);
+        find_kind("apps", "v1", kind)
+            .unwrap()
+            .validate_create(&object)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn selectors() {
+        for kind in ["Deployment", "ReplicaSet", "DaemonSet"] {
+            assert_eq!(lines(kind, |_| {}), Vec::<String>::new(), "{kind}");
+        }
+        assert_eq!(
+            lines("Deployment", |spec| spec["template"]["metadata"] =
+                json!({"labels": {"app": "x"}})),
+            [
+                r#"spec.template.metadata.labels: Invalid value: {"app":"x"}: `selector` does not match template `labels`"#
+            ]
+        );
+        assert_eq!(
+            lines("DaemonSet", |spec| spec["selector"] = json!({})),
+            ["spec.selector: Invalid value: {}: empty selector is invalid for daemonset"]
+        );
+        assert_eq!(
+            lines("ReplicaSet", |spec| spec["selector"] = Value::Null),
+            ["spec.selector: Required value"]
+        );
+        let old = object("Deployment", |_| {});
+        let new = object("Deployment", |spec| {
+            spec["selector"] = json!({"matchLabels": {"app": "web", "b": "c"}})
+        });
+        assert_eq!(
+            workload_update(&new, &old)[0].to_string(),
+            r#"spec.selector: Invalid value: {"matchLabels":{"app":"web","b":"c"}}: field is immutable"#
+        );
+    }
+
+    #[test]
+    fn strategies() {
+        assert_eq!(
+            lines("Deployment", |spec| spec["strategy"] =
+                json!({"type": "Recreate", "rollingUpdate": {"maxSurge": 1}})),
+            [
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"
+            ]
+        );
+        assert_eq!(
+            lines(
+                "Deployment",
+                |spec| spec["strategy"] =
+                    json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}})
+            ),
+            [
+                r#"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "0%": may not be 0 when `maxSurge` is 0"#
+            ]
+        );
+        assert_eq!(
+            lines("Deployment", |spec| spec["replicas"] = json!(-1)),
+            ["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]
+        );
+        assert_eq!(
+            lines("DaemonSet", |spec| spec["updateStrategy"] =
+                json!({"rollingUpdate": {"maxSurge": 1}})),
+            [
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"
+            ]
+        );
+        assert_eq!(
+            lines(
+                "ReplicaSet",
+                |spec| spec["template"]["spec"]["restartPolicy"] = "Never".into()
+            ),
+            [
+                r#"spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always""#
+            ]
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! Endpoint slices (discovery.k8s.io/v1).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{IpFamily, NodeName, ObjectKey, Port, PortName, Protocol};
+
+/// One EndpointSlice of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSlice {
+    /// Namespace and name of the slice.
+    pub key: ObjectKey,
+    /// `metadata.generation`.
+    #[serde(default)]
+    pub generation: i64,
+    /// The Service of the label `kubernetes.io/service-name`, in the same namespace.
+    pub service: ObjectKey,
+    /// `addressType`. Slices of type FQDN do not enter the model.
+    pub family: IpFamily,
+    /// `ports`.
+    #[serde(default)]
+    pub ports: Vec<EndpointPort>,
+    /// `endpoints`.
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A port all endpoints of a slice have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EndpointPort {
+    /// Matches the Service port's name.
+    pub name: PortName,
+    /// Matches the Service port's protocol.
+    pub protocol: Protocol,
+    /// The port at the endpoint.
+    pub port: Port,
+}
+
+/// One endpoint: a pod, or an address somebody wrote by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// `addresses`: the first is the endpoint's; the API allows more and gives them no meaning.
+    pub addresses: Vec<IpAddr>,
+    /// `conditions.ready`; absent counts as ready.
+    pub ready: bool,
+    /// `conditions.serving`; absent counts as `ready`.
+    pub serving: bool,
+    /// `conditions.terminating`.
+    pub terminating: bool,
+    /// `nodeName`.
+    #[serde(default)]
+    pub node: Option<NodeName>,
+    /// `zone`.
+    #[serde(default)]
+    pub zone: Option<Arc<str>>,
+    /// `hostname`: the endpoint's own name under a headless Service.
+    #[serde(default)]
+    pub hostname: Option<Arc<str>>,
+    /// The pod of `targetRef`, if it is one.
+    #[serde(default)]
+    pub pod: Option<ObjectKey>,
+}
+
+impl Endpoint {
+    /// The endpoint's address; `None` for an endpoint without any.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.addresses.first().copied()
+    }
+}

@@ -1,0 +1,51 @@
+//! What must happen to one packet, straight from the model: the independent answer
+//! that tests compare against.
+//!
+//! [`verdict`] knows Kubernetes' rules and nothing of how weft makes them true: it is
+//! written from the documentation (Services, "Virtual IPs and service proxies",
+//! "Cluster networking", KEP-1669 for terminating endpoints), shares no code with
+//! `weft-compile`, and takes the slow, obvious way through the model. Where the two
+//! differ, one of them is wrong.
+//!
+//! It answers for the first packet of a connection, with every node's programming in
+//! step with the model. Whether a program listens at the end is not the network's
+//! business: what is delivered may still be refused there.
+
+mod direct;
+mod flow;
+mod service;
+mod verdict;
+
+use weft_model::Cluster;
+
+pub use flow::{Flow, Ranges, Sender};
+pub use verdict::{Arrival, Loss, NoRoute, Receiver, Refusal, SourceSeen, Verdict};
+
+/// What must happen to the first packet of `flow`.
+#[must_use]
+pub fn verdict(cluster: &Cluster, ranges: &Ranges, flow: &Flow) -> Verdict {
+    let place = match flow::place(cluster, flow) {
+        Ok(place) => place,
+        Err(reason) => return Verdict::NotRouted(reason),
+    };
+    if flow.source.is_ipv4() != flow.destination.is_ipv4() {
+        return Verdict::NotRouted(NoRoute::OtherFamily);
+    }
+    if flow.destination.is_loopback() {
+        return direct::loopback(flow, &place);
+    }
+    if let Some(verdict) = service::verdict(cluster, ranges, flow, &place) {
+        return verdict;
+    }
+    match direct::arrival(
+        cluster,
+        ranges,
+        &place,
+        flow.source,
+        flow.destination,
+        flow.port,
+    ) {
+        Ok(arrival) => Verdict::Delivered([arrival].into()),
+        Err(verdict) => verdict,
+    }
+}

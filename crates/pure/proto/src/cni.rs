@@ -1,0 +1,30 @@
+//! The Container Network Interface: how a runtime speaks to a network plugin.
+//!
+//! Environment and standard input go in as text, [`Request`] comes out; an
+//! [`AddResult`] or an [`Error`] goes in and the text for standard output comes
+//! out. Nothing here reads an environment, a file or a clock.
+//!
+//! Source: the CNI specification 1.1.0
+//! (<https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md>), and the
+//! older result formats back to 0.3.0.
+
+mod config;
+mod environment;
+mod error;
+mod exercise;
+mod fields;
+mod name;
+mod ranges;
+mod request;
+mod result;
+mod version;
+
+pub use config::{Config, DEFAULT_DATA_DIR, DEFAULT_MTU, DEFAULT_STATE_DIR, Remark};
+pub use environment::{Command, Environment, PodIdentity};
+pub use error::{Code, Error};
+pub use exercise::exercise;
+pub use name::{AttachmentKey, ContainerId, InterfaceName, InvalidName, NetworkName};
+pub use ranges::{Ipam, Range, RangeSet};
+pub use request::{Attach, Collect, Detach, Refusal, Request, Status};
+pub use result::{AddResult, Dns, Interface, IpConfig, Route, version_answer};
+pub use version::Version;

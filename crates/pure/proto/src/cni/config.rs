@@ -1,0 +1,200 @@
+//! The network configuration on standard input.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::fields::{Fields, invalid, missing, parse, text, unsupported};
+use super::ranges::{absolute, data_dir, ipam};
+use super::result::{Dns, dns};
+use super::{AddResult, Code, Error, Ipam, NetworkName, Version};
+
+/// Where host-local keeps its reservations, and so do we (`ipam.dataDir`).
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+/// Where attachment records are kept, in `attachments` (`stateDir`).
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/weft";
+/// Bytes; Ethernet's, for a configuration that says nothing.
+pub const DEFAULT_MTU: u32 = 1500;
+
+/// RFC 791: what every IPv4 host takes.
+const SMALLEST_MTU: u32 = 576;
+/// RFC 8200 section 5.
+const SMALLEST_MTU_IPV6: u32 = 1280;
+/// ETH_MAX_MTU in the kernel, what a veth takes.
+const LARGEST_MTU: u32 = 65535;
+
+/// Something in the configuration that has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The field's path, such as `ipam.ranges[0].gatway`.
+    pub field: String,
+    /// What about it.
+    pub text: String,
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.field, self.text)
+    }
+}
+
+/// What every command needs: enough to find what belongs to the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `cniVersion`.
+    pub version: Version,
+    /// `name`.
+    pub network: NetworkName,
+    /// `stateDir`: [`DEFAULT_STATE_DIR`] unless given.
+    pub state_dir: String,
+    /// `ipam.dataDir`: [`DEFAULT_DATA_DIR`] unless given.
+    pub data_dir: String,
+    /// Fields without effect, for the log.
+    pub remarks: Vec<Remark>,
+}
+
+/// What only ADD, CHECK and STATUS need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkConfig {
+    pub(super) mtu: u32,
+    pub(super) node_addresses: Vec<IpAddr>,
+    pub(super) ipam: Ipam,
+    pub(super) dns: Dns,
+    pub(super) previous: Option<AddResult>,
+}
+
+/// Text to JSON.
+pub(super) fn decode(input: &[u8]) -> Result<Value, Error> {
+    if input.iter().all(u8::is_ascii_whitespace) {
+        return Err(Error::new(
+            Code::Decode,
+            "standard input: the network configuration is missing",
+        ));
+    }
+    serde_json::from_slice(input).map_err(|error| {
+        Error::new(
+            Code::Decode,
+            format!("standard input: the network configuration is not JSON: {error}"),
+        )
+    })
+}
+
+/// `cniVersion`, which has to be known before anything can be answered.
+pub(super) fn version(document: &Value) -> Result<Version, Error> {
+    let mut fields = Fields::of("", document)?;
+    // An absent version means 0.1.0 (specification, section 1).
+    let text = fields.take_text("cniVersion")?.unwrap_or("0.1.0");
+    Version::parse(text).ok_or_else(|| {
+        Error::new(
+            Code::IncompatibleVersion,
+            format!("cniVersion: {text:?} is not supported"),
+        )
+        .with_details(format!("supported are {}", Version::list()))
+    })
+}
+
+impl Config {
+    pub(super) fn read(version: Version, document: &Value) -> Result<Self, Error> {
+        let mut fields = Fields::of("", document)?;
+        let name = fields.take_text("name")?.ok_or_else(|| missing("name"))?;
+        let network = NetworkName::try_from(name)
+            .map_err(|complaint| invalid("name", &complaint.to_string()))?;
+        Ok(Self {
+            version,
+            network,
+            state_dir: absolute(&mut fields, "stateDir", DEFAULT_STATE_DIR)?,
+            data_dir: data_dir(document)?,
+            remarks: Vec::new(),
+        })
+    }
+}
+
+impl LinkConfig {
+    pub(super) fn read(document: &Value, remarks: &mut Vec<Remark>) -> Result<Self, Error> {
+        let mut fields = Fields::of("", document)?;
+        fields.ignore(&[
+            "cniVersion",
+            "name",
+            "type",
+            "stateDir",
+            "cniVersions",
+            "disableCheck",
+            "disableGC",
+            "capabilities",
+            "cni.dev/valid-attachments",
+            "cni.dev/attachments",
+        ]);
+        let ipam = ipam(fields.take("ipam"), remarks)?;
+        let mtu = fields.take_u32("mtu")?.unwrap_or(DEFAULT_MTU);
+        let smallest = if ipam.sets.iter().all(super::RangeSet::is_ipv4) {
+            SMALLEST_MTU
+        } else {
+            SMALLEST_MTU_IPV6
+        };
+        if !(smallest..=LARGEST_MTU).contains(&mtu) {
+            return Err(invalid(
+                "mtu",
+                &format!("{mtu} is not between {smallest} and {LARGEST_MTU}"),
+            ));
+        }
+        let mut node_addresses: Vec<IpAddr> = Vec::new();
+        for (path, value) in fields.take_list("nodeAddresses")? {
+            let address: IpAddr = parse(&path, text(&path, value)?, "an IP address")?;
+            if ipam.sets.iter().any(|set| set.contains(address)) {
+                return Err(invalid(&path, &format!("{address} is in the pods' range")));
+            }
+            if node_addresses
+                .iter()
+                .any(|other| other.is_ipv4() == address.is_ipv4())
+            {
+                return Err(invalid(
+                    &path,
+                    &format!("{address} is a second address of its family"),
+                ));
+            }
+            node_addresses.push(address);
+        }
+        if let Some(section) = fields.take("runtimeConfig") {
+            let path = "runtimeConfig";
+            Fields::of(path, section)?;
+            for (key, value) in section.as_object().into_iter().flatten() {
+                if !is_empty(value) {
+                    return Err(unsupported(
+                        &format!("{path}.{key}"),
+                        value,
+                        "declare the capability on a plugin that has it",
+                    ));
+                }
+            }
+        }
+        if let Some(section) = fields.take("args") {
+            Fields::of("args", section)?.finish(remarks);
+        }
+        let dns = dns("dns", fields.take("dns"), remarks)?;
+        let previous = fields
+            .take("prevResult")
+            .map(|value| AddResult::read("prevResult", value, remarks))
+            .transpose()?;
+        fields.finish(remarks);
+        Ok(Self {
+            mtu,
+            node_addresses,
+            ipam,
+            dns,
+            previous,
+        })
+    }
+}
+
+/// A capability whose value asks for nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(flag) => !flag,
+        Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}

@@ -1,0 +1,252 @@
+//! Environment and configuration together: what is asked for.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::config::{LinkConfig, decode, version};
+use super::fields::{Fields, invalid, missing};
+use super::{
+    AddResult, AttachmentKey, Code, Command, Config, ContainerId, Dns, Environment, Error,
+    InterfaceName, Ipam, PodIdentity, Version,
+};
+
+/// What a runtime asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Attach.
+    Add(Box<Attach>),
+    /// Detach.
+    Del(Detach),
+    /// Compare an attachment with what ADD answered; `previous` is always there.
+    Check(Box<Attach>),
+    /// Free what belongs to no container any more.
+    Gc(Collect),
+    /// Say whether ADD could succeed.
+    Status(Status),
+    /// Say which versions are spoken, in this version.
+    Version(Version),
+}
+
+/// ADD and CHECK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// Which container, which interface.
+    pub key: AttachmentKey,
+    /// `CNI_NETNS`: a path to the pod's network namespace.
+    pub netns: String,
+    /// Whose it is, if the runtime said so.
+    pub pod: Option<PodIdentity>,
+    /// The network.
+    pub config: Config,
+    /// `mtu`, bytes.
+    pub mtu: u32,
+    /// `nodeAddresses`: at most one a family.
+    pub node_addresses: Vec<IpAddr>,
+    /// `ipam`.
+    pub ipam: Ipam,
+    /// `dns`, to be handed back in the result.
+    pub dns: Dns,
+    /// `prevResult`: in a chain, what the plugins before this one made; with CHECK,
+    /// what ADD answered.
+    pub previous: Option<AddResult>,
+}
+
+/// DEL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detach {
+    /// Which container, which interface.
+    pub key: AttachmentKey,
+    /// `CNI_NETNS`; absent once the namespace is gone.
+    pub netns: Option<String>,
+    /// The network.
+    pub config: Config,
+}
+
+/// GC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collect {
+    /// The network.
+    pub config: Config,
+    /// `cni.dev/valid-attachments`: everything else of this network is dead.
+    pub valid: BTreeSet<AttachmentKey>,
+}
+
+/// STATUS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The network.
+    pub config: Config,
+    /// `ipam`.
+    pub ipam: Ipam,
+}
+
+/// A request that can't be understood, and the version to answer in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The request's, or the newest if that is unknown too.
+    pub version: Version,
+    /// Why.
+    pub error: Error,
+}
+
+impl Request {
+    /// Reads a request. DEL reads only what it needs, so that an attachment can be
+    /// removed whatever became of the configuration.
+    ///
+    /// # Errors
+    /// Codes 1, 2, 4, 6 and 7; the message names the variable or the field.
+    pub fn parse(environment: &Environment, input: &[u8]) -> Result<Self, Refusal> {
+        let newest = |error| Refusal {
+            version: Version::NEWEST,
+            error,
+        };
+        let command = environment.command().map_err(newest)?;
+        if command == Command::Version {
+            // Older runtimes send nothing or a version not spoken here: that is what
+            // they are asking about.
+            let version = decode(input).and_then(|document| version(&document));
+            return Ok(Request::Version(version.unwrap_or(Version::NEWEST)));
+        }
+        let document = decode(input).map_err(newest)?;
+        let version = version(&document).map_err(newest)?;
+        Self::read(command, environment, version, &document)
+            .map_err(|error| Refusal { version, error })
+    }
+
+    fn read(
+        command: Command,
+        environment: &Environment,
+        version: Version,
+        document: &Value,
+    ) -> Result<Self, Error> {
+        let since = match command {
+            Command::Add | Command::Del | Command::Version => Version::V0_3_0,
+            Command::Check => Version::V0_4_0,
+            Command::Gc | Command::Status => Version::V1_1_0,
+        };
+        if version < since {
+            return Err(Error::new(
+                Code::IncompatibleVersion,
+                format!(
+                    "cniVersion: {version} has no {}; it came with {since}",
+                    command.as_str()
+                ),
+            ));
+        }
+        match command {
+            Command::Version => Ok(Request::Version(version)),
+            Command::Add => attach(environment, version, document).map(Request::Add),
+            Command::Check => {
+                let attach = attach(environment, version, document)?;
+                if attach.previous.is_none() {
+                    return Err(missing("prevResult"));
+                }
+                Ok(Request::Check(attach))
+            }
+            Command::Del => Ok(Request::Del(Detach {
+                key: key(environment)?,
+                netns: environment.optional_netns().map(str::to_owned),
+                config: Config::read(version, document)?,
+            })),
+            Command::Gc => {
+                let config = Config::read(version, document)?;
+                let valid = valid_attachments(document)?;
+                Ok(Request::Gc(Collect { config, valid }))
+            }
+            Command::Status => {
+                let mut config = Config::read(version, document)?;
+                let link = LinkConfig::read(document, &mut config.remarks)?;
+                Ok(Request::Status(Status {
+                    config,
+                    ipam: link.ipam,
+                }))
+            }
+        }
+    }
+
+    /// The version to answer in.
+    pub fn version(&self) -> Version {
+        match self {
+            Request::Add(attach) | Request::Check(attach) => attach.config.version,
+            Request::Del(detach) => detach.config.version,
+            Request::Gc(collect) => collect.config.version,
+            Request::Status(status) => status.config.version,
+            Request::Version(version) => *version,
+        }
+    }
+
+    /// Fields without effect.
+    pub fn remarks(&self) -> &[super::Remark] {
+        match self {
+            Request::Add(attach) | Request::Check(attach) => &attach.config.remarks,
+            Request::Del(detach) => &detach.config.remarks,
+            Request::Gc(collect) => &collect.config.remarks,
+            Request::Status(status) => &status.config.remarks,
+            Request::Version(_) => &[],
+        }
+    }
+}
+
+fn key(environment: &Environment) -> Result<AttachmentKey, Error> {
+    Ok(AttachmentKey {
+        container: environment.container()?,
+        interface: environment.interface()?,
+    })
+}
+
+fn attach(
+    environment: &Environment,
+    version: Version,
+    document: &Value,
+) -> Result<Box<Attach>, Error> {
+    let key = key(environment)?;
+    let netns = environment.netns()?.to_owned();
+    let pod = environment.pod()?;
+    let mut config = Config::read(version, document)?;
+    let link = LinkConfig::read(document, &mut config.remarks)?;
+    Ok(Box::new(Attach {
+        key,
+        netns,
+        pod,
+        config,
+        mtu: link.mtu,
+        node_addresses: link.node_addresses,
+        ipam: link.ipam,
+        dns: link.dns,
+        previous: link.previous,
+    }))
+}
+
+/// Absent is an error: it must never mean that everything is dead.
+fn valid_attachments(document: &Value) -> Result<BTreeSet<AttachmentKey>, Error> {
+    const KEY: &str = "cni.dev/valid-attachments";
+    let mut fields = Fields::of("", document)?;
+    if fields.take(KEY).is_none() {
+        return Err(missing(KEY));
+    }
+    let mut valid = BTreeSet::new();
+    for (path, value) in fields.take_list(KEY)? {
+        let mut fields = Fields::of(&path, value)?;
+        let container_path = fields.path("containerID");
+        let container = fields
+            .take_text("containerID")?
+            .ok_or_else(|| missing(&container_path))?;
+        let interface_path = fields.path("ifname");
+        let interface = fields
+            .take_text("ifname")?
+            .ok_or_else(|| missing(&interface_path))?;
+        // Other networks' attachments may have names we would never make.
+        valid.insert(AttachmentKey {
+            container: ContainerId::try_from(container)
+                .map_err(|complaint| invalid(&container_path, &complaint.to_string()))?,
+            interface: match InterfaceName::try_from(interface) {
+                Ok(name) => name,
+                Err(_) if interface == "lo" => continue,
+                Err(complaint) => return Err(invalid(&interface_path, &complaint.to_string())),
+            },
+        });
+    }
+    Ok(valid)
+}

@@ -1,0 +1,144 @@
+//! The agent's configuration: `config.yaml` of the ConfigMap `weft`.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// As written in the file. Unknown fields are errors: a misspelt one would be a
+/// setting that silently does not hold.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Config {
+    /// The cluster's pod ranges, at most one a family.
+    #[serde(rename = "podCIDRs")]
+    pub(super) pod_cidrs: Vec<IpNet>,
+    /// The cluster's Service ranges, at most one a family.
+    #[serde(rename = "serviceCIDRs")]
+    pub(super) service_cidrs: Vec<IpNet>,
+    /// The API's URL; empty for the pod's own environment or the kubeconfig.
+    #[serde(default)]
+    pub(super) api_server: String,
+    /// How pods of different nodes reach each other.
+    #[serde(default)]
+    pub(super) fabric: Fabric,
+    /// How Services are translated.
+    #[serde(default)]
+    pub(super) mode: Mode,
+}
+
+/// Fabric back ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Fabric {
+    /// Routes through the other nodes' own addresses.
+    #[default]
+    HostGw,
+}
+
+/// Service back ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    /// nf_tables, over netlink.
+    #[default]
+    Nftables,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Nftables => "nftables",
+        })
+    }
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("the agent's configuration {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("the agent's configuration {}", path.display()))
+    }
+
+    /// Checks the text of a configuration file.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let config: Config = serde_norway::from_str(text)?;
+        one_per_family("podCIDRs", &config.pod_cidrs)?;
+        one_per_family("serviceCIDRs", &config.service_cidrs)?;
+        for pods in &config.pod_cidrs {
+            for services in &config.service_cidrs {
+                if pods.contains(services) || services.contains(pods) {
+                    bail!("podCIDRs {pods} and serviceCIDRs {services} overlap; give ranges apart");
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// The API's URL, if the configuration gives one.
+    pub(super) fn api_server(&self) -> Option<String> {
+        (!self.api_server.is_empty()).then(|| self.api_server.clone())
+    }
+}
+
+fn one_per_family(field: &str, ranges: &[IpNet]) -> Result<()> {
+    if ranges.is_empty() {
+        bail!("{field}: give at least one range, such as 10.244.0.0/16");
+    }
+    for (index, range) in ranges.iter().enumerate() {
+        let is_v4 = |range: &IpNet| matches!(range, IpNet::V4(_));
+        if ranges[..index]
+            .iter()
+            .any(|other| is_v4(other) == is_v4(range))
+        {
+            bail!(
+                "{field}[{index}]: {range} is the second range of its family; give one IPv4 and one IPv6 range at most"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        format!("{:#}", Config::parse(text).unwrap_err())
+    }
+
+    #[test]
+    fn the_deployed_configuration_is_valid() {
+        let manifests = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/weft.yaml"
+        ));
+        let text = serde_norway::Deserializer::from_str(manifests)
+            .map(|document| serde_json::Value::deserialize(document).unwrap())
+            .find(|object| object["kind"] == "ConfigMap")
+            .map(|object| object["data"]["config.yaml"].as_str().unwrap().to_owned())
+            .unwrap();
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.mode, Mode::Nftables);
+        assert_eq!(config.pod_cidrs.len(), 2);
+        assert_eq!(config.api_server(), None);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        assert!(error("podCIDRs: [10.0.0.0/8]\nserviceCIDRs: [10.96.0.0/12]").contains("overlap"));
+        assert!(error("podCIDRs: []\nserviceCIDRs: [10.96.0.0/12]").starts_with("podCIDRs: give"));
+        assert!(
+            error("podCIDRs: [10.1.0.0/16, 10.2.0.0/16]\nserviceCIDRs: [10.96.0.0/12]")
+                .starts_with("podCIDRs[1]")
+        );
+        assert!(error("podCIDR: [10.1.0.0/16]").contains("podCIDR"));
+        assert!(
+            error("podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\nmode: ebpf")
+                .contains("mode")
+        );
+    }
+}

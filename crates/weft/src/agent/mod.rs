@@ -1,0 +1,311 @@
+//! `weft agent`: one per node. Watches the API, compiles what this node must hold, and
+//! makes the kernel hold it.
+
+mod config;
+mod kernel;
+mod lock;
+mod network;
+mod plugin;
+mod retry;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use futures::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+use weft_compile::{Compiler, Settings, Touched};
+use weft_kube::{Access, Interest, Pods, Update};
+use weft_model::NodeName;
+
+use self::config::Config;
+use self::kernel::{Kernel, Outcome};
+use self::network::NetworkChanges;
+use self::plugin::{Directories, NodeNetwork};
+use self::retry::{Extent, Failure, Retry};
+use crate::problems::Problems;
+
+/// How often everything is read back from the kernel and compared, whether or not
+/// anything changed: somebody else may have changed the kernel.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked whether the network configuration is there: without it no pod of
+/// the node starts.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an agent that was killed may still hold the tables: the kernel closes its
+/// sockets a moment after the process is gone.
+const ADOPTION_PATIENCE: Duration = Duration::from_secs(5);
+/// How many changes are compiled before the kernel is written, if that many wait.
+const LARGEST_BATCH: usize = 4096;
+
+/// Programs this node: routes to other nodes' pods, Services, and what the CNI plugin needs.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  weft agent --config /etc/weft/config.yaml --node-name node-1
+  weft agent --config config.yaml --kubeconfig ~/.kube/config --node-name node-1")]
+pub(crate) struct AgentArgs {
+    /// The configuration: `config.yaml` of the ConfigMap weft.
+    #[arg(long, default_value = "/etc/weft/config.yaml")]
+    config: PathBuf,
+    /// This node's name in the API.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// A kubeconfig; without one the pod's service account is used.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Where the container runtime looks for CNI plugins.
+    #[arg(long, default_value = "/opt/cni/bin")]
+    cni_bin_dir: PathBuf,
+    /// Where the container runtime looks for the network configuration.
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+    /// Where two agents of one node meet, so that the second gives up.
+    #[arg(long, default_value = "/run/weft/agent.lock")]
+    lock: PathBuf,
+    /// Where `/ready` and `/healthz` are answered.
+    #[arg(long, default_value = "127.0.0.1:10256")]
+    health: std::net::SocketAddr,
+}
+
+/// Runs until SIGTERM. What the kernel holds stays in force afterwards.
+pub(crate) fn run(args: AgentArgs) -> Result<ExitCode> {
+    let _lock = lock::take(&args.lock)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the agent's event loop")?;
+    runtime.block_on(serve(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: AgentArgs) -> Result<()> {
+    let config = Config::read(&args.config)?;
+    let node = NodeName::from(args.node_name.as_str());
+    let health = weft_serve::health::Health::default();
+    let listener = tokio::net::TcpListener::bind(args.health)
+        .await
+        .with_context(|| format!("the health address {}", args.health))?;
+    tokio::spawn(weft_serve::health::serve(listener, health.clone()));
+
+    let directories = Directories {
+        binaries: args.cni_bin_dir,
+        configurations: args.cni_conf_dir,
+    };
+    directories.install_binary()?;
+    let ranges = [&*config.pod_cidrs, &config.service_cidrs].concat();
+    let kernel = Kernel::adopt(&ranges, ADOPTION_PATIENCE).await?;
+    let mut network = NetworkChanges::subscribe()?;
+    info!(%node, mode = %config.mode, "agent started");
+
+    let access = Access {
+        kubeconfig: args.kubeconfig,
+        server: config.api_server(),
+    };
+    let client = weft_kube::connect(&access).await?;
+    let interest = Interest {
+        nodes: true,
+        pods: Some(Pods::OnNode(node.clone())),
+        services: true,
+        endpoint_slices: true,
+        namespaces: false,
+    };
+    let settings = Settings {
+        node,
+        service_ranges: config.service_cidrs,
+    };
+    let mut agent = Agent {
+        compiler: Compiler::new(settings),
+        kernel,
+        directories,
+        in_sync: false,
+        pending: Touched::default(),
+        retry: Retry::default(),
+        problems: Problems::default(),
+        ready: health,
+    };
+
+    let mut updates = Box::pin(weft_kube::watch(&client, &interest).ready_chunks(LARGEST_BATCH));
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut audit = tokio::time::interval(AUDIT_INTERVAL);
+    audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    audit.reset();
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let retry_at = agent.retry.at();
+        tokio::select! {
+            Some(batch) = updates.next() => agent.take(batch),
+            () = until(retry_at) => agent.reconcile("retry"),
+            changed = network.settled() => {
+                changed?;
+                agent.repair_routes();
+            }
+            _ = audit.tick() => agent.reconcile("audit"),
+            _ = look.tick() => agent.restore_configuration(),
+            _ = terminate.recv() => {
+                info!("agent stops; what the kernel holds stays in force");
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Agent {
+    compiler: Compiler,
+    kernel: Kernel,
+    directories: Directories,
+    /// Whether all watches have reported everything once. Before that nothing is written:
+    /// what the kernel holds is a better truth than half a cluster.
+    in_sync: bool,
+    pending: Touched,
+    retry: Retry,
+    problems: Problems,
+    ready: weft_serve::health::Health,
+}
+
+impl Agent {
+    /// Compiles a batch of updates, then writes what they made different.
+    fn take(&mut self, batch: Vec<Update>) {
+        let mut first_sync = false;
+        let mut changes = Vec::with_capacity(batch.len());
+        for update in batch {
+            match update {
+                Update::Change(change) => changes.push(change),
+                Update::InSync(kind) => debug!(%kind, "watch in sync"),
+                Update::AllInSync => first_sync = !self.in_sync,
+                Update::Interrupted(kind, error) => {
+                    warn!(%kind, error = %format!("{error:#}"), "watch interrupted; what is known stays in force");
+                }
+            }
+        }
+        self.pending.merge(self.compiler.apply_all(changes));
+        if first_sync {
+            self.in_sync = true;
+            self.reconcile("start");
+        } else if self.in_sync && !self.pending.is_empty() {
+            self.write_pending();
+        }
+        self.problems.report(self.compiler.problems());
+    }
+
+    /// Writes only what is pending.
+    fn write_pending(&mut self) {
+        // A failed write leaves the kernel unknown: the retry reads all of it.
+        if self.retry.holds_changes() {
+            return;
+        }
+        let touched = std::mem::take(&mut self.pending);
+        let mut written = self.kernel.apply(self.compiler.desired(), &touched);
+        if touched.own_node {
+            written = written.map(|outcome| self.open_for_pods(outcome));
+        }
+        self.settle(written, "change", Extent::Part);
+    }
+
+    /// Reads everything back and repairs what differs.
+    fn reconcile(&mut self, why: &'static str) {
+        if !self.in_sync {
+            return;
+        }
+        self.pending = Touched::default();
+        let written = self.kernel.reconcile(self.compiler.desired());
+        if let Ok(outcome) = &written
+            && outcome.writes > 0
+        {
+            info!(
+                why,
+                writes = outcome.writes,
+                "kernel brought to the desired state"
+            );
+        }
+        let written = written.map(|outcome| self.open_for_pods(outcome));
+        self.settle(written, why, Extent::Everything);
+    }
+
+    /// After links, addresses or routes changed: the kernel takes routes away with what
+    /// they led through, and does not bring them back. The MTU may be another one too.
+    fn repair_routes(&mut self) {
+        if self.in_sync && !self.retry.holds_changes() {
+            let written = self.kernel.repair_routes(self.compiler.desired());
+            if let Ok(outcome) = &written
+                && outcome.writes > 0
+            {
+                info!(
+                    writes = outcome.writes,
+                    "routes to other nodes' pods repaired"
+                );
+            }
+            let written = written.map(|outcome| self.open_for_pods(outcome));
+            self.settle(written, "network change", Extent::Part);
+        }
+    }
+
+    /// After a write: plans to try again, if anything could not be written.
+    fn settle(&mut self, written: Result<Outcome>, why: &'static str, extent: Extent) {
+        let (failure, error) = match written {
+            Ok(outcome) => match outcome.problems.split_first() {
+                None => return self.retry.succeeded(extent),
+                Some((first, [])) => (Failure::Single, first.clone()),
+                Some((first, rest)) => {
+                    let error = format!("{first} (and {} more)", rest.len());
+                    (Failure::Single, error)
+                }
+            },
+            Err(error) => (Failure::Unknown, format!("{error:#}")),
+        };
+        let pause = self.retry.failed(Instant::now(), extent, failure);
+        warn!(
+            why,
+            error,
+            ?pause,
+            "the kernel is not in the desired state; trying again"
+        );
+    }
+
+    /// Opens the node for pods once it has what they need. A route to one peer that can't
+    /// be written keeps no other traffic waiting.
+    fn open_for_pods(&mut self, mut outcome: Outcome) -> Outcome {
+        if let Err(error) = self.announce() {
+            outcome.problems.push(format!("{error:#}"));
+        }
+        outcome
+    }
+
+    /// Writes the network configuration again if somebody took it away.
+    fn restore_configuration(&mut self) {
+        if self.ready.ready() && !self.directories.has_configuration() {
+            self.reconcile("network configuration gone");
+        }
+    }
+
+    /// Tells the CNI plugin what this node's pods need, and the world that this node
+    /// carries traffic.
+    fn announce(&mut self) -> Result<()> {
+        let Some(node) = self.compiler.own_node() else {
+            return Ok(());
+        };
+        if node.pod_cidrs.is_empty() || node.internal_ips.is_empty() {
+            return Ok(());
+        }
+        let network = NodeNetwork {
+            ranges: node.pod_cidrs.clone(),
+            addresses: node.internal_ips.clone(),
+            mtu: self.kernel.mtu_towards_peers(&node.internal_ips)?,
+        };
+        if self.directories.write_configuration(&network)? {
+            info!(ranges = ?network.ranges, mtu = network.mtu, "node open for pods");
+        }
+        self.ready.set_ready(true);
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! What the agent puts on its node for the CNI plugin: the binary and the configuration.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use serde_json::json;
+use weft_proto::cni::Range;
+
+/// The name the runtime finds the configuration by: the first in the directory wins.
+const CONFIGURATION: &str = "10-weft.conflist";
+
+/// Where a node keeps its CNI files.
+#[derive(Clone, Debug)]
+pub(super) struct Directories {
+    /// `/opt/cni/bin`.
+    pub(super) binaries: PathBuf,
+    /// `/etc/cni/net.d`.
+    pub(super) configurations: PathBuf,
+}
+
+/// What a node's pods need to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NodeNetwork {
+    /// The node's own pod ranges.
+    pub(super) ranges: Vec<IpNet>,
+    /// The node's own addresses.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Bytes.
+    pub(super) mtu: u32,
+}
+
+impl Directories {
+    /// Makes this very binary the plugin `weft`, unless it is already.
+    pub(super) fn install_binary(&self) -> Result<()> {
+        let source = std::env::current_exe().context("the path of weft's own binary")?;
+        let target = self.binaries.join("weft");
+        if same_file(&source, &target) {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.binaries)
+            .with_context(|| format!("CNI plugin directory {}", self.binaries.display()))?;
+        // A runtime may be executing the old file: replace it by name, never in place.
+        let fresh = self.binaries.join(".weft.new");
+        copy_with_time(&source, &fresh)
+            .and_then(|()| fs::rename(&fresh, &target))
+            .with_context(|| format!("CNI plugin {}", target.display()))
+    }
+
+    /// Whether the network configuration is where the runtime looks for it.
+    pub(super) fn has_configuration(&self) -> bool {
+        self.configurations.join(CONFIGURATION).exists()
+    }
+
+    /// Writes the network configuration, atomically, and only if it says something new.
+    /// Its presence tells the runtime that the node carries pods.
+    pub(super) fn write_configuration(&self, network: &NodeNetwork) -> Result<bool> {
+        let text = configuration(network)?;
+        let target = self.configurations.join(CONFIGURATION);
+        if fs::read(&target).is_ok_and(|present| present == text.as_bytes()) {
+            return Ok(false);
+        }
+        write_atomically(&target, text.as_bytes())
+            .with_context(|| format!("CNI configuration {}", target.display()))?;
+        Ok(true)
+    }
+}
+
+fn configuration(network: &NodeNetwork) -> Result<String> {
+    let list = json!({
+        "cniVersion": "1.1.0",
+        "name": "weft",
+        "plugins": [{
+            "type": "weft",
+            "mtu": network.mtu,
+            "nodeAddresses": network.addresses,
+            "ipam": {"type": "weft", "ranges": network.ranges, "exclude": gateways(&network.ranges)},
+        }],
+    });
+    Ok(format!("{}\n", serde_json::to_string_pretty(&list)?))
+}
+
+/// The first address a pod could have of each range. weft's pods need no gateway there,
+/// but other plugins put one on it, and a node can come from them or go back.
+fn gateways(ranges: &[IpNet]) -> Vec<IpAddr> {
+    ranges.iter().map(|range| Range::of(*range).first).collect()
+}
+
+fn write_atomically(target: &Path, content: &[u8]) -> std::io::Result<()> {
+    if let Some(directory) = target.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    // The name does not end in .conflist, so no runtime reads it half written.
+    let fresh = target.with_extension("new");
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&fresh, target)
+}
+
+/// The copy keeps the time of the original: that is how [`same_file`] knows it again.
+fn copy_with_time(source: &Path, target: &Path) -> std::io::Result<()> {
+    fs::copy(source, target)?;
+    let modified = fs::metadata(source)?.modified()?;
+    fs::File::options()
+        .write(true)
+        .open(target)?
+        .set_modified(modified)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else {
+        return false;
+    };
+    let same_inode = a.dev() == b.dev() && a.ino() == b.ino();
+    same_inode || (a.len() == b.len() && a.mtime() == b.mtime() && a.mtime_nsec() == b.mtime_nsec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> NodeNetwork {
+        NodeNetwork {
+            ranges: vec![
+                "10.244.1.0/24".parse().unwrap(),
+                "fd00:10:244:1::/64".parse().unwrap(),
+            ],
+            addresses: vec!["172.30.0.11".parse().unwrap()],
+            mtu: 1500,
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_says_nothing_new_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            binaries: folder.path().join("bin"),
+            configurations: folder.path().join("net.d"),
+        };
+        assert!(directories.write_configuration(&network()).unwrap());
+        assert!(!directories.write_configuration(&network()).unwrap());
+        let changed = NodeNetwork {
+            mtu: 1450,
+            ..network()
+        };
+        assert!(directories.write_configuration(&changed).unwrap());
+        let text = fs::read_to_string(directories.configurations.join(CONFIGURATION)).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["plugins"][0]["mtu"], 1450);
+        assert_eq!(
+            value["plugins"][0]["ipam"]["ranges"][1],
+            "fd00:10:244:1::/64"
+        );
+        assert_eq!(
+            fs::read_dir(&directories.configurations).unwrap().count(),
+            1
+        );
+    }
+
+    #[test]
+    fn the_address_other_plugins_have_their_gateway_at_is_left_out() {
+        let excluded = gateways(&network().ranges);
+        let expected: [IpAddr; 2] = [
+            "10.244.1.1".parse().unwrap(),
+            "fd00:10:244:1::1".parse().unwrap(),
+        ];
+        assert_eq!(excluded, expected);
+    }
+
+    #[test]
+    fn the_binary_is_installed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            binaries: folder.path().join("bin"),
+            configurations: folder.path().join("net.d"),
+        };
+        let installed = directories.binaries.join("weft");
+        directories.install_binary().unwrap();
+        let first = fs::metadata(&installed).unwrap();
+        assert_eq!(
+            first.len(),
+            fs::metadata(std::env::current_exe().unwrap())
+                .unwrap()
+                .len()
+        );
+        directories.install_binary().unwrap();
+        assert_eq!(fs::metadata(&installed).unwrap().ino(), first.ino());
+        assert_eq!(fs::read_dir(&directories.binaries).unwrap().count(), 1);
+    }
+}

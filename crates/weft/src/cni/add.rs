@@ -1,0 +1,153 @@
+//! ADD.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use weft_compile::attachment;
+use weft_desired::PodLink;
+use weft_nodestate::{Attachment, Attachments, Durability, Held, Pod, Pool, RecordError, digest};
+use weft_proto::cni::{AddResult, Attach, Error, Interface, IpConfig, Route};
+use weft_sys::namespace;
+use weft_sys::rtnl::Mac;
+
+use super::{compiled, del, link, note, open_namespace, pool_error, record_error};
+
+/// Attaches a container; called again after a failure or a crash it goes on from
+/// where it is.
+pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
+    let namespace = open_namespace(&request.netns)?;
+    let intent = intent(request, namespace.as_fd());
+    let records = Attachments::under(Path::new(&request.config.state_dir));
+    let before = match records.read(&request.key) {
+        Ok(before) => before,
+        Err(RecordError::Damaged(damaged)) => {
+            note(&format_args!("{damaged}; attaching anew"));
+            Some(intent.clone())
+        }
+        Err(error) => return Err(record_error(&error)),
+    };
+    let before = match before {
+        Some(before) if before.network != request.config.network => {
+            // The interface belonged to another network, whose DEL never came.
+            del::undo(&records, &before)?;
+            None
+        }
+        other => other,
+    };
+    let pool = Pool::under(Path::new(&request.config.data_dir), &request.config.network);
+    let held = match &before {
+        None => {
+            // Survives the process, not a power cut: after one no container is left
+            // that could ask for its address again.
+            records
+                .write(&intent, Durability::Process)
+                .map_err(|error| record_error(&error))?;
+            Held::Nothing
+        }
+        Some(before) if before.is_complete() => Held::These(&before.addresses),
+        Some(_) => Held::Unknown,
+    };
+    let addresses = match pool.allocate(&request.key, &request.ipam, held) {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            // What stood whole before stays; what an ADD that died had begun goes.
+            if !before.is_some_and(|before| before.is_complete())
+                && let Err(second) = del::undo(&records, &intent)
+            {
+                note(&second);
+            }
+            return Err(pool_error(&error));
+        }
+    };
+    let record = Attachment {
+        addresses,
+        ..intent
+    };
+    let link = compiled(&record);
+    let attached = records
+        .write(&record, Durability::Power)
+        .map_err(|error| record_error(&error))
+        .and_then(|()| link::attach(&record.key, namespace.as_fd(), &link));
+    if let Err(error) = attached {
+        return Err(match del::undo(&records, &record) {
+            Ok(()) => error,
+            Err(second) => {
+                let details = format!("undoing it failed too: {second}; DEL will try again");
+                error.with_details(details)
+            }
+        });
+    }
+    let own = result(request, &link);
+    Ok(match &request.previous {
+        Some(previous) => previous.clone().followed_by(own),
+        None => own,
+    })
+}
+
+/// The record of an ADD that has begun.
+fn intent(request: &Attach, namespace: BorrowedFd<'_>) -> Attachment {
+    Attachment {
+        key: request.key.clone(),
+        network: request.config.network.clone(),
+        data_dir: PathBuf::from(&request.config.data_dir),
+        netns: PathBuf::from(&request.netns),
+        netns_inode: namespace::identity(namespace).ok().map(|(_, inode)| inode),
+        host_link: attachment::host_name(&digest(&request.key)),
+        mtu: request.mtu,
+        addresses: Vec::new(),
+        node_addresses: request.node_addresses.clone(),
+        pod: request.pod.as_ref().map(|pod| Pod {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        }),
+    }
+}
+
+/// What ADD answers for an attachment.
+pub(super) fn result(request: &Attach, link: &PodLink) -> AddResult {
+    let host = Interface {
+        name: link.host_name.to_string(),
+        mac: Some(Mac(link.host_mac).to_string()),
+        mtu: Some(link.mtu),
+        ..Interface::default()
+    };
+    let pod = Interface {
+        name: request.key.interface.as_str().to_owned(),
+        mac: Some(Mac(link.pod_mac).to_string()),
+        mtu: Some(link.mtu),
+        sandbox: Some(request.netns.clone()),
+        ..Interface::default()
+    };
+    let gateway_like = |address: IpAddr| {
+        let mut gateways = link.gateways.iter().copied();
+        gateways.find(|gateway| gateway.is_ipv4() == address.is_ipv4())
+    };
+    AddResult {
+        interfaces: vec![host, pod],
+        ips: link
+            .addresses
+            .iter()
+            .map(|address| IpConfig {
+                interface: Some(1),
+                address: IpNet::from(*address),
+                gateway: gateway_like(*address),
+            })
+            .collect(),
+        routes: link
+            .gateways
+            .iter()
+            .map(|gateway| Route::via(everywhere_like(*gateway), Some(*gateway)))
+            .collect(),
+        dns: request.dns.clone(),
+    }
+}
+
+fn everywhere_like(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}

@@ -1,0 +1,89 @@
+//! CHECK.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use weft_desired::PodLink;
+use weft_nodestate::{Attachments, Pool, RecordError};
+use weft_proto::cni::{AddResult, Attach, Code, Error};
+
+use super::add::result;
+use super::{compiled, link, open_namespace, pool_error, record_error};
+
+/// Compares the attachment with its record, and what ADD answered with both. All
+/// differences are found before any is reported.
+pub(super) fn check(request: &Attach) -> Result<(), Error> {
+    let namespace = open_namespace(&request.netns)?;
+    let records = Attachments::under(Path::new(&request.config.state_dir));
+    let record = match records.read(&request.key) {
+        Ok(Some(record)) if record.is_complete() => record,
+        Ok(Some(_)) => return Err(failed(request, &["its ADD did not finish".to_owned()])),
+        Ok(None) => return Err(failed(request, &["there is no record of it".to_owned()])),
+        Err(RecordError::Damaged(damaged)) => return Err(failed(request, &[damaged.to_string()])),
+        Err(error) => return Err(record_error(&error)),
+    };
+    let link = compiled(&record);
+    let mut differences = Vec::new();
+    if let Some(previous) = &request.previous {
+        compare_result(previous, request, &link, &mut differences);
+    }
+    let pool = Pool::under(&record.data_dir, &record.network);
+    for address in &record.addresses {
+        if !pool
+            .is_held_by(&record.key, *address)
+            .map_err(|error| pool_error(&error))?
+        {
+            differences.push(format!("address {address} is not reserved for it"));
+        }
+    }
+    differences.extend(link::verify(&record.key, namespace.as_fd(), &link)?);
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(failed(request, &differences))
+    }
+}
+
+/// `prevResult` is the answer of the whole chain: what we made must be in it, and there
+/// may be more.
+fn compare_result(
+    previous: &AddResult,
+    request: &Attach,
+    link: &PodLink,
+    differences: &mut Vec<String>,
+) {
+    let own = result(request, link);
+    for wanted in &own.interfaces {
+        let found = previous
+            .interfaces
+            .iter()
+            .any(|there| there.name == wanted.name && there.sandbox == wanted.sandbox);
+        if !found {
+            let place = wanted.sandbox.as_deref().unwrap_or("the node");
+            differences.push(format!(
+                "prevResult.interfaces: {} in {place} is missing",
+                wanted.name
+            ));
+        }
+    }
+    for wanted in &own.ips {
+        if !previous
+            .ips
+            .iter()
+            .any(|there| there.address == wanted.address)
+        {
+            differences.push(format!("prevResult.ips: {} is missing", wanted.address));
+        }
+    }
+}
+
+fn failed(request: &Attach, differences: &[String]) -> Error {
+    Error::new(
+        Code::CheckFailed,
+        format!(
+            "attachment {} is not as ADD left it: {}",
+            request.key,
+            differences.join("; ")
+        ),
+    )
+}

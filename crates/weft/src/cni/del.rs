@@ -1,0 +1,52 @@
+//! DEL.
+
+use std::path::Path;
+
+use weft_compile::attachment;
+use weft_nodestate::{Attachment, Attachments, Held, Pool, RecordError, digest};
+use weft_proto::cni::{AttachmentKey, Detach, Error};
+
+use super::{link, note, pool_error, record_error};
+
+/// Detaches a container. What is gone already is no error, and the pod's namespace is
+/// not needed: the link goes with its end on the node.
+pub(super) fn del(request: &Detach) -> Result<(), Error> {
+    let records = Attachments::under(Path::new(&request.config.state_dir));
+    match records.read(&request.key) {
+        Ok(Some(record)) => undo(&records, &record),
+        Ok(None) => {
+            let pool = Pool::under(Path::new(&request.config.data_dir), &request.config.network);
+            remove(&records, &request.key, &pool, Held::Unknown)
+        }
+        Err(RecordError::Damaged(damaged)) => {
+            note(&format_args!("{damaged}; detaching without it"));
+            let pool = Pool::under(Path::new(&request.config.data_dir), &request.config.network);
+            remove(&records, &request.key, &pool, Held::Unknown)
+        }
+        Err(error) => Err(record_error(&error)),
+    }
+}
+
+/// Removes everything a record stands for, and last the record.
+pub(super) fn undo(records: &Attachments, record: &Attachment) -> Result<(), Error> {
+    let pool = Pool::under(&record.data_dir, &record.network);
+    let held = if record.is_complete() {
+        Held::These(&record.addresses)
+    } else {
+        Held::Unknown
+    };
+    remove(records, &record.key, &pool, held)
+}
+
+fn remove(
+    records: &Attachments,
+    key: &AttachmentKey,
+    pool: &Pool,
+    held: Held<'_>,
+) -> Result<(), Error> {
+    link::detach(&attachment::host_name(&digest(key)))?;
+    pool.release(key, held)
+        .map_err(|error| pool_error(&error))?;
+    records.remove(key).map_err(|error| record_error(&error))?;
+    Ok(())
+}

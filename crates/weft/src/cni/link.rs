@@ -1,0 +1,127 @@
+//! A pod's link in the kernel, with errors in the plugin's words.
+
+use std::os::fd::BorrowedFd;
+
+use weft_desired::PodLink;
+use weft_kernel::pod_link;
+use weft_proto::cni::{AttachmentKey, Code, Error};
+use weft_sys::rtnl::Conversation;
+
+use super::{chain, note};
+
+/// LOOPBACK_IFINDEX, `include/net/net_namespace.h`: the same in every namespace.
+const LOOPBACK: u32 = 1;
+
+/// Makes the link. One that an earlier attempt left is kept if it is whole and made
+/// anew if it is not.
+pub(super) fn attach(
+    key: &AttachmentKey,
+    pod: BorrowedFd<'_>,
+    link: &PodLink,
+) -> Result<(), Error> {
+    let mut host = conversation()?;
+    let interface = key.interface.as_str();
+    let failed = |error: &dyn std::error::Error| {
+        Error::new(
+            Code::Kernel,
+            format!("cannot attach {key}: {}", chain(error)),
+        )
+    };
+    if host
+        .find_link(&link.host_name)
+        .map_err(|error| failed(&error))?
+        .is_some()
+    {
+        let deviations = pod_link::check(&mut host, pod, interface, link);
+        if deviations.is_ok_and(|deviations| deviations.is_empty()) {
+            return Ok(());
+        }
+        remove(&mut host, &link.host_name)?;
+    }
+    // The runtime's task, and not every runtime does it.
+    Conversation::in_namespace(pod)
+        .and_then(|mut inside| inside.set_up(LOOPBACK))
+        .map_err(|error| failed(&error))?;
+    pod_link::set_up(&mut host, pod, interface, link).map_err(|error| {
+        let answer = failed(&error);
+        if is_taken(&error) {
+            answer.with_details(format!(
+                "the pod has a {interface}, or the node has a route to one of {:?}, already",
+                link.addresses
+            ))
+        } else {
+            answer
+        }
+    })?;
+    Ok(())
+}
+
+/// Removes a link by the name of its end on the node; the other end, its addresses and
+/// all routes go with it. No link is no error.
+pub(super) fn detach(host_name: &str) -> Result<(), Error> {
+    remove(&mut conversation()?, host_name)
+}
+
+/// What differs between the kernel and the link, in words.
+pub(super) fn verify(
+    key: &AttachmentKey,
+    pod: BorrowedFd<'_>,
+    link: &PodLink,
+) -> Result<Vec<String>, Error> {
+    let deviations = pod_link::check(&mut conversation()?, pod, key.interface.as_str(), link);
+    match deviations {
+        Ok(deviations) => Ok(deviations.iter().map(ToString::to_string).collect()),
+        Err(error) => Err(Error::new(
+            Code::Kernel,
+            format!("cannot check {key}: {}", chain(&error)),
+        )),
+    }
+}
+
+fn remove(host: &mut Conversation, name: &str) -> Result<(), Error> {
+    let failed = |error: &dyn std::error::Error| {
+        Error::new(
+            Code::Kernel,
+            format!("cannot remove link {name}: {}", chain(error)),
+        )
+    };
+    match pod_link::tear_down(host, name) {
+        Ok(_) => Ok(()),
+        // Whoever made it died before the alias was set; the name is a hash of this very
+        // attachment, so it was an ADD of it.
+        Err(pod_link::Error::Foreign { kind, alias, .. }) if kind == "veth" && alias.is_empty() => {
+            match host.delete_link_by_name(name) {
+                Err(error) if !error.is_absent() => Err(failed(&error)),
+                Ok(()) | Err(_) => Ok(()),
+            }
+        }
+        // DEL has to end well: what is not ours is not left by us.
+        Err(error @ pod_link::Error::Foreign { .. }) => {
+            note(&chain(&error));
+            Ok(())
+        }
+        Err(
+            error @ (pod_link::Error::Host { .. }
+            | pod_link::Error::Pod { .. }
+            | pod_link::Error::Setting { .. }),
+        ) => Err(failed(&error)),
+    }
+}
+
+fn is_taken(error: &pod_link::Error) -> bool {
+    match error {
+        pod_link::Error::Host { source, .. } | pod_link::Error::Pod { source, .. } => {
+            source.is_exists()
+        }
+        pod_link::Error::Setting { .. } | pod_link::Error::Foreign { .. } => false,
+    }
+}
+
+fn conversation() -> Result<Conversation, Error> {
+    Conversation::open().map_err(|error| {
+        Error::new(
+            Code::Kernel,
+            format!("cannot talk to the kernel about links: {}", chain(&error)),
+        )
+    })
+}

@@ -1,0 +1,106 @@
+//! The processes of a lab: what `weft lab up` starts, and no person.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use ipnet::IpNet;
+use weft_cluster::{kubelet, lab};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    process: Process,
+}
+
+#[derive(Debug, Subcommand)]
+enum Process {
+    /// PID 1 of a lab
+    Init,
+    /// PID 1 of a node
+    Node {
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        in_user_namespace: bool,
+    },
+    /// The API server
+    Apiserver(Apiserver),
+    /// Scheduler and controllers
+    Controllers(Controllers),
+    /// A node's kubelet
+    Kubelet {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// PID 1 of a pod
+    Shim {
+        /// The pod's folder
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Apiserver {
+    /// A listener that was bound before, by its descriptor
+    #[arg(long)]
+    listen_fd: Option<i32>,
+    /// An address to listen on
+    #[arg(long)]
+    listen: Vec<SocketAddr>,
+    /// The folder of the certificate authority
+    #[arg(long)]
+    pki: PathBuf,
+    /// The store's file
+    #[arg(long)]
+    store: PathBuf,
+    /// Ranges of Service addresses, the primary family first
+    #[arg(long)]
+    service_cidr: Vec<IpNet>,
+    /// The cluster's DNS domain
+    #[arg(long)]
+    cluster_domain: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Controllers {
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// The certificate of the API's authority
+    #[arg(long)]
+    root_ca: PathBuf,
+    /// Ranges of pod addresses, the primary family first
+    #[arg(long)]
+    pod_cidr: Vec<IpNet>,
+    /// Ranges that no node may get
+    #[arg(long)]
+    reserved_cidr: Vec<IpNet>,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.process {
+        Process::Init => lab::init::run()?,
+        Process::Node {
+            name,
+            in_user_namespace,
+        } => lab::node::run(&name, in_user_namespace)?,
+        Process::Apiserver(args) => lab::control::apiserver(lab::control::ApiServer {
+            inherited: args.listen_fd,
+            listen: args.listen,
+            pki: args.pki,
+            store: args.store,
+            service_cidrs: args.service_cidr,
+            cluster_domain: args.cluster_domain,
+        })?,
+        Process::Controllers(args) => lab::control::controllers(lab::control::Controllers {
+            kubeconfig: args.kubeconfig,
+            root_ca: args.root_ca,
+            pod_cidrs: args.pod_cidr,
+            reserved: args.reserved_cidr,
+        })?,
+        Process::Kubelet { config } => kubelet::run(kubelet::Config::read(&config)?)?,
+        Process::Shim { folder } => kubelet::shim::main(&folder)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,88 @@
+//! weft: a Kubernetes network in one binary.
+
+mod agent;
+mod cni;
+mod dns;
+mod internal;
+mod lab;
+mod output;
+mod problems;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A Kubernetes network in one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft",
+    version,
+    max_term_width = 100,
+    after_help = output::EXIT_CODES
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring up a cluster network on this machine, and work with it
+    Lab(lab::Args),
+    /// Program a node's network: what the DaemonSet runs on every node
+    Agent(agent::AgentArgs),
+    /// Answer the cluster's DNS queries
+    Dns(dns::DnsArgs),
+    /// Small programs that stand in for images in a lab
+    #[command(hide = true)]
+    Program {
+        /// Which
+        name: String,
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// What the lab starts for itself
+    #[command(hide = true)]
+    Internal(internal::Args),
+}
+
+fn main() -> ExitCode {
+    // The runtime calls a CNI plugin by executing it with this variable set (CNI specification,
+    // "Section 2: Execution Protocol").
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        return cni::run();
+    }
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Lab(args) => {
+            output::log_for_person();
+            lab::run(args)
+        }
+        Command::Agent(args) => {
+            output::log_for_machine();
+            agent::run(args)
+        }
+        Command::Dns(args) => {
+            output::log_for_machine();
+            dns::run(args)
+        }
+        Command::Program { name, arguments } => {
+            output::log_for_machine();
+            weft_cluster::programs::run(&name, &arguments)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(Into::into)
+        }
+        Command::Internal(args) => {
+            output::log_for_machine();
+            internal::run(args)
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            output::complain(&error);
+            output::exit_code(&error)
+        }
+    }
+}

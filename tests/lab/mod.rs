@@ -1,0 +1,446 @@
+//! A lab as its user has it: the binary, kubectl, and nothing else.
+
+pub(crate) mod probe;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+/// After this many seconds a command is ended; it is a failure of its own.
+const COMMAND_SECONDS: &str = "120";
+
+/// A lab of its own. It ends when this is dropped, and with the test process in any case.
+pub(crate) struct Lab {
+    name: String,
+    kubeconfig: PathBuf,
+    front: u32,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    what: String,
+    /// Its exit code; `None` when a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    fn of(what: String, output: Output) -> Self {
+        Ran {
+            what,
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Its output; the test fails if the command did.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self}");
+        self.out
+    }
+
+    /// What it complained; the test fails if the command succeeded.
+    #[track_caller]
+    pub(crate) fn refused(self) -> String {
+        assert!(self.code.is_some_and(|code| code != 0), "{self}");
+        self.err
+    }
+
+    /// Its output, or the whole story of its failure.
+    pub(crate) fn result(self) -> Result<String, String> {
+        if self.code == Some(0) {
+            Ok(self.out)
+        } else {
+            Err(self.to_string())
+        }
+    }
+}
+
+impl std::fmt::Display for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let code = self
+            .code
+            .map_or("a signal".to_owned(), |code| code.to_string());
+        write!(
+            f,
+            "{} ended with {code}\n{}{}",
+            self.what, self.out, self.err
+        )
+    }
+}
+
+/// Tries until something is as it has to be, and returns it.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(found) => return found,
+            Err(last) if Instant::now() >= deadline => {
+                panic!("not within {PATIENCE:?}: {what}; at last: {last}")
+            }
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// For [`eventually`]: an error that tells what was found instead.
+pub(crate) fn expect<T: std::fmt::Debug>(
+    found: T,
+    holds: impl FnOnce(&T) -> bool,
+) -> Result<T, String> {
+    if holds(&found) {
+        Ok(found)
+    } else {
+        Err(format!("{found:?}"))
+    }
+}
+
+/// A command that cannot last for ever.
+fn limited(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", COMMAND_SECONDS, program]);
+    command
+}
+
+fn weft() -> Command {
+    let mut command = limited(env!("CARGO_BIN_EXE_weft"));
+    command.env_remove("WEFT_LOG");
+    command
+}
+
+fn run(mut command: Command, stdin: &str) -> Ran {
+    let what = format!("{:?}", command);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that ended without reading all of it says why with its exit code.
+    let _unread = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    Ran::of(what, child.wait_with_output().unwrap())
+}
+
+/// The file of the repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path)
+}
+
+impl Lab {
+    /// Starts a lab and waits until it is ready.
+    ///
+    /// The front stays a child of a thread that lives as long as it, and is told of that
+    /// thread's death by the kernel: a killed test process leaves nothing either.
+    #[track_caller]
+    pub(crate) fn up(purpose: &str, flags: &[&str]) -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("e2e-{purpose}-{}-{number}", std::process::id());
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "TERM", env!("CARGO_BIN_EXE_weft")])
+            .args(["lab", "up", "--name", &name])
+            .args(flags)
+            .env_remove("WEFT_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let (told, came_up) = mpsc::channel();
+        thread::spawn(move || keep(command, &told));
+        let front = match came_up.recv().unwrap() {
+            Ok(front) => front,
+            Err(said) => panic!("the lab {name} did not come up:\n{said}"),
+        };
+        let mut lab = Lab {
+            name,
+            kubeconfig: PathBuf::new(),
+            front,
+        };
+        lab.kubeconfig = lab.weft(&["kubeconfig"], &[]).ok().trim().into();
+        lab
+    }
+
+    /// The front's process id on this machine.
+    pub(crate) fn front(&self) -> u32 {
+        self.front
+    }
+
+    /// `weft lab VERB --name … ARGUMENTS`.
+    pub(crate) fn weft(&self, verb: &[&str], arguments: &[&str]) -> Ran {
+        let mut command = weft();
+        command
+            .arg("lab")
+            .args(verb)
+            .args(["--name", &self.name])
+            .args(arguments);
+        run(command, "")
+    }
+
+    fn exec_command(&self, target: &str) -> Command {
+        let mut command = weft();
+        command.args(["lab", "exec", "--name", &self.name]);
+        match target.split_once('/') {
+            Some((namespace, pod)) => command.args(["--namespace", namespace, pod, "--"]),
+            None => command.args([target, "--"]),
+        };
+        command
+    }
+
+    /// Runs a command in a node, in `outside`, or in a pod, `NAMESPACE/NAME`.
+    pub(crate) fn exec(&self, target: &str, command: &[&str]) -> Ran {
+        let mut exec = self.exec_command(target);
+        exec.args(command);
+        run(exec, "")
+    }
+
+    /// Runs a shell script there.
+    pub(crate) fn sh(&self, target: &str, script: &str) -> Ran {
+        self.exec(target, &["sh", "-c", script])
+    }
+
+    /// Starts a command there and leaves it running.
+    pub(crate) fn start(&self, target: &str, command: &[&str]) -> Running {
+        let mut exec = self.exec_command(target);
+        exec.args(command);
+        Running::start(exec)
+    }
+
+    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = limited("kubectl");
+        command
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            // Not in the home of whoever runs the tests.
+            .env(
+                "KUBECACHEDIR",
+                concat!(env!("CARGO_TARGET_TMPDIR"), "/kubectl"),
+            );
+        command
+    }
+
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Ran {
+        run(self.kubectl_command(arguments), "")
+    }
+
+    /// Starts kubectl and leaves it running.
+    pub(crate) fn kubectl_start(&self, arguments: &[&str]) -> Running {
+        Running::start(self.kubectl_command(arguments))
+    }
+
+    /// `kubectl apply -f -`.
+    pub(crate) fn kubectl_apply(&self, namespace: &str, manifest: &str) -> Ran {
+        let command = self.kubectl_command(&["apply", "--namespace", namespace, "-f", "-"]);
+        run(command, manifest)
+    }
+
+    /// Applies a manifest that has to be good.
+    #[track_caller]
+    pub(crate) fn apply(&self, namespace: &str, manifest: &str) {
+        self.kubectl_apply(namespace, manifest).ok();
+    }
+
+    /// `kubectl get … -o json`.
+    #[track_caller]
+    pub(crate) fn get(&self, arguments: &[&str]) -> Value {
+        let said = self
+            .kubectl(&[&["get", "-o", "json"], arguments].concat())
+            .ok();
+        serde_json::from_str(&said).unwrap()
+    }
+
+    /// One field of one object.
+    pub(crate) fn field(&self, arguments: &[&str], path: &str) -> Result<String, String> {
+        let template = format!("jsonpath={path}");
+        self.kubectl(&[&["get", "-o", &template], arguments].concat())
+            .result()
+    }
+
+    /// A namespace for one test.
+    #[track_caller]
+    pub(crate) fn namespace(&self, name: &str) {
+        let namespace = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name},
+        });
+        self.apply("default", &namespace.to_string());
+    }
+
+    /// Waits until all pods of a namespace that match a selector (all, if it is empty) are ready.
+    #[track_caller]
+    pub(crate) fn pods_ready(&self, namespace: &str, selector: &str) {
+        let pods = ["-n", namespace, "pods", "-l", selector];
+        eventually(&format!("pods {selector} of {namespace} are ready"), || {
+            let list: Value = serde_json::from_str(
+                &self
+                    .kubectl(&[&["get", "-o", "json"], &pods[..]].concat())
+                    .result()?,
+            )
+            .map_err(|error| error.to_string())?;
+            let items = list["items"].as_array().ok_or("no list")?;
+            let unready: Vec<_> = items.iter().filter(|pod| !is_ready(pod)).collect();
+            if items.is_empty() || !unready.is_empty() {
+                let about: Vec<_> = unready
+                    .iter()
+                    .map(|pod| format!("{}: {}", pod["metadata"]["name"], pod["status"]))
+                    .collect();
+                return Err(format!("of {} pods: {about:?}", items.len()));
+            }
+            Ok(())
+        });
+    }
+
+    /// A pod's addresses, in the order of its status.
+    #[track_caller]
+    pub(crate) fn pod_ips(&self, namespace: &str, pod: &str) -> Vec<String> {
+        strings(
+            &self.get(&["-n", namespace, "pod", pod])["status"]["podIPs"],
+            "ip",
+        )
+    }
+
+    /// A node's addresses on the node network.
+    #[track_caller]
+    pub(crate) fn node_ips(&self, node: &str) -> Vec<String> {
+        let node = self.get(&["node", node]);
+        node["status"]["addresses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|address| address["type"] == "InternalIP")
+            .map(|address| address["address"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let ended = self.weft(&["down"], &[]);
+        if !thread::panicking() {
+            ended.ok();
+        }
+    }
+}
+
+/// One field of every object in a list.
+pub(crate) fn strings(list: &Value, field: &str) -> Vec<String> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|item| item[field].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Whether a pod's Ready condition holds, and it is not on its way out.
+fn is_ready(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null()
+        && pod["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Runs the front of a lab to its end, and tells when it is ready, or why it never was.
+fn keep(mut command: Command, told: &mpsc::Sender<Result<u32, String>>) {
+    let mut front = match command.spawn() {
+        Ok(front) => front,
+        Err(error) => {
+            told.send(Err(error.to_string())).unwrap();
+            return;
+        }
+    };
+    let mut said = String::new();
+    let lines = BufReader::new(front.stdout.take().unwrap()).lines();
+    for line in lines.map_while(Result::ok) {
+        if line.ends_with("s  ready") {
+            told.send(Ok(front.id())).unwrap();
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    let status = front.wait().unwrap();
+    // Nobody listens any more if it had been ready.
+    let _ready_before = told.send(Err(format!("{said}{status}")));
+}
+
+/// A command that runs beside the test. Dropped, it is ended.
+pub(crate) struct Running {
+    child: Child,
+    what: String,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let what = format!("{command:?}");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (send, lines) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || {
+            // Who dropped the receiver does not want the rest.
+            output
+                .lines()
+                .map_while(Result::ok)
+                .all(|line| send.send(line).is_ok())
+        });
+        Running { child, what, lines }
+    }
+
+    /// The next line that satisfies a condition.
+    #[track_caller]
+    pub(crate) fn line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if wanted(&line) => return line,
+                Ok(line) => seen.push(line),
+                Err(reason) => panic!(
+                    "{}: no line that says {what} ({reason}): {seen:?}",
+                    self.what
+                ),
+            }
+        }
+    }
+
+    /// The lines that have come so far and were not looked at.
+    pub(crate) fn so_far(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Closes its input, waits for its end, and returns the rest of its output.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Vec<String> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{} ended with {status}", self.what);
+        self.lines.iter().collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

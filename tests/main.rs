@@ -1,0 +1,19 @@
+//! End to end, black box: whole labs, through the binary and kubectl.
+//!
+//! One file for each thing a user relies on. Tests of a file share a lab where they only read.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod lab;
+
+mod faults;
+mod hello;
+mod networking;
+mod pods;
+mod refusals;
+mod services;
+mod verdicts;
