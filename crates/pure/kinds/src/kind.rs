@@ -77,8 +77,14 @@ pub struct Kind {
     pub(crate) defaults: fn(&mut Value),
     pub(crate) create: fn(&mut Value),
     pub(crate) update: fn(&mut Value, &Value),
+    /// Rules of every version of an object.
     pub(crate) validate: fn(&Value) -> Vec<FieldError>,
+    /// Rules of a new object only.
+    pub(crate) validate_new: fn(&Value) -> Vec<FieldError>,
+    /// Rules between an object and the one it replaces.
     pub(crate) validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Rules of an object written at its `status` endpoint.
+    pub(crate) validate_status: fn(&Value, &Value) -> Vec<FieldError>,
     /// What `metadata.name` must look like.
     pub(crate) name_syntax: fn(&str, bool) -> Vec<String>,
     /// Field selectors besides `metadata.name` and `metadata.namespace`.

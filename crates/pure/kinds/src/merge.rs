@@ -118,6 +118,9 @@ const RULES: &[Rule] = &[
     keyed("DeploymentStatus", "conditions", &["type"]),
     keyed("ReplicaSetStatus", "conditions", &["type"]),
     keyed("DaemonSetStatus", "conditions", &["type"]),
+    keyed("StatefulSetStatus", "conditions", &["type"]),
+    keyed("PersistentVolumeClaimStatus", "conditions", &["type"]),
+    keyed("ServiceCIDRStatus", "conditions", &["type"]),
     keyed("ServiceAccount", "secrets", &["name"]),
 ];
 
@@ -178,14 +181,11 @@ impl Kind {
     /// references are.
     pub fn map_is_atomic(&self, path: &[&str]) -> bool {
         let types = types();
+        let owner = self.owner_at(path);
+        let listed = |marks: &[(&str, &str)]| owner.is_some_and(|owner| marks.contains(&owner));
         let atomic_type = matches!(self.type_at(path), Some(Type::Object(at)) if
             ATOMIC_TYPES.contains(&types.definition(at).short_name()));
-        atomic_type
-            || self.owner_at(path).is_some_and(|(owner, field)| {
-                ATOMIC_MAPS
-                    .iter()
-                    .any(|&(name, key)| name == owner && key == field)
-            })
+        (atomic_type && !listed(GRANULAR)) || listed(ATOMIC_MAPS)
     }
 
     fn rule_at(&self, path: &[&str]) -> Option<&'static Rule> {
@@ -236,7 +236,15 @@ const ATOMIC_TYPES: &[&str] = &[
     "NodeSelectorTerm",
     "RoleRef",
     "Subject",
+    "SecretReference",
+    "ServiceBackendPort",
+    "TopologySelectorTerm",
+    "EndpointAddress",
+    "EndpointPort",
 ];
+
+/// Fields whose parts have owners of their own, though their type is atomic elsewhere.
+const GRANULAR: &[(&str, &str)] = &[("PersistentVolumeSpec", "claimRef")];
 
 const ATOMIC_MAPS: &[(&str, &str)] = &[("ServiceSpec", "selector"), ("PodSpec", "nodeSelector")];
 
@@ -267,6 +275,13 @@ mod tests {
             service.merge_rule(&["metadata", "finalizers"]),
             MergeRule::Set
         );
+        let ingress = find_kind("networking.k8s.io", "v1", "Ingress").unwrap();
+        let port = ["spec", "defaultBackend", "service", "port"];
+        assert!(ingress.map_is_atomic(&port));
+        assert!(!ingress.map_is_atomic(&port[..3]));
+        assert_eq!(ingress.list_merge(&["spec", "rules"]), ListMerge::Atomic);
+        let range = find_kind("networking.k8s.io", "v1", "ServiceCIDR").unwrap();
+        assert_eq!(range.merge_key(&["status", "conditions"]), Some("type"));
         assert_eq!(
             service.merge_rule(&["metadata", "nothing"]),
             MergeRule::Replace

@@ -1,5 +1,9 @@
 //! The table of kinds.
 
+mod networking;
+
+use std::sync::LazyLock;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -56,7 +60,7 @@ const fn create_only(
 
 /// All kinds the embedded API serves, core group first.
 pub fn registry() -> &'static [Kind] {
-    REGISTRY
+    &REGISTRY
 }
 
 /// The kind served under this group, version and plural.
@@ -98,7 +102,9 @@ const BASE: Kind = Kind {
     create: prepare::nothing_on_create,
     update: prepare::nothing_on_update,
     validate: no_rules,
+    validate_new: no_rules,
     validate_update: no_update_rules,
+    validate_status: no_update_rules,
     name_syntax: name_dns_subdomain as NameCheck,
     selectable: &[],
     counts_generation: false,
@@ -114,7 +120,9 @@ fn no_update_rules(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
 }
 
-static REGISTRY: &[Kind] = &[
+static REGISTRY: LazyLock<Vec<Kind>> = LazyLock::new(|| [KINDS, networking::KINDS].concat());
+
+const KINDS: &[Kind] = &[
     Kind {
         kind: "Namespace",
         list_kind: "NamespaceList",
@@ -224,7 +232,7 @@ static REGISTRY: &[Kind] = &[
         schema: schema_of::<Service>,
         definition: "io.k8s.api.core.v1.Service",
         defaults: defaults::service,
-        create: prepare::service_create,
+        create: prepare::balanced_create,
         update: prepare::service_update,
         validate: validate::service,
         validate_update: validate::service_update,

@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 const LABEL_MAX: usize = 63;
 const SUBDOMAIN_MAX: usize = 253;
 /// RFC 6335, section 5.1.
@@ -17,6 +19,9 @@ const QUALIFIED_FORM: &str = "must consist of alphanumeric characters, '-', '_' 
 const LABEL_VALUE_FORM: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY_FORM: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 const ENV_NAME_FORM: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+const WILDCARD_FORM: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+pub(crate) const CIDR_FORM: &str =
+    "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 const IP_FORM: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 /// Checks an object's name; `prefix` says that it is a `generateName`.
@@ -52,6 +57,11 @@ pub(crate) fn name_path(name: &str, prefix: bool) -> Vec<String> {
         .filter(|part| name.contains(**part))
         .map(|part| format!("may not contain '{part}'"))
         .collect()
+}
+
+/// The name of an IPAddress: the address itself.
+pub(crate) fn name_ip(name: &str, _: bool) -> Vec<String> {
+    is_canonical_ip(name)
 }
 
 /// `must be between LOW and HIGH, inclusive`.
@@ -252,6 +262,57 @@ pub(crate) fn is_ip(text: &str) -> Vec<String> {
         Ok(_) => Vec::new(),
         Err(_) => vec![IP_FORM.to_owned()],
     }
+}
+
+/// An IP address in the one form that `Display` gives it.
+pub(crate) fn is_canonical_ip(text: &str) -> Vec<String> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return is_ip(text);
+    };
+    let canonical = address.to_string();
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    if mapped {
+        vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+    } else if canonical != text {
+        vec![format!("must be in canonical form (\"{canonical}\")")]
+    } else {
+        Vec::new()
+    }
+}
+
+/// A range of addresses in the one form that `Display` gives it, without host bits.
+pub(crate) fn is_canonical_cidr(text: &str) -> Vec<String> {
+    let Ok(range) = text.parse::<IpNet>() else {
+        return vec![CIDR_FORM.to_owned()];
+    };
+    let mapped = matches!(range.addr(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    if mapped {
+        vec!["must not have an IPv4-mapped IPv6 address".to_owned()]
+    } else if range.trunc() != range {
+        vec!["must not have bits set beyond the prefix length".to_owned()]
+    } else if range.to_string() != text {
+        vec![format!("must be in canonical form (\"{range}\")")]
+    } else {
+        Vec::new()
+    }
+}
+
+/// A wildcard of RFC 1034, section 4.3.3: `*.` and a DNS subdomain.
+pub(crate) fn is_wildcard_subdomain(text: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    if text.len() > SUBDOMAIN_MAX {
+        complaints.push(length_complaint(SUBDOMAIN_MAX));
+    }
+    if !text.strip_prefix("*.").is_some_and(is_subdomain) {
+        complaints.push(WILDCARD_FORM.to_owned());
+    }
+    complaints
+}
+
+/// A path of RFC 3986 without query and fragment.
+pub(crate) fn is_http_path(text: &str) -> bool {
+    let charset = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(byte);
+    !text.is_empty() && text.as_bytes().iter().all(charset)
 }
 
 /// Quantity-less counters: replicas, ports of a probe, seconds.

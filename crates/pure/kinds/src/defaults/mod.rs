@@ -1,5 +1,6 @@
 //! What Kubernetes fills in where a document is silent.
 
+mod networking;
 mod pod;
 mod service;
 mod workload;
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::Quantity;
 use crate::read::{at, default, default_text, list, list_mut, map_mut, text};
 
+pub(crate) use networking::{ingress_class, network_policy};
 pub(crate) use pod::{pod, pod_template};
 pub(crate) use service::{endpoint_slice, endpoints, service};
 pub(crate) use workload::{daemon_set, deployment, replica_set};

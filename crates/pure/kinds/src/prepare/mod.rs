@@ -10,7 +10,7 @@ use crate::read::{at, list, map_mut, same};
 use crate::{Kind, base64};
 
 pub(crate) use pod::pod_create;
-pub(crate) use service::{service_create, service_update};
+pub(crate) use service::service_update;
 
 /// Fields of `metadata` only the server writes.
 const SERVER_METADATA: &[&str] = &[
@@ -147,6 +147,13 @@ pub(crate) fn nothing_on_update(_: &mut Value, _: &Value) {}
 pub(crate) fn drop_status(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         map.remove("status");
+    }
+}
+
+/// A Service or Ingress starts without addresses of a load balancer.
+pub(crate) fn balanced_create(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("status".to_owned(), json!({"loadBalancer": {}}));
     }
 }
 

@@ -5,13 +5,6 @@ use serde_json::{Value, json};
 use super::{carry, keep_status};
 use crate::read::{at, int, list, list_mut, map_mut, same, text};
 
-/// A Service starts without addresses of a load balancer.
-pub(crate) fn service_create(object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
-        map.insert("status".to_owned(), json!({"loadBalancer": {}}));
-    }
-}
-
 /// Drops what the new type of a Service has no use for, and carries over what the
 /// client left out: addresses, node ports.
 pub(crate) fn service_update(object: &mut Value, old: &Value) {

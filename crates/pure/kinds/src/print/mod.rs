@@ -3,6 +3,7 @@
 mod cluster;
 mod duration;
 mod network;
+mod networking;
 mod pod;
 mod rbac;
 mod workload;
@@ -11,12 +12,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Column;
-use crate::read::{at, text};
+use crate::read::{at, list, map, text, texts};
 
 pub use duration::human_duration;
 
 pub(crate) use cluster::*;
 pub(crate) use network::*;
+pub(crate) use networking::*;
 pub(crate) use pod::*;
 pub(crate) use rbac::*;
 pub(crate) use workload::*;
@@ -107,4 +109,52 @@ fn or_none(text: String) -> String {
     } else {
         text
     }
+}
+
+/// The first few of a list, and how many more there are.
+fn shortened(all: &[String], empty: &str) -> String {
+    const SHOWN: usize = 3;
+    if all.is_empty() {
+        return empty.to_owned();
+    }
+    let shown = all[..all.len().min(SHOWN)].join(",");
+    if all.len() > SHOWN {
+        format!("{shown} + {} more...", all.len() - SHOWN)
+    } else {
+        shown
+    }
+}
+
+/// A label selector as text: `app=web,tier in (a,b),!old`.
+fn label_selector(selector: Option<&Value>) -> String {
+    let Some(selector) = selector else {
+        return "<none>".to_owned();
+    };
+    let mut parts: Vec<(String, String)> = map(selector, &["matchLabels"])
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| {
+            (
+                key.clone(),
+                format!("{key}={}", value.as_str().unwrap_or("")),
+            )
+        })
+        .collect();
+    for requirement in list(selector, &["matchExpressions"]) {
+        let key = text(requirement, &["key"]);
+        let mut values = texts(requirement, &["values"]);
+        values.sort_unstable();
+        let values = values.join(",");
+        let shown = match text(requirement, &["operator"]) {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            "DoesNotExist" => format!("!{key}"),
+            other => format!("{key} {other} ({values})"),
+        };
+        parts.push((key.to_owned(), shown));
+    }
+    parts.sort();
+    let shown: Vec<String> = parts.into_iter().map(|(_, shown)| shown).collect();
+    or_none(shown.join(","))
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{AGE, NAME, age, labels, name, or_none, text_column, wide};
+use super::{AGE, NAME, age, labels, name, or_none, shortened, text_column, wide};
 use crate::Column;
 use crate::read::{int, list, text, texts};
 
@@ -77,9 +77,6 @@ fn ports(service: &Value) -> String {
 pub(crate) const ENDPOINTS: &[Column] =
     &[NAME, text_column("Endpoints", "Addresses and ports."), AGE];
 
-/// Endpoints shown before the rest becomes a number.
-const SHOWN: usize = 3;
-
 pub(crate) fn endpoints(object: &Value, now: Timestamp) -> Vec<Value> {
     let mut all: Vec<String> = Vec::new();
     for subset in list(object, &["subsets"]) {
@@ -109,18 +106,6 @@ fn join_host(address: &str, port: i64) -> String {
         format!("[{address}]:{port}")
     } else {
         format!("{address}:{port}")
-    }
-}
-
-fn shortened(all: &[String], empty: &str) -> String {
-    if all.is_empty() {
-        return empty.to_owned();
-    }
-    let shown = all[..all.len().min(SHOWN)].join(",");
-    if all.len() > SHOWN {
-        format!("{shown} + {} more...", all.len() - SHOWN)
-    } else {
-        shown
     }
 }
 

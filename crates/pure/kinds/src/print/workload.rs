@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{AGE, NAME, age, count, labels, name, number_column, or_none, text_column, wide};
+use super::{
+    AGE, NAME, age, count, label_selector, labels, name, number_column, text_column, wide,
+};
 use crate::Column;
-use crate::read::{at, int, list, map, text, texts};
+use crate::read::{at, int, list, text};
 
 const CONTAINERS: Column = wide("Containers", "Names of the template's containers.");
 const IMAGES: Column = wide("Images", "Images of the template's containers.");
@@ -102,40 +104,6 @@ fn template(object: &Value) -> [Value; 3] {
     [
         column("name").into(),
         column("image").into(),
-        selector(at(object, &["spec", "selector"])).into(),
+        label_selector(at(object, &["spec", "selector"])).into(),
     ]
-}
-
-/// A label selector as text: `app=web,tier in (a,b),!old`.
-fn selector(selector: Option<&Value>) -> String {
-    let Some(selector) = selector else {
-        return "<none>".to_owned();
-    };
-    let mut parts: Vec<(String, String)> = map(selector, &["matchLabels"])
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| {
-            (
-                key.clone(),
-                format!("{key}={}", value.as_str().unwrap_or("")),
-            )
-        })
-        .collect();
-    for requirement in list(selector, &["matchExpressions"]) {
-        let key = text(requirement, &["key"]);
-        let mut values = texts(requirement, &["values"]);
-        values.sort_unstable();
-        let values = values.join(",");
-        let shown = match text(requirement, &["operator"]) {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "Exists" => key.to_owned(),
-            "DoesNotExist" => format!("!{key}"),
-            other => format!("{key} {other} ({values})"),
-        };
-        parts.push((key.to_owned(), shown));
-    }
-    parts.sort();
-    let shown: Vec<String> = parts.into_iter().map(|(_, shown)| shown).collect();
-    or_none(shown.join(","))
 }

@@ -11,9 +11,9 @@ mod numbers;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use self::numbers::{MAY_BE_EMPTY, MAY_BE_ZERO, fields};
+use self::numbers::{INLINE, MAY_BE_EMPTY, MAY_BE_ZERO, fields};
 use crate::base64;
-use crate::schema::{Type, Types, types};
+use crate::schema::{Definition, Type, Types, types};
 
 /// What every body of `application/vnd.kubernetes.protobuf` begins with.
 const MAGIC: &[u8] = b"k8s\0";
@@ -89,22 +89,47 @@ fn message(bytes: &[u8], at: u32, types: &Types, depth: usize) -> Result<Map<Str
     let depth = depth
         .checked_sub(1)
         .ok_or(ProtobufError::Malformed("it is nested too deep"))?;
-    let known = fields(definition.short_name()).unwrap_or(&[]);
     let mut out = Map::new();
+    take_fields(
+        &mut out,
+        bytes,
+        definition,
+        definition.short_name(),
+        types,
+        depth,
+    )?;
+    out.retain(|name, value| says_something(name, value));
+    Ok(out)
+}
+
+/// Reads the fields of `message` into a document of the type `definition`.
+fn take_fields(
+    out: &mut Map<String, Value>,
+    bytes: &[u8],
+    definition: &Definition,
+    message: &str,
+    types: &Types,
+    depth: usize,
+) -> Result<()> {
+    let known = fields(message).unwrap_or(&[]);
     for field in Wire(bytes) {
         let (number, content) = field?;
         let name = known.iter().find(|(known, _)| *known == number);
+        let inline = name.and_then(|(_, name)| name.strip_prefix(INLINE));
+        if let Some(inline) = inline {
+            take_fields(out, content.bytes()?, definition, inline, types, depth)?;
+            continue;
+        }
         let expected = name.and_then(|(_, name)| Some((*name, definition.field(name)?)));
         let Some((name, expected)) = expected else {
             return Err(ProtobufError::Field {
-                message: definition.short_name().to_owned(),
+                message: message.to_owned(),
                 number,
             });
         };
-        put(&mut out, name, expected, content, types, depth)?;
+        put(out, name, expected, content, types, depth)?;
     }
-    out.retain(|name, value| says_something(name, value));
-    Ok(out)
+    Ok(())
 }
 
 /// Go's encoder writes the zero of every field that is no pointer; JSON leaves it out.
@@ -400,11 +425,21 @@ mod tests {
     fn every_number_leads_to_a_field_of_a_message() {
         let types = types();
         for (message, known) in numbers::all() {
+            // A message that is part of another one has no schema of its own.
+            let inline = format!("{INLINE}{message}");
+            let holder = numbers::all()
+                .iter()
+                .find(|(_, known)| known.iter().any(|(_, field)| *field == inline))
+                .map_or(*message, |(holder, _)| holder);
             let definition = types
-                .by_short_name(message)
+                .by_short_name(holder)
                 .unwrap_or_else(|| panic!("{message}"));
             for (_, field) in *known {
-                assert!(definition.field(field).is_some(), "{message}.{field}");
+                let known = match field.strip_prefix(INLINE) {
+                    Some(inline) => fields(inline).is_some(),
+                    None => definition.field(field).is_some(),
+                };
+                assert!(known, "{message}.{field}");
             }
         }
     }

@@ -15,6 +15,7 @@ pub(super) fn fields(message: &str) -> Option<Fields> {
 /// Fields that are pointers in Go, of which 0 and false say something.
 pub(super) const MAY_BE_ZERO: &[&str] = &[
     "activeDeadlineSeconds",
+    "allowVolumeExpansion",
     "allocateLoadBalancerNodePorts",
     "automountServiceAccountToken",
     "blockOwnerDeletion",
@@ -34,7 +35,12 @@ pub(super) const MAY_BE_ZERO: &[&str] = &[
 ];
 
 /// Messages that say something even when they are empty.
-pub(super) const MAY_BE_EMPTY: &[&str] = &["emptyDir", "podSelector", "selector"];
+pub(super) const MAY_BE_EMPTY: &[&str] =
+    &["emptyDir", "namespaceSelector", "podSelector", "selector"];
+
+/// Begins the name of a message whose fields JSON shows among those of the message that
+/// holds it (Go's embedded types).
+pub(super) const INLINE: &str = "@";
 
 const MESSAGES: &[(&str, Fields)] = &[
     // apimachinery/pkg/apis/meta/v1
@@ -85,6 +91,17 @@ const MESSAGES: &[(&str, Fields)] = &[
             (3, "orphanDependents"),
             (4, "propagationPolicy"),
             (5, "dryRun"),
+        ],
+    ),
+    (
+        "Condition",
+        &[
+            (1, "type"),
+            (2, "status"),
+            (3, "observedGeneration"),
+            (4, "lastTransitionTime"),
+            (5, "reason"),
+            (6, "message"),
         ],
     ),
     ("Preconditions", &[(1, "uid"), (2, "resourceVersion")]),
@@ -264,6 +281,110 @@ const MESSAGES: &[(&str, Fields)] = &[
             (7, "readyReplicas"),
             (8, "collisionCount"),
         ],
+    ),
+    ("Endpoints", &[(1, "metadata"), (2, "subsets")]),
+    (
+        "EndpointSubset",
+        &[(1, "addresses"), (2, "notReadyAddresses"), (3, "ports")],
+    ),
+    (
+        "EndpointAddress",
+        &[
+            (1, "ip"),
+            (2, "targetRef"),
+            (3, "hostname"),
+            (4, "nodeName"),
+        ],
+    ),
+    (
+        "EndpointPort",
+        &[
+            (1, "name"),
+            (2, "port"),
+            (3, "protocol"),
+            (4, "appProtocol"),
+        ],
+    ),
+    (
+        "TypedLocalObjectReference",
+        &[(1, "apiGroup"), (2, "kind"), (3, "name")],
+    ),
+    // networking/v1
+    ("Ingress", &[(1, "metadata"), (2, "spec"), (3, "status")]),
+    (
+        "IngressSpec",
+        &[
+            (1, "defaultBackend"),
+            (2, "tls"),
+            (3, "rules"),
+            (4, "ingressClassName"),
+        ],
+    ),
+    ("IngressTLS", &[(1, "hosts"), (2, "secretName")]),
+    ("IngressRule", &[(1, "host"), (2, "@IngressRuleValue")]),
+    ("IngressRuleValue", &[(1, "http")]),
+    ("HTTPIngressRuleValue", &[(1, "paths")]),
+    (
+        "HTTPIngressPath",
+        &[(1, "path"), (2, "backend"), (3, "pathType")],
+    ),
+    ("IngressBackend", &[(3, "resource"), (4, "service")]),
+    ("IngressServiceBackend", &[(1, "name"), (2, "port")]),
+    ("ServiceBackendPort", &[(1, "name"), (2, "number")]),
+    ("IngressStatus", &[(1, "loadBalancer")]),
+    ("IngressLoadBalancerStatus", &[(1, "ingress")]),
+    (
+        "IngressLoadBalancerIngress",
+        &[(1, "ip"), (2, "hostname"), (4, "ports")],
+    ),
+    (
+        "IngressPortStatus",
+        &[(1, "port"), (2, "protocol"), (3, "error")],
+    ),
+    ("IngressClass", &[(1, "metadata"), (2, "spec")]),
+    ("IngressClassSpec", &[(1, "controller"), (2, "parameters")]),
+    (
+        "IngressClassParametersReference",
+        &[
+            (1, "apiGroup"),
+            (2, "kind"),
+            (3, "name"),
+            (4, "scope"),
+            (5, "namespace"),
+        ],
+    ),
+    ("NetworkPolicy", &[(1, "metadata"), (2, "spec")]),
+    (
+        "NetworkPolicySpec",
+        &[
+            (1, "podSelector"),
+            (2, "ingress"),
+            (3, "egress"),
+            (4, "policyTypes"),
+        ],
+    ),
+    ("NetworkPolicyIngressRule", &[(1, "ports"), (2, "from")]),
+    ("NetworkPolicyEgressRule", &[(1, "ports"), (2, "to")]),
+    (
+        "NetworkPolicyPort",
+        &[(1, "protocol"), (2, "port"), (3, "endPort")],
+    ),
+    (
+        "NetworkPolicyPeer",
+        &[(1, "podSelector"), (2, "namespaceSelector"), (3, "ipBlock")],
+    ),
+    ("IPBlock", &[(1, "cidr"), (2, "except")]),
+    (
+        "ServiceCIDR",
+        &[(1, "metadata"), (2, "spec"), (3, "status")],
+    ),
+    ("ServiceCIDRSpec", &[(1, "cidrs")]),
+    ("ServiceCIDRStatus", &[(1, "conditions")]),
+    ("IPAddress", &[(1, "metadata"), (2, "spec")]),
+    ("IPAddressSpec", &[(1, "parentRef")]),
+    (
+        "ParentReference",
+        &[(1, "group"), (2, "resource"), (3, "namespace"), (4, "name")],
     ),
     // rbac/v1
     (

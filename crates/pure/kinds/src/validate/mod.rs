@@ -2,12 +2,15 @@
 
 mod addresses;
 mod container;
+mod ingress;
 mod metadata;
 mod network;
+mod network_policy;
 mod object;
 mod pod;
 mod rules;
 mod service;
+mod service_range;
 mod workload;
 
 use serde_json::Value;
@@ -15,13 +18,18 @@ use serde_json::Value;
 use crate::{FieldError, Kind};
 
 pub(crate) use addresses::{cluster_ip_fields, service_update};
+pub(crate) use ingress::{
+    ingress, ingress_class, ingress_class_update, ingress_create, ingress_status,
+};
 pub(crate) use network::{endpoint_slice, endpoint_slice_update, endpoints};
+pub(crate) use network_policy::network_policy;
 pub(crate) use object::{
     config_map, config_map_update, event, lease, node, node_update, role_binding,
     role_binding_update, secret, secret_update,
 };
 pub(crate) use pod::{pod, pod_update};
 pub(crate) use service::service;
+pub(crate) use service_range::{ip_address, ip_address_update, service_cidr, service_cidr_update};
 pub(crate) use workload::{daemon_set, deployment, replica_set, workload_update};
 
 impl Kind {
@@ -29,6 +37,7 @@ impl Kind {
     pub fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = metadata::check(self, object);
         errors.extend((self.validate)(object));
+        errors.extend((self.validate_new)(object));
         errors
     }
 
@@ -42,9 +51,13 @@ impl Kind {
     ) -> Vec<FieldError> {
         let mut errors = metadata::check(self, object);
         errors.extend(metadata::check_update(object, old));
-        if subresource.is_none() {
-            errors.extend((self.validate_update)(object, old));
-            errors.extend((self.validate)(object));
+        match subresource {
+            None => {
+                errors.extend((self.validate_update)(object, old));
+                errors.extend((self.validate)(object));
+            }
+            Some("status") => errors.extend((self.validate_status)(object, old)),
+            Some(_) => {}
         }
         errors
     }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::read::{at, int, list, map, text, texts};
+use crate::syntax::CIDR_FORM;
 use crate::syntax::{
     is_dns1123_label, is_dns1123_subdomain, is_ip, is_label_value, is_not_negative, is_port_name,
     is_port_number, is_qualified_name,
@@ -13,8 +14,6 @@ use crate::syntax::{
 use crate::{FieldError, Path, read};
 
 pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
-pub(super) const CIDR_FORM: &str =
-    "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 pub(super) const IMMUTABLE: &str = "field is immutable";
 
 /// One `Invalid` for each complaint about a value.
