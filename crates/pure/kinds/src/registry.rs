@@ -1,6 +1,8 @@
 //! The table of kinds.
 
 mod networking;
+mod sets;
+mod storage;
 
 use std::sync::LazyLock;
 
@@ -120,7 +122,8 @@ fn no_update_rules(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
 }
 
-static REGISTRY: LazyLock<Vec<Kind>> = LazyLock::new(|| [KINDS, networking::KINDS].concat());
+static REGISTRY: LazyLock<Vec<Kind>> =
+    LazyLock::new(|| [KINDS, storage::KINDS, sets::KINDS, networking::KINDS].concat());
 
 const KINDS: &[Kind] = &[
     Kind {

@@ -3,6 +3,7 @@
 mod networking;
 mod pod;
 mod service;
+mod storage;
 mod workload;
 
 use serde_json::{Map, Value};
@@ -13,7 +14,8 @@ use crate::read::{at, default, default_text, list, list_mut, map_mut, text};
 pub(crate) use networking::{ingress_class, network_policy};
 pub(crate) use pod::{pod, pod_template};
 pub(crate) use service::{endpoint_slice, endpoints, service};
-pub(crate) use workload::{daemon_set, deployment, replica_set};
+pub(crate) use storage::{persistent_volume, persistent_volume_claim, storage_class};
+pub(crate) use workload::{daemon_set, deployment, replica_set, stateful_set};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 

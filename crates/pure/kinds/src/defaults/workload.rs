@@ -1,9 +1,10 @@
 //! Defaults of the workload kinds.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{existing, pod_template};
-use crate::read::{at, default, default_text, map_mut};
+use super::storage::claim_template;
+use super::{default_below, existing, pod_template};
+use crate::read::{at, default, default_text, list_mut, map_mut, text};
 
 fn template(object: &mut Value) {
     if let Some(template) = object
@@ -28,6 +29,37 @@ pub(crate) fn deployment(object: &mut Value) {
 pub(crate) fn replica_set(object: &mut Value) {
     if let Some(spec) = map_mut(object, &["spec"]) {
         default(spec, "replicas", 1);
+    }
+    template(object);
+}
+
+pub(crate) fn stateful_set(object: &mut Value) {
+    let Some(spec) = map_mut(object, &["spec"]) else {
+        return;
+    };
+    default(spec, "replicas", 1);
+    default(spec, "revisionHistoryLimit", 10);
+    default_text(spec, "podManagementPolicy", "OrderedReady");
+    if let Some(strategy) = map_mut(object, &["spec", "updateStrategy"])
+        && strategy
+            .get("type")
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
+    {
+        default_text(strategy, "type", "RollingUpdate");
+        default(strategy, "rollingUpdate", json!({}));
+    }
+    if text(object, &["spec", "updateStrategy", "type"]) == "RollingUpdate" {
+        let rolling = ["spec", "updateStrategy", "rollingUpdate"];
+        default_below(object, &rolling, "partition", 0);
+    }
+    let policy = ["spec", "persistentVolumeClaimRetentionPolicy"];
+    if let Some(policy) = map_mut(object, &policy) {
+        default_text(policy, "whenDeleted", "Retain");
+        default_text(policy, "whenScaled", "Retain");
+    }
+    for claim in list_mut(object, &["spec", "volumeClaimTemplates"]) {
+        claim_template(claim);
     }
     template(object);
 }
@@ -66,7 +98,6 @@ fn rolling(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn strategies() {
@@ -81,6 +112,21 @@ mod tests {
             object["spec"]["template"]["spec"]["dnsPolicy"],
             "ClusterFirst"
         );
+        let mut set = json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "a"}}]}});
+        stateful_set(&mut set);
+        assert_eq!(
+            set["spec"],
+            json!({"replicas": 1, "revisionHistoryLimit": 10, "podManagementPolicy": "OrderedReady",
+                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+                "persistentVolumeClaimRetentionPolicy":
+                    {"whenDeleted": "Retain", "whenScaled": "Retain"},
+                "volumeClaimTemplates": [{"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                    "metadata": {"name": "a"}, "spec": {"volumeMode": "Filesystem"},
+                    "status": {"phase": "Pending"}}]})
+        );
+        let mut set = json!({"spec": {"updateStrategy": {"type": "OnDelete"}}});
+        stateful_set(&mut set);
+        assert_eq!(set["spec"]["updateStrategy"], json!({"type": "OnDelete"}));
         let mut daemon = json!({"spec": {"updateStrategy": {"type": "OnDelete"}}});
         daemon_set(&mut daemon);
         assert_eq!(

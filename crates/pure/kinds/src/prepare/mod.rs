@@ -3,6 +3,7 @@
 
 mod pod;
 mod service;
+mod storage;
 
 use serde_json::{Map, Value, json};
 
@@ -11,6 +12,7 @@ use crate::{Kind, base64};
 
 pub(crate) use pod::pod_create;
 pub(crate) use service::service_update;
+pub(crate) use storage::{claim_create, claim_update, pending_create};
 
 /// Fields of `metadata` only the server writes.
 const SERVER_METADATA: &[&str] = &[
@@ -147,6 +149,14 @@ pub(crate) fn nothing_on_update(_: &mut Value, _: &Value) {}
 pub(crate) fn drop_status(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         map.remove("status");
+    }
+}
+
+/// A StatefulSet starts with no pod, and says so.
+pub(crate) fn stateful_set_create(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        let status = json!({"availableReplicas": 0, "replicas": 0});
+        map.insert("status".to_owned(), status);
     }
 }
 

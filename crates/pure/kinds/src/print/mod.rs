@@ -6,6 +6,7 @@ mod network;
 mod networking;
 mod pod;
 mod rbac;
+mod storage;
 mod workload;
 
 use jiff::Timestamp;
@@ -21,6 +22,7 @@ pub(crate) use network::*;
 pub(crate) use networking::*;
 pub(crate) use pod::*;
 pub(crate) use rbac::*;
+pub(crate) use storage::*;
 pub(crate) use workload::*;
 
 const NAME: Column = Column {

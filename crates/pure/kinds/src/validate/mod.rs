@@ -11,6 +11,8 @@ mod pod;
 mod rules;
 mod service;
 mod service_range;
+mod sets;
+mod storage;
 mod workload;
 
 use serde_json::Value;
@@ -30,6 +32,14 @@ pub(crate) use object::{
 pub(crate) use pod::{pod, pod_update};
 pub(crate) use service::service;
 pub(crate) use service_range::{ip_address, ip_address_update, service_cidr, service_cidr_update};
+pub(crate) use sets::{
+    controller_revision, controller_revision_update, stateful_set, stateful_set_status,
+    stateful_set_update,
+};
+pub(crate) use storage::{
+    persistent_volume, persistent_volume_claim, persistent_volume_claim_update,
+    persistent_volume_update, storage_class, storage_class_update,
+};
 pub(crate) use workload::{daemon_set, deployment, replica_set, workload_update};
 
 impl Kind {

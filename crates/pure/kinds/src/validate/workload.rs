@@ -10,7 +10,8 @@ use super::rules::{
 use crate::read::{at, int, map, text};
 use crate::{FieldError, Path};
 
-fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selector: &str) {
+/// A selector, and the template of the pods it selects.
+pub(super) fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selector: &str) {
     let spec = Path::new("spec");
     let selector_path = spec.child("selector");
     let template = spec.child("template");

@@ -1,0 +1,298 @@
+//! Rules of StatefulSets and of the revisions of sets.
+
+use serde_json::{Map, Value, json};
+
+use super::rules::{counter, immutable, not_negative};
+use super::workload::template;
+use crate::read::{at, int, list, map, same, text};
+use crate::{FieldError, Path};
+
+const RETENTION: &[&str] = &["Delete", "Retain"];
+/// What of the spec may change.
+const MUTABLE: &[&str] = &[
+    "minReadySeconds",
+    "ordinals",
+    "persistentVolumeClaimRetentionPolicy",
+    "replicas",
+    "revisionHistoryLimit",
+    "template",
+    "updateStrategy",
+];
+
+pub(crate) fn stateful_set(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let spec = Path::new("spec");
+    let management = text(object, &["spec", "podManagementPolicy"]);
+    let path = spec.child("podManagementPolicy");
+    match management {
+        "" => errors.push(FieldError::required(&path, "")),
+        "OrderedReady" | "Parallel" => {}
+        other => {
+            let detail = "must be 'OrderedReady' or 'Parallel'";
+            errors.push(FieldError::invalid(&path, other, detail));
+        }
+    }
+    update_strategy(&mut errors, object);
+    let policy = spec.child("persistentVolumeClaimRetentionPolicy");
+    for field in ["whenDeleted", "whenScaled"] {
+        let value = text(
+            object,
+            &["spec", "persistentVolumeClaimRetentionPolicy", field],
+        );
+        if !RETENTION.contains(&value) {
+            let path = policy.child(field);
+            errors.push(FieldError::not_supported(&path, value, RETENTION));
+        }
+    }
+    for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+        counter(&mut errors, object, field);
+    }
+    let start = int(object, &["spec", "ordinals", "start"]);
+    not_negative(&mut errors, &spec.child("ordinals").child("start"), start);
+    template(
+        &mut errors,
+        &with_claims(object),
+        "empty selector is invalid for statefulset",
+    );
+    errors
+}
+
+/// The object with a volume in its template for each claim, which its containers mount.
+fn with_claims(object: &Value) -> Value {
+    let claims = list(object, &["spec", "volumeClaimTemplates"]);
+    let names: Vec<Value> = claims
+        .iter()
+        .map(|claim| json!({"name": text(claim, &["metadata", "name"]), "emptyDir": {}}))
+        .collect();
+    let mut object = object.clone();
+    if names.is_empty() {
+        return object;
+    }
+    let pod = object
+        .pointer_mut("/spec/template/spec")
+        .and_then(Value::as_object_mut);
+    if let Some(pod) = pod {
+        let volumes = pod.entry("volumes").or_insert_with(|| json!([]));
+        if let Some(volumes) = volumes.as_array_mut() {
+            // A claim takes the place of a volume of its name.
+            volumes.retain(|volume| names.iter().all(|one| one["name"] != volume["name"]));
+            volumes.extend(names);
+        }
+    }
+    object
+}
+
+fn update_strategy(errors: &mut Vec<FieldError>, object: &Value) {
+    let path = Path::new("spec").child("updateStrategy");
+    let rolling = at(object, &["spec", "updateStrategy", "rollingUpdate"]);
+    let rolling_path = path.child("rollingUpdate");
+    match (text(object, &["spec", "updateStrategy", "type"]), rolling) {
+        ("", _) => errors.push(FieldError::required(&path, "")),
+        ("OnDelete", Some(rolling)) => {
+            let detail = "only allowed for updateStrategy 'RollingUpdate'";
+            errors.push(FieldError::invalid(&rolling_path, rolling.clone(), detail));
+        }
+        ("RollingUpdate", Some(rolling)) => {
+            let partition = int(rolling, &["partition"]);
+            not_negative(errors, &rolling_path.child("partition"), partition);
+        }
+        ("OnDelete" | "RollingUpdate", None) => {}
+        _ => {
+            let value = at(object, &["spec", "updateStrategy"]).cloned();
+            let detail = "must be 'RollingUpdate' or 'OnDelete'";
+            let value = value.unwrap_or(Value::Null);
+            errors.push(FieldError::invalid(&path, value, detail));
+        }
+    }
+}
+
+pub(crate) fn stateful_set_update(object: &Value, old: &Value) -> Vec<FieldError> {
+    let empty = Map::new();
+    let new = map(object, &["spec"]).unwrap_or(&empty);
+    let had = map(old, &["spec"]).unwrap_or(&empty);
+    let changed = new
+        .keys()
+        .chain(had.keys())
+        .any(|field| !MUTABLE.contains(&field.as_str()) && !same(new.get(field), had.get(field)));
+    if !changed {
+        return Vec::new();
+    }
+    let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+    vec![FieldError::forbidden(&Path::new("spec"), detail)]
+}
+
+pub(crate) fn stateful_set_status(object: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let status = Path::new("status");
+    let count = |field: &str| int(object, &["status", field]).unwrap_or(0);
+    for field in [
+        "replicas",
+        "readyReplicas",
+        "currentReplicas",
+        "updatedReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "collisionCount",
+    ] {
+        not_negative(&mut errors, &status.child(field), Some(count(field)));
+    }
+    for (field, limit) in [
+        ("readyReplicas", "replicas"),
+        ("currentReplicas", "replicas"),
+        ("updatedReplicas", "replicas"),
+        ("availableReplicas", "replicas"),
+        ("availableReplicas", "readyReplicas"),
+    ] {
+        if count(field) > count(limit) {
+            let detail = format!("cannot be greater than status.{limit}");
+            let path = status.child(field);
+            errors.push(FieldError::invalid(&path, count(field), detail));
+        }
+    }
+    let collisions = int(old, &["status", "collisionCount"]).unwrap_or(0);
+    if count("collisionCount") < collisions {
+        let path = status.child("collisionCount");
+        let detail = "cannot be decremented";
+        errors.push(FieldError::invalid(&path, count("collisionCount"), detail));
+    }
+    errors
+}
+
+pub(crate) fn controller_revision(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if at(object, &["data"]).is_none() {
+        errors.push(FieldError::required(
+            &Path::new("data"),
+            "data is mandatory",
+        ));
+    }
+    let revision = int(object, &["revision"]);
+    not_negative(&mut errors, &Path::new("revision"), revision);
+    errors
+}
+
+pub(crate) fn controller_revision_update(object: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    immutable(&mut errors, &Path::new("data"), &["data"], object, old);
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::find_kind;
+
+    fn lines(errors: &[FieldError]) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    fn set(change: Value) -> Value {
+        let mut object = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {
+            "serviceName": "a", "selector": {"matchLabels": {"app": "a"}},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [
+                {"name": "a", "image": "b", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}});
+        for (key, value) in change.as_object().unwrap() {
+            object["spec"][key] = value.clone();
+        }
+        let kind = find_kind("apps", "v1", "StatefulSet").unwrap();
+        kind.set_defaults(&mut object);
+        object
+    }
+
+    #[test]
+    fn sets() {
+        assert_eq!(stateful_set(&set(json!({}))), []);
+        for (change, expected) in [
+            (
+                json!({"podManagementPolicy": "Random"}),
+                r#"spec.podManagementPolicy: Invalid value: "Random": must be 'OrderedReady' or 'Parallel'"#,
+            ),
+            (
+                json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}}),
+                r#"spec.updateStrategy.rollingUpdate: Invalid value: {"partition":1}: only allowed for updateStrategy 'RollingUpdate'"#,
+            ),
+            (
+                json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": -1}}}),
+                "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (
+                json!({"updateStrategy": {"type": "Never"}}),
+                r#"spec.updateStrategy: Invalid value: {"type":"Never"}: must be 'RollingUpdate' or 'OnDelete'"#,
+            ),
+            (
+                json!({"replicas": -1}),
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (
+                json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Keep"}}),
+                r#"spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: "Keep": supported values: "Delete", "Retain""#,
+            ),
+            (
+                json!({"volumeClaimTemplates": []}),
+                r#"spec.template.spec.containers[0].volumeMounts[0].name: Not found: "data""#,
+            ),
+            (json!({"selector": null}), "spec.selector: Required value"),
+        ] {
+            assert_eq!(
+                lines(&stateful_set(&set(change.clone()))),
+                [expected],
+                "{change}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_some_of_a_set_changes() {
+        let old = set(json!({}));
+        let new = set(
+            json!({"replicas": 3, "minReadySeconds": 2, "revisionHistoryLimit": 1,
+            "ordinals": {"start": 1}}),
+        );
+        assert_eq!(stateful_set_update(&new, &old), []);
+        let new = set(json!({"serviceName": "other"}));
+        assert_eq!(
+            lines(&stateful_set_update(&new, &old)),
+            [
+                "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+            ]
+        );
+    }
+
+    #[test]
+    fn counts_of_the_status_fit_together() {
+        let status = |status: Value| json!({ "status": status });
+        let old = status(json!({"collisionCount": 2}));
+        let good =
+            json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 1, "collisionCount": 2});
+        assert_eq!(stateful_set_status(&status(good), &old), []);
+        let bad = json!({"replicas": 1, "readyReplicas": 2, "collisionCount": 1});
+        assert_eq!(
+            lines(&stateful_set_status(&status(bad), &old)),
+            [
+                "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas",
+                "status.collisionCount: Invalid value: 1: cannot be decremented"
+            ]
+        );
+    }
+
+    #[test]
+    fn revisions() {
+        let revision = json!({"data": {"spec": {}}, "revision": 1});
+        assert_eq!(controller_revision(&revision), []);
+        assert_eq!(
+            lines(&controller_revision(&json!({"revision": -1}))),
+            [
+                "data: Required value: data is mandatory",
+                "revision: Invalid value: -1: must be greater than or equal to 0"
+            ]
+        );
+        assert_eq!(
+            lines(&controller_revision_update(
+                &json!({"data": {"a": 1}, "revision": 2}),
+                &revision
+            )),
+            [r#"data: Invalid value: {"a":1}: field is immutable"#]
+        );
+    }
+}
