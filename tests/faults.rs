@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::lab::probe::{self, PORT};
+use crate::lab::probe::{self, Ask, Met, PORT};
 use crate::lab::{Lab, Running, eventually, expect};
 
 const TRAFFIC: &str = include_str!("lab/traffic.py");
@@ -33,14 +33,28 @@ impl Scene {
             .field(&["service", "probes"], "{.spec.clusterIPs[*]}")
             .unwrap();
         let addresses: Vec<_> = addresses.split(' ').collect();
-        eventually("the Service answers by address and by name", || {
-            for address in &addresses {
-                let met = probe::ask(&lab, "default/client", &probe::both(address));
-                expect(met, |met| met.iter().all(|met| met[0].failure().is_none()))?;
-            }
-            lab.exec("default/client", &["getent", "hosts", "probes"])
-                .result()
-        });
+        let asks: Vec<_> = addresses
+            .iter()
+            .flat_map(|address| probe::both(address))
+            .map(|ask| Ask { times: 20, ..ask })
+            .collect();
+        eventually(
+            "every server answers by address, and the Service by name",
+            || {
+                for met in probe::ask(&lab, "default/client", &asks) {
+                    expect(met, |met| {
+                        let answers = met.iter().filter_map(|met| match met {
+                            Met::Answer(answer) => Some(&answer.name),
+                            Met::Failure(_) => None,
+                        });
+                        met.iter().all(|met| met.failure().is_none())
+                            && answers.collect::<BTreeSet<_>>().len() == 2
+                    })?;
+                }
+                lab.exec("default/client", &["getent", "hosts", "probes"])
+                    .result()
+            },
+        );
         let port = PORT.to_string();
         let command: Vec<_> = ["python3", "-c", TRAFFIC, "probes", &port]
             .into_iter()
@@ -230,8 +244,9 @@ fn agents_are_killed_and_no_request_fails() {
 #[test]
 fn dns_servers_are_killed_and_no_look_up_fails() {
     let scene = Scene::new("dns");
+    // Two in each of two pods.
     let servers = scene.processes("weft dns");
-    assert_eq!(servers.len(), 2);
+    assert_eq!(servers.len(), 4);
     for server in servers {
         scene.kill("weft dns", server);
         scene.traffic_flows();

@@ -327,8 +327,42 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Tells what a failed test leaves: a failure that comes once in a hundred runs is
+    /// understood from this or not at all.
+    fn tell(&self) {
+        let mut told = Vec::new();
+        for arguments in [
+            "get pods,endpointslices --all-namespaces -o wide",
+            "get events --all-namespaces",
+            "logs --namespace kube-system --selector k8s-app=weft-agent --prefix",
+        ] {
+            let words: Vec<_> = arguments.split(' ').collect();
+            told.push(self.kubectl(&words));
+        }
+        for node in ["node-1", "node-2"] {
+            for family in ["ip", "ip6"] {
+                for part in [
+                    "chain {} weft unknown",
+                    "chain {} weft refuse-reply",
+                    "map {} weft endpoints",
+                ] {
+                    let listed = format!("nft list {}", part.replace("{}", family));
+                    told.push(self.sh(node, &listed));
+                }
+            }
+        }
+        let told: String = told.iter().map(ToString::to_string).collect();
+        // Who can't write to standard error can't be told.
+        let _ = std::io::stderr().write_all(told.as_bytes());
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.tell();
+        }
         let ended = self.weft(&["down"], &[]);
         if !thread::panicking() {
             ended.ok();

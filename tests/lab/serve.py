@@ -38,6 +38,8 @@ def udp(listener):
         listener.sendmsg([line], about, 0, client)
 
 
+# Held here: a listener that nothing refers to is closed.
+listeners = []
 for port in map(int, sys.argv[1:]):
     for kind, serve in [(socket.SOCK_STREAM, tcp), (socket.SOCK_DGRAM, udp)]:
         listener = socket.socket(socket.AF_INET6, kind)
@@ -46,4 +48,5 @@ for port in map(int, sys.argv[1:]):
         listener.bind(("::", port))
         if kind == socket.SOCK_STREAM:
             listener.listen(512)
+        listeners.append(listener)
         threading.Thread(target=serve, args=(listener,)).start()

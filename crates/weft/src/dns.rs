@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinError;
 use tracing::{debug, info, warn};
 use weft_compile::{DnsCompiler, DnsSettings};
 use weft_desired::DomainName;
@@ -26,6 +28,10 @@ const MOST_THREADS: usize = 4;
 /// How many updates are taken before the records are brought up to date, if that many wait.
 const LARGEST_BATCH: usize = 4096;
 
+/// How long the server waits for the API before it answers with what it knows. Until it
+/// listens, what is sent to its port is for the other server of its pod.
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Answers DNS queries for the cluster's Services, and asks others for the rest.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -39,6 +45,10 @@ pub(crate) struct DnsArgs {
     /// Where to listen, UDP and TCP: `:53` is all addresses of both families. Can be repeated.
     #[arg(long, default_value = ":53")]
     listen: Vec<ListenAddress>,
+    /// Other servers on this machine may listen at the same port if they say so too: while
+    /// one starts again the others answer.
+    #[arg(long)]
+    share_port: bool,
     /// Where `/health` is answered; 200 while the process lives.
     #[arg(long, default_value = ":8080")]
     health: ListenAddress,
@@ -107,12 +117,12 @@ async fn serve(args: DnsArgs) -> Result<()> {
     let records = Arc::new(records);
     let settings = Settings {
         listen: args.listen.clone(),
+        share_port: args.share_port,
         threads: threads(args.threads),
         upstreams,
         pod_names: PodNames::Insecure,
         lameduck: Duration::from_secs(args.lameduck.into()),
     };
-    let server = Server::bind(&settings, records.clone())?;
     let health = Health::default();
     for address in BTreeSet::from([args.health.to_string(), args.ready.to_string()]) {
         let address: ListenAddress = address.parse()?;
@@ -121,13 +131,6 @@ async fn serve(args: DnsArgs) -> Result<()> {
         })?;
         tokio::spawn(health::serve(listener, health.clone()));
     }
-    info!(
-        zone = %args.zone,
-        addresses = ?server.addresses(),
-        threads = settings.threads,
-        upstreams = ?settings.upstreams,
-        "DNS server started"
-    );
     if settings.upstreams.is_empty() {
         warn!("no upstream server: names outside of the cluster are refused");
     }
@@ -137,24 +140,49 @@ async fn serve(args: DnsArgs) -> Result<()> {
         server: args.server,
     })
     .await?;
+    let (tell_synced, mut synced) = watch::channel(false);
     let feeder = Feeder {
         compiler: DnsCompiler::new(DnsSettings {
-            zone: args.zone,
+            zone: args.zone.clone(),
             ttl: args.ttl,
             own_addresses: reachable(own_addresses),
         }),
-        records,
-        health: health.clone(),
+        records: records.clone(),
+        synced: tell_synced,
         problems: Problems::default(),
         started: Instant::now(),
     };
-    let feeding = tokio::spawn(feeder.run(client));
+    let mut feeding = tokio::spawn(feeder.run(client));
+    tokio::select! {
+        _ = synced.wait_for(|synced| *synced) => {}
+        () = tokio::time::sleep(SYNC_PATIENCE) => {
+            warn!("the API does not tell all Services: answering what is known, and other names");
+        }
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        ended = &mut feeding => return Err(ended_watch(ended)),
+    }
+    let server = Server::bind(&settings, records)?;
+    info!(
+        zone = %args.zone,
+        addresses = ?server.addresses(),
+        threads = settings.threads,
+        upstreams = ?settings.upstreams,
+        "DNS server started"
+    );
+    let announced = async {
+        if synced.wait_for(|synced| *synced).await.is_ok() {
+            health.set_ready(true);
+        }
+        std::future::pending::<()>().await;
+    };
     let mut failure = None;
     let shutdown = async {
         tokio::select! {
+            () = announced => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            ended = feeding => failure = Some(ended),
+            ended = &mut feeding => failure = Some(ended),
         }
         info!("ending: answering until nobody asks any more");
         health.set_ready(false);
@@ -163,12 +191,19 @@ async fn serve(args: DnsArgs) -> Result<()> {
     info!("DNS server ended");
     match failure {
         None => Ok(()),
-        Some(ended) => Err(ended.err().map_or_else(
+        Some(ended) => Err(ended_watch(ended)),
+    }
+}
+
+/// Why the watch, which has no end, ended.
+fn ended_watch(ended: Result<(), JoinError>) -> anyhow::Error {
+    ended
+        .err()
+        .map_or_else(
             || anyhow::anyhow!("the API's stream of changes ended"),
             anyhow::Error::from,
-        ))
-        .context("watching the API"),
-    }
+        )
+        .context("watching the API")
 }
 
 fn threads(wanted: Option<u16>) -> usize {
@@ -231,7 +266,8 @@ fn reachable(addresses: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
 struct Feeder {
     compiler: DnsCompiler,
     records: Arc<Records>,
-    health: Health,
+    /// Told when all Services are known.
+    synced: watch::Sender<bool>,
     problems: Problems,
     started: Instant,
 }
@@ -272,7 +308,7 @@ impl Feeder {
         self.problems.report(self.compiler.problems());
         if complete {
             self.records.set_in_sync();
-            self.health.set_ready(true);
+            self.synced.send_replace(true);
             info!(
                 names = self.compiler.names().count(),
                 after_ms = self.started.elapsed().as_millis(),

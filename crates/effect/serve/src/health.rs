@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::ListenAddress;
+use crate::{ListenAddress, listener};
 
 /// How long a prober may take for its request.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,10 +63,13 @@ fn response(status: &str, body: &str, with_body: bool) -> String {
 
 /// Listens at an address. Needs a tokio runtime.
 pub fn listen(address: ListenAddress) -> std::io::Result<TcpListener> {
-    let only_v6 = matches!(address, ListenAddress::One(_));
+    let options = listener::Options {
+        only_v6: matches!(address, ListenAddress::One(_)),
+        reuse_port: false,
+    };
     let mut failure = std::io::ErrorKind::AddrNotAvailable.into();
     for candidate in address.candidates() {
-        match crate::listener::listen(candidate, only_v6) {
+        match listener::listen(candidate, options) {
             Ok(listener) => return Ok(listener),
             Err(error) => failure = error,
         }

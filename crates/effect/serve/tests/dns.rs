@@ -130,6 +130,7 @@ impl Running {
         let (tell, told) = std::sync::mpsc::channel();
         let settings = Settings {
             listen: vec![listen.parse::<ListenAddress>().unwrap()],
+            share_port: false,
             threads: 2,
             upstreams,
             pod_names: PodNames::Insecure,
@@ -675,6 +676,7 @@ fn a_port_in_use_is_said_so() {
     let _guard = runtime.enter();
     let settings = Settings {
         listen: vec![ListenAddress::One(server.address)],
+        share_port: false,
         threads: 1,
         upstreams: vec![],
         pod_names: PodNames::Disabled,

@@ -91,6 +91,7 @@ fn answers(scenario: Scenario, questions: &str) -> String {
         .unwrap();
     let settings = Settings {
         listen: vec!["127.0.0.1:0".parse::<ListenAddress>().unwrap()],
+        share_port: false,
         threads: 1,
         upstreams: vec![],
         pod_names: PodNames::Insecure,

@@ -32,6 +32,9 @@ const QUIET: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// Where it listens.
     pub listen: Vec<ListenAddress>,
+    /// Whether other servers that say so too may listen there, and each gets a part of the
+    /// queries.
+    pub share_port: bool,
     /// UDP threads for each address.
     pub threads: usize,
     /// Who is asked for names that are not the cluster's, in order of preference.
@@ -88,7 +91,7 @@ impl Server {
         let mut sockets = Vec::new();
         let mut listeners = Vec::new();
         for address in &settings.listen {
-            bind(*address, settings.threads, &mut sockets, &mut listeners)?;
+            bind(*address, settings, &mut sockets, &mut listeners)?;
         }
         let forwards = !settings.upstreams.is_empty();
         Ok(Self {
@@ -207,7 +210,7 @@ const ATTEMPTS: u32 = 8;
 /// Binds all sockets of one address: UDP for every thread, and TCP at the same port.
 fn bind(
     address: ListenAddress,
-    threads: usize,
+    settings: &Settings,
     sockets: &mut Vec<Arc<UdpSocket>>,
     listeners: &mut Vec<TcpListener>,
 ) -> Result<(), Error> {
@@ -220,7 +223,7 @@ fn bind(
     let mut failure = ("UDP", io::ErrorKind::AddrNotAvailable.into());
     for candidate in address.candidates() {
         for _ in 0..ATTEMPTS {
-            match bind_one(candidate, only_v6, threads) {
+            match bind_one(candidate, only_v6, settings) {
                 Ok((udp, tcp)) => {
                     sockets.extend(udp);
                     listeners.push(tcp);
@@ -251,7 +254,7 @@ type Bound = (Vec<Arc<UdpSocket>>, TcpListener);
 fn bind_one(
     address: SocketAddr,
     only_v6: bool,
-    threads: usize,
+    settings: &Settings,
 ) -> Result<Bound, (&'static str, io::Error)> {
     let options = BindOptions {
         reuse_port: true,
@@ -262,9 +265,14 @@ fn bind_one(
     let first = UdpSocket::bind(address, options).map_err(udp)?;
     let bound = first.local_address().map_err(udp)?;
     let mut sockets = vec![Arc::new(first)];
-    for _ in 1..threads {
+    for _ in 1..settings.threads {
         sockets.push(Arc::new(UdpSocket::bind(bound, options).map_err(udp)?));
     }
-    let tcp = listener::listen(bound, only_v6).map_err(|error| ("TCP", error))?;
+    // UDP ports are shared by our own threads anyway: TCP tells of somebody else.
+    let options = listener::Options {
+        only_v6,
+        reuse_port: settings.share_port,
+    };
+    let tcp = listener::listen(bound, options).map_err(|error| ("TCP", error))?;
     Ok((sockets, tcp))
 }
