@@ -12,6 +12,7 @@ mod lab;
 
 mod faults;
 mod hello;
+mod keep;
 mod networking;
 mod pods;
 mod refusals;

@@ -151,6 +151,12 @@ impl Lab {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("e2e-{purpose}-{}-{number}", std::process::id());
+        Self::up_as(name, flags)
+    }
+
+    /// The same for a lab of this name.
+    #[track_caller]
+    pub(crate) fn up_as(name: String, flags: &[&str]) -> Self {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "TERM", env!("CARGO_BIN_EXE_weft")])
@@ -172,6 +178,33 @@ impl Lab {
         };
         lab.kubeconfig = lab.weft(&["kubeconfig"], &[]).ok().trim().into();
         lab
+    }
+
+    /// What `weft lab up` says that must not come up.
+    #[track_caller]
+    pub(crate) fn refused(flags: &[&str]) -> String {
+        let mut command = weft();
+        command.args(["lab", "up"]).args(flags);
+        run(command, "").refused()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Kills the front: the lab ends without being taken down.
+    #[track_caller]
+    pub(crate) fn kill(self) {
+        let killed = Command::new("kill")
+            .args(["-9", &self.front.to_string()])
+            .status();
+        assert!(killed.unwrap().success());
+        std::mem::forget(self);
     }
 
     /// The front's process id on this machine.

@@ -24,6 +24,9 @@ enum Process {
         name: String,
         #[arg(long)]
         in_user_namespace: bool,
+        /// Whether the node's state is kept
+        #[arg(long)]
+        keep: bool,
     },
     /// The API server
     Apiserver(Apiserver),
@@ -84,7 +87,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Process::Node {
             name,
             in_user_namespace,
-        } => lab::node::run(&name, in_user_namespace)?,
+            keep,
+        } => lab::node::run(&name, in_user_namespace, keep)?,
         Process::Apiserver(args) => lab::control::apiserver(lab::control::ApiServer {
             inherited: args.listen_fd,
             listen: args.listen,

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
-use weft_cluster::lab::{boot, enter, front, plan, state};
+use weft_cluster::lab::{boot, enter, front, keep, plan, state};
 
 /// The codes that `--help` documents.
 pub(crate) const EXIT_CODES: &str = "\
@@ -96,16 +96,28 @@ fn code(error: &anyhow::Error) -> u8 {
         state::Error::Several(_) => USAGE,
         state::Error::Starting(_) | state::Error::File { .. } => FAILED,
     };
+    let of_keep = |error: &keep::Error| match error {
+        keep::Error::InUse(_) => IN_USE,
+        keep::Error::Plan(_) | keep::Error::Contradiction { .. } | keep::Error::Foreign(_) => USAGE,
+        keep::Error::Version { .. }
+        | keep::Error::Damaged { .. }
+        | keep::Error::Store { .. }
+        | keep::Error::File { .. } => FAILED,
+    };
     if error.is::<plan::Error>() || error.is::<Usage>() {
         return USAGE;
     }
     if let Some(error) = error.downcast_ref::<state::Error>() {
         return of_state(error);
     }
+    if let Some(error) = error.downcast_ref::<keep::Error>() {
+        return of_keep(error);
+    }
     if let Some(error) = error.downcast_ref::<front::Error>() {
         return match error {
             front::Error::State(error) => of_state(error),
-            front::Error::Port { .. } => IN_USE,
+            front::Error::Port { .. } | front::Error::KeptPort { .. } => IN_USE,
+            front::Error::Keep(error) => of_keep(error),
             front::Error::NotPermitted { .. } => NOT_PERMITTED,
             front::Error::Namespace(_)
             | front::Error::Process(_)

@@ -492,7 +492,13 @@ fn an_ordinary_user_has_a_lab_too() {
             .arg(&binary);
         command
     };
-    let lab = Lab::up_by(as_nobody(), "user", &["--nodes", "1"]);
+    let kept = state.join("kept");
+    let keep = ["--keep", kept.to_str().unwrap()];
+    let lab = Lab::up_by(
+        as_nobody(),
+        "user",
+        &[&["--nodes", "1"][..], &keep].concat(),
+    );
     let inside = as_nobody()
         .args(["lab", "exec", "--name", &lab.name, "node-1", "--"])
         .args([
@@ -507,6 +513,19 @@ fn an_ordinary_user_has_a_lab_too() {
         said.starts_with("0\n") && said.contains("table inet mine"),
         "{said}"
     );
+    let down = as_nobody()
+        .args(["lab", "down", "--name", &lab.name])
+        .output()
+        .unwrap();
+    assert!(down.status.success(), "{}", text(&down.stderr));
+    let again = as_nobody()
+        .args(["lab", "up", "--detach"])
+        .args(keep)
+        .output()
+        .unwrap();
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let said = text(&again.stdout);
+    assert!(said.contains("as it was, from"), "{said}");
     let down = as_nobody()
         .args(["lab", "down", "--name", &lab.name])
         .output()

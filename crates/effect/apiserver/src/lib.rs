@@ -10,6 +10,7 @@ mod apply;
 mod body;
 mod delete;
 mod discovery;
+mod disk;
 mod exercise;
 mod identity;
 mod managed;
@@ -33,6 +34,7 @@ mod token;
 mod watch;
 mod write;
 
+pub use disk::{StoreError, stored_version};
 pub use exercise::{exercise_patch, exercise_selector};
 pub use negotiate::ProtobufDecoder;
 pub use openapi::DocumentSource;
@@ -44,4 +46,3 @@ pub use resource::{
 pub use server::{Config, Server, ServerError, serve};
 pub use state::HistoryLimits;
 pub use status::ApiError;
-pub use store::StoreError;

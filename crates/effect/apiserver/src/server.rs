@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
+use crate::disk::StoreError;
 use crate::identity::CertificateCheck;
 use crate::negotiate::ProtobufDecoder;
 use crate::openapi::{DocumentSource, Documents};
@@ -32,7 +33,7 @@ use crate::pki::{Pki, PkiError, SubjectName};
 use crate::resource::{Admission, NoAdmission, Registry};
 use crate::state::HistoryLimits;
 use crate::status::ApiError;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::token::TokenKey;
 use crate::write::{self, FieldValidation, Request};
 

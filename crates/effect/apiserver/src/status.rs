@@ -207,6 +207,15 @@ impl ApiError {
         )
     }
 
+    /// 507: no room for what is to be written (RFC 4918, section 11.5).
+    pub fn storage_full(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "InsufficientStorage",
+            message,
+        )
+    }
+
     /// 501: known to Kubernetes, not served here.
     pub fn not_implemented(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_IMPLEMENTED, "NotImplemented", message)

@@ -6,61 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::disk::{Commit, Disk, Loaded, Objects, StoreError};
 use crate::object::{self, Object};
 use crate::resource::{Admission, Operation, Registry, Resource};
 use crate::state::{Change, Event, Forgotten, HistoryLimits, Snapshot, State};
 use crate::status::ApiError;
 
-/// `collection/namespace/name` -> JSON.
-const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
-/// `version` -> the newest resource version given out.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const VERSION: &str = "version";
-/// `collection` -> the version of its last change.
-const CHANGED: TableDefinition<'_, &str, u64> = TableDefinition::new("changed");
-
 /// Writes that wait; more callers wait for a place.
 const QUEUE: usize = 1024;
 /// Writes that share one sync.
 const BATCH: usize = 512;
-/// The database's page cache. Reads come from memory, so it only serves commits.
-const PAGE_CACHE: usize = 2 << 20;
-
-/// Why the store can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file is not readable, not a store, or in use.
-    #[error("{path}: the store can't be opened; is another server using it?")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<redb::Error>,
-    },
-    /// An object in the file is not JSON.
-    #[error("{path}: the stored object {key} can't be read")]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// The object's key.
-        key: String,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The writer's thread could not be started.
-    #[error("the store's thread can't be started")]
-    Thread(#[source] std::io::Error),
-}
 
 /// A write that waits for its turn, and then for the disk.
 trait Job: Send {
@@ -122,18 +84,14 @@ impl Store {
         registry: Arc<RwLock<Arc<Registry>>>,
         mut admission: Box<dyn Admission>,
     ) -> Result<Self, StoreError> {
-        let database = open_database(path).map_err(|source| StoreError::Open {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
         let mut state = State::new(limits);
-        let version = load(&database, path, &mut state)?;
+        let (disk, Loaded { version }) = Disk::open(path, &mut state)?;
         repair(&state, &current(&registry), &mut *admission);
 
         let state = Arc::new(RwLock::new(state));
         let (queue, messages) = mpsc::channel(QUEUE);
         let writer = Writer {
-            database,
+            disk,
             version,
             state: state.clone(),
             registry,
@@ -230,62 +188,6 @@ fn current(registry: &RwLock<Arc<Registry>>) -> Arc<Registry> {
         .clone()
 }
 
-fn open_database(path: &Path) -> Result<Database, redb::Error> {
-    let database = Database::builder()
-        .set_cache_size(PAGE_CACHE)
-        .create(path)?;
-    let transaction = database.begin_write()?;
-    transaction.open_table(OBJECTS)?;
-    transaction.open_table(META)?;
-    transaction.open_table(CHANGED)?;
-    transaction.commit()?;
-    Ok(database)
-}
-
-fn load(database: &Database, path: &Path, state: &mut State) -> Result<u64, StoreError> {
-    let open = |source: redb::Error| StoreError::Open {
-        path: path.to_owned(),
-        source: Box::new(source),
-    };
-    let read = database.begin_read().map_err(|e| open(e.into()))?;
-    let objects = read.open_table(OBJECTS).map_err(|e| open(e.into()))?;
-    for entry in objects.iter().map_err(|e| open(e.into()))? {
-        let (key, value) = entry.map_err(|e| open(e.into()))?;
-        let key = key.value();
-        let object =
-            Object::from_json(value.value().to_vec()).map_err(|source| StoreError::Corrupt {
-                path: path.to_owned(),
-                key: key.to_owned(),
-                source,
-            })?;
-        state.load(collection_of(key), object);
-    }
-    let meta = read.open_table(META).map_err(|e| open(e.into()))?;
-    let version = meta.get(VERSION).map_err(|e| open(e.into()))?;
-    let version = version.map_or(1, |version| version.value());
-    let mut changed = BTreeMap::new();
-    let table = read.open_table(CHANGED).map_err(|e| open(e.into()))?;
-    for entry in table.iter().map_err(|e| open(e.into()))? {
-        let (collection, version) = entry.map_err(|e| open(e.into()))?;
-        changed.insert(collection.value().to_owned(), version.value());
-    }
-    state.loaded(version, &changed);
-    Ok(version)
-}
-
-fn disk_key(collection: &str, key: &str) -> String {
-    format!("{collection}/{key}")
-}
-
-/// `group/plural` of `group/plural/namespace/name`.
-fn collection_of(disk_key: &str) -> &str {
-    let end = disk_key
-        .match_indices('/')
-        .nth(1)
-        .map_or(disk_key.len(), |(at, _)| at);
-    &disk_key[..end]
-}
-
 fn repair(state: &State, registry: &Registry, admission: &mut dyn Admission) {
     let mut known: BTreeMap<&str, Option<&Arc<Resource>>> = BTreeMap::new();
     let mut objects = state.all().filter_map(|(collection, object)| {
@@ -297,10 +199,10 @@ fn repair(state: &State, registry: &Registry, admission: &mut dyn Admission) {
     admission.repair(&mut objects);
 }
 
-type Overlay = BTreeMap<(String, String), Option<Arc<Object>>>;
+type Overlay = Objects;
 
 struct Writer {
-    database: Database,
+    disk: Disk,
     version: u64,
     state: Arc<RwLock<State>>,
     registry: Arc<RwLock<Arc<Registry>>>,
@@ -338,7 +240,6 @@ impl Writer {
         let mut overlay = Overlay::new();
         let mut changes: Vec<(String, Arc<Event>)> = Vec::new();
         let registry = current(&self.registry);
-        let before = self.version;
         for job in &mut jobs {
             let mut tx = Tx {
                 registry: &registry,
@@ -366,7 +267,18 @@ impl Writer {
                 changes.push((collection, event));
             }
         }
-        let committed = self.commit(&overlay, &changes);
+        let commit = Commit {
+            version: self.version,
+            objects: &overlay,
+            changed: changes
+                .iter()
+                .map(|(collection, event)| (collection.as_str(), event.version()))
+                .collect(),
+        };
+        let committed = self.disk.commit(&commit, |collection, key| {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            state.get(collection, key)
+        });
         match &committed {
             Ok(()) => {
                 if !changes.is_empty() {
@@ -376,54 +288,15 @@ impl Writer {
                         .publish(changes);
                 }
             }
-            Err(error) => {
-                tracing::error!(%error, writes = jobs.len(), "the store can't write; the writes are refused");
-                self.version = before;
+            Err(_) => {
+                // The versions are not given out again: some of them may be on the disk.
                 let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
                 repair(&state, &registry, &mut *self.admission);
             }
         }
         for job in jobs {
-            let answer = committed
-                .as_ref()
-                .copied()
-                .map_err(|error| ApiError::internal(format!("the store can't write: {error}")));
-            job.answer(answer);
+            job.answer(committed.clone());
         }
-    }
-
-    fn commit(
-        &self,
-        overlay: &Overlay,
-        changes: &[(String, Arc<Event>)],
-    ) -> Result<(), redb::Error> {
-        if overlay.is_empty() {
-            return Ok(());
-        }
-        let transaction = self.database.begin_write()?;
-        {
-            let mut objects = transaction.open_table(OBJECTS)?;
-            for ((collection, key), object) in overlay {
-                let key = disk_key(collection, key);
-                match object {
-                    Some(object) => drop(objects.insert(key.as_str(), &*object.json)?),
-                    None => drop(objects.remove(key.as_str())?),
-                }
-            }
-            transaction
-                .open_table(META)?
-                .insert(VERSION, self.version)?;
-            let last: BTreeMap<&str, u64> = changes
-                .iter()
-                .map(|(collection, event)| (collection.as_str(), event.version()))
-                .collect();
-            let mut changed = transaction.open_table(CHANGED)?;
-            for (collection, version) in last {
-                changed.insert(collection, version)?;
-            }
-        }
-        transaction.commit()?;
-        Ok(())
     }
 }
 

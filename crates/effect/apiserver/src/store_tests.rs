@@ -259,7 +259,7 @@ async fn a_store_in_use_is_refused() {
         registry(),
         Box::new(NoAdmission),
     );
-    assert!(matches!(second, Err(StoreError::Open { .. })));
+    assert!(matches!(second, Err(StoreError::InUse { .. })));
     store.close().await;
 }
 

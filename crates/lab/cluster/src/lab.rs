@@ -16,6 +16,7 @@ mod credentials;
 pub mod enter;
 pub mod front;
 pub mod init;
+pub mod keep;
 pub mod node;
 pub mod paths;
 pub mod plan;

@@ -44,6 +44,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let code = attend(
         plan,
         None,
+        None,
         PATIENCE,
         &mut progress,
         async |front, cluster, progress| {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use weft_cluster::lab::boot::{self, Cluster};
 use weft_cluster::lab::enter;
 use weft_cluster::lab::front::Front;
-use weft_cluster::lab::plan::{self, Plan, Request};
+use weft_cluster::lab::keep::{Asked, Kept};
+use weft_cluster::lab::plan::{self, Plan};
 use weft_cluster::lab::state::Record;
 use weft_netlab::process::{self, Spawn};
 
@@ -42,6 +44,8 @@ Examples:
   weft lab up                                  two nodes, IPv4, in the foreground: Ctrl-C ends it
   weft lab up --nodes 5 --name five --detach   in the background, until `weft lab down --name five`
   weft lab up --ip-family dual --pod-cidr 10.7.0.0/16,fd07::/56
+  weft lab up --keep ~/labs/one                what is in it outlives the lab; the same command
+                                               brings it back
   KUBECONFIG=$(weft lab kubeconfig) kubectl get nodes
 
 A lab changes nothing on the machine: no route, rule, device or setting. It lives as long as this
@@ -54,12 +58,15 @@ pub(super) struct Args {
     /// How many nodes (default: 2, or as many as there are names)
     #[arg(long, value_name = "N")]
     nodes: Option<usize>,
-    /// The lab's name
-    #[arg(long, default_value = "weft")]
-    name: String,
-    /// The cluster's IP families
-    #[arg(long, value_enum, default_value = "ipv4", value_name = "FAMILY")]
-    ip_family: Families,
+    /// The lab's name [default: weft]
+    #[arg(long)]
+    name: Option<String>,
+    /// Keep what is durable of the lab in this folder; the next `up` with it brings the lab back
+    #[arg(long, value_name = "DIR", overrides_with = "keep")]
+    keep: Option<PathBuf>,
+    /// The cluster's IP families [default: ipv4]
+    #[arg(long, value_enum, value_name = "FAMILY")]
+    ip_family: Option<Families>,
     /// Range of pod addresses; one for each family [default: 10.244.0.0/16, fd00:10:244::/56]
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     pod_cidr: Vec<IpNet>,
@@ -87,20 +94,20 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn plan(&self) -> Result<Plan, plan::Error> {
-        Plan::new(&Request {
+    fn asked(&self) -> Asked {
+        Asked {
             name: self.name.clone(),
             nodes: self.nodes,
             node_names: self.node_name.clone(),
-            families: match self.ip_family {
+            families: self.ip_family.map(|families| match families {
                 Families::Ipv4 => plan::Families::Ipv4,
                 Families::Ipv6 => plan::Families::Ipv6,
                 Families::Dual => plan::Families::Dual,
-            },
+            }),
             pod_cidrs: self.pod_cidr.clone(),
             service_cidrs: self.service_cidr.clone(),
             node_cidrs: self.node_cidr.clone(),
-        })
+        }
     }
 }
 
@@ -113,11 +120,32 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let plan = args.plan()?;
+    let asked = args.asked();
+    // Before anything is touched: flags that do not fit together.
+    asked.plan()?;
     if args.detach && args.background_fd.is_none() {
-        return detach();
+        return detach(args.keep.as_deref());
     }
     let mut progress = Progress::new(args.background_fd)?;
+    let result = attend_as_asked(&args, &asked, &mut progress);
+    if let Err(error) = &result {
+        progress.failed(error);
+    }
+    result
+}
+
+fn attend_as_asked(
+    args: &Args,
+    asked: &Asked,
+    progress: &mut Progress,
+) -> anyhow::Result<ExitCode> {
+    let (plan, kept) = match &args.keep {
+        Some(folder) => {
+            let kept = Kept::open(folder)?;
+            (kept.plan(asked)?, Some(kept))
+        }
+        None => (asked.plan()?, None),
+    };
     progress.line(&format!(
         "lab {}: {} node{}, pods {}, Services {}",
         plan.name,
@@ -126,18 +154,23 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         list(&plan.pod_cidrs),
         list(&plan.service_cidrs)
     ));
+    if let Some(kept) = &kept {
+        let folder = kept.folder().display();
+        progress.line(&if kept.is_complete() {
+            format!("as it was, from {folder}")
+        } else {
+            format!("kept in {folder}")
+        });
+    }
     let patience = Duration::from_secs(args.timeout);
-    let result = attend(
+    attend(
         plan,
+        kept,
         args.api_port,
         patience,
-        &mut progress,
+        progress,
         show_until_told,
-    );
-    if let Err(error) = &result {
-        progress.failed(error);
-    }
-    result
+    )
 }
 
 fn list(ranges: &[IpNet]) -> String {
@@ -149,6 +182,7 @@ fn list(ranges: &[IpNet]) -> String {
 /// ends early when it is told to, or when the lab is gone.
 pub(super) fn attend(
     plan: Plan,
+    kept: Option<Kept>,
     api_port: Option<u16>,
     patience: Duration,
     progress: &mut Progress,
@@ -156,7 +190,7 @@ pub(super) fn attend(
 ) -> anyhow::Result<ExitCode> {
     let manifest = boot::own_manifest(MANIFEST, &plan)?;
     let filter = std::env::var(output::LOG_VARIABLE).ok();
-    let mut front = Front::start(plan, api_port, filter, |step| progress.step(step))?;
+    let mut front = Front::start(plan, kept, api_port, filter, |step| progress.step(step))?;
     let end = front
         .take_end()
         .context("the lab's first process is gone")?;
@@ -219,11 +253,15 @@ async fn cluster(
     patience: Duration,
     progress: &mut Progress,
 ) -> anyhow::Result<Cluster> {
-    let cluster = Cluster::connect(front.kubeconfig()).await?;
+    let since = front.kept().map_or(0, Kept::since);
+    let cluster = Cluster::connect(front.kubeconfig()).await?.since(since);
     cluster.wait_for_api(API_PATIENCE).await?;
     progress.step("API ready");
-    cluster.apply(manifest, "default").await?;
-    progress.step("weft applied (deploy/weft.yaml)");
+    // What a person has changed of weft's own objects in a kept lab stays changed.
+    if !front.kept().is_some_and(Kept::is_complete) {
+        cluster.apply(manifest, "default").await?;
+        progress.step("weft applied (deploy/weft.yaml)");
+    }
     let plan = front.record().plan.clone();
     cluster
         .wait_until_ready(&plan, patience, |news| progress.step(news))
@@ -258,7 +296,7 @@ async fn show_until_told(
 }
 
 /// Starts the same command in the background, and tells what it tells until it is ready.
-fn detach() -> anyhow::Result<ExitCode> {
+fn detach(keep: Option<&Path>) -> anyhow::Result<ExitCode> {
     let (told, tell) = process::pipe().context("cannot make a pipe")?;
     let null = File::options()
         .read(true)
@@ -266,9 +304,15 @@ fn detach() -> anyhow::Result<ExitCode> {
         .open("/dev/null")
         .context("cannot open /dev/null")?;
     let binary = std::env::current_exe().context("cannot find the own binary")?;
-    let child = Spawn::new(binary)
+    let mut spawn = Spawn::new(binary)
         .arg0("weft")
-        .args(std::env::args_os().skip(1))
+        .args(std::env::args_os().skip(1));
+    if let Some(keep) = keep {
+        // It runs in another directory. The last of two counts.
+        let keep = std::path::absolute(keep).context("cannot find the working directory")?;
+        spawn = spawn.arg("--keep").arg(keep);
+    }
+    let child = spawn
         .args(["--background-fd", "3"])
         .descriptor(null.try_clone()?, 0)
         .descriptor(null.try_clone()?, 1)

@@ -282,6 +282,9 @@ impl Manager {
                     }
                 }
             }
+            // What a node that went down meanwhile still has of pods that are gone.
+            volumes::remove_all_but(&here);
+            pod::ending::remove_logs_but(&here);
         }
         let gone: Vec<String> = self
             .running

@@ -2,8 +2,9 @@
 //! whatever state it finds, each time something happens.
 
 mod containers;
-mod ending;
+pub(super) mod ending;
 mod probes;
+mod reboot;
 mod report;
 
 use std::collections::BTreeMap;
@@ -212,7 +213,7 @@ impl Worker {
     /// Takes over what an earlier kubelet left running.
     async fn adopt(&mut self) {
         let Some((sandbox, events, containers)) = Sandbox::adopt(&self.pod).await else {
-            return;
+            return self.begin_again();
         };
         tracing::info!(pod = self.name(), namespace = self.namespace(), "adopted");
         self.sandbox = Some(sandbox);
@@ -495,7 +496,11 @@ impl Worker {
                 "Pod sandbox changed, it will be killed and re-created.",
             );
         }
-        // A new sandbox is initialized anew.
+        self.initialize_anew();
+    }
+
+    /// A new sandbox is initialized anew.
+    fn initialize_anew(&mut self) {
         let inits: Vec<String> = self
             .pod
             .spec

@@ -361,7 +361,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 fn attachment(pod: &Pod) -> Attachment {
     let metadata = &pod.metadata;
     Attachment {
-        container: new_id(),
+        container: sandbox_id(pod),
         namespace_path: String::new(),
         namespace: metadata
             .namespace
@@ -371,6 +371,14 @@ fn attachment(pod: &Pod) -> Attachment {
         uid: metadata.uid.clone().unwrap_or_default(),
         port_mappings: port_mappings(pod),
     }
+}
+
+/// The same for every sandbox of a pod: what a sandbox leaves in the network's records when the
+/// node goes down belongs to the next one, which is given the same addresses.
+fn sandbox_id(pod: &Pod) -> String {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let id: String = uid.chars().filter(char::is_ascii_alphanumeric).collect();
+    if id.is_empty() { new_id() } else { id }
 }
 
 fn port_mappings(pod: &Pod) -> Vec<serde_json::Value> {

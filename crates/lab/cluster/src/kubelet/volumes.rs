@@ -138,6 +138,17 @@ impl Volumes {
     }
 }
 
+/// Removes everything kept for pods other than these.
+pub fn remove_all_but(uids: &[String]) {
+    for entry in std::fs::read_dir(PODS).into_iter().flatten().flatten() {
+        if let Some(uid) = entry.file_name().to_str()
+            && !uids.iter().any(|known| known == uid)
+        {
+            remove(uid);
+        }
+    }
+}
+
 /// Removes everything kept for a pod.
 pub fn remove(uid: &str) {
     let path = Path::new(PODS).join(uid);

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 use weft_kube::k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use weft_kube::k8s_openapi::api::core::v1::{Event, Node, Pod};
+use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use weft_kube::kube::api::{ListParams, Patch, PatchParams};
 use weft_kube::kube::core::{DynamicObject, GroupVersionKind};
 use weft_kube::kube::discovery::{ApiCapabilities, ApiResource, Scope, pinned_kind};
@@ -111,6 +112,8 @@ pub struct NodeState {
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    /// Statuses up to this version are of an earlier life of a kept lab: they say nothing.
+    since: u64,
 }
 
 impl Cluster {
@@ -124,7 +127,23 @@ impl Cluster {
             ..Access::default()
         };
         let client = weft_kube::connect(&access).await?;
-        Ok(Cluster { client })
+        Ok(Cluster { client, since: 0 })
+    }
+
+    /// Takes nothing for true of a node or pod that was written up to this version of the API.
+    #[must_use]
+    pub fn since(self, version: u64) -> Self {
+        Cluster {
+            since: version,
+            ..self
+        }
+    }
+
+    fn is_fresh(&self, metadata: &ObjectMeta) -> bool {
+        let version = metadata.resource_version.as_deref();
+        version
+            .and_then(|version| version.parse().ok())
+            .is_none_or(|version: u64| version > self.since)
     }
 
     /// The client, for what this type does not do.
@@ -236,12 +255,23 @@ impl Cluster {
             .await
             .map_err(refused("deployments"))?;
 
+        let dns_available = dns
+            .and_then(|dns| dns.status?.available_replicas)
+            .unwrap_or(0);
+        // The Deployment's status may be older than what became of its pods.
+        let dns_ready = pods
+            .iter()
+            .filter(|pod| is_dns(pod) && is_ready(pod) && self.is_fresh(&pod.metadata))
+            .count();
+        let dns_available = dns_available.min(i32::try_from(dns_ready).unwrap_or(i32::MAX));
+
         let mut by_phase = BTreeMap::new();
         let mut running: BTreeMap<String, usize> = BTreeMap::new();
         for pod in &pods {
             let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
             let phase = phase.unwrap_or_else(|| "Pending".to_owned());
             if phase == "Running"
+                && self.is_fresh(&pod.metadata)
                 && let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone())
             {
                 *running.entry(node).or_default() += 1;
@@ -250,14 +280,22 @@ impl Cluster {
         }
         let mut nodes: Vec<NodeState> = nodes
             .into_iter()
-            .map(|node| node_state(&node, &running))
+            .map(|node| {
+                let state = node_state(&node, &running);
+                if self.is_fresh(&node.metadata) {
+                    return state;
+                }
+                NodeState {
+                    ready: false,
+                    reason: "its kubelet has not said yet".to_owned(),
+                    ..state
+                }
+            })
             .collect();
         nodes.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(Snapshot {
             nodes,
-            dns_available: dns
-                .and_then(|dns| dns.status?.available_replicas)
-                .unwrap_or(0),
+            dns_available,
             pods: by_phase,
         })
     }
@@ -376,6 +414,23 @@ fn missing(plan: &Plan, snapshot: &Snapshot) -> Vec<String> {
         missing.push("no replica of weft-dns is available".to_owned());
     }
     missing
+}
+
+/// Whether a pod is one of the cluster's DNS.
+fn is_dns(pod: &Pod) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    pod.metadata.namespace.as_deref() == Some("kube-system")
+        && labels
+            .and_then(|labels| labels.get("k8s-app"))
+            .map(String::as_str)
+            == Some("kube-dns")
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn node_state(node: &Node, running: &BTreeMap<String, usize>) -> NodeState {

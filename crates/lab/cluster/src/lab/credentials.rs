@@ -1,4 +1,4 @@
-//! The lab's certificate authority and who gets which kubeconfig. Keys stay on the lab's tmpfs;
+//! The lab's certificate authority and who gets which kubeconfig. Keys stay with the lab's durable state;
 //! only the administrator's kubeconfig leaves it.
 
 use std::fs;
@@ -22,10 +22,10 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// A new authority, saved for the API server, and the controllers' kubeconfig.
+    /// The authority that the lab has, or a new one, saved for the API server; and the
+    /// controllers' kubeconfig.
     pub(super) fn new(plan: &Plan) -> Result<Self, PkiError> {
-        let pki = Pki::generate(&format!("weft-lab-{}", plan.name))?;
-        pki.save(&paths::pki())?;
+        let pki = Pki::load_or_generate(&paths::pki(), &format!("weft-lab-{}", plan.name))?;
         let credentials = Credentials {
             pki,
             lab: format!("weft-{}", plan.name),

@@ -18,6 +18,7 @@ use weft_netlab::process::{self, Child, IdMap, Spawn};
 use weft_netlab::sys_namespace::{self, Kind};
 
 use super::init::{self, FailedStep, InitConfig, Status};
+use super::keep::{self, Kept};
 use super::plan::Plan;
 use super::state::{self, Claim, Record};
 
@@ -27,6 +28,9 @@ pub enum Error {
     /// The lab's folder on the machine.
     #[error(transparent)]
     State(#[from] state::Error),
+    /// The folder in which the lab is kept.
+    #[error(transparent)]
+    Keep(#[from] keep::Error),
     /// The process has threads already.
     #[error(transparent)]
     Namespace(#[from] sys_namespace::Error),
@@ -37,6 +41,18 @@ pub enum Error {
     Port {
         /// The port.
         port: u16,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The port of a kept lab is in use.
+    #[error(
+        "port {port} of 127.0.0.1, at which the lab in {} was reached, is in use; end what uses it, or choose another --api-port (kubeconfigs copied from the lab then name the old one)", folder.display()
+    )]
+    KeptPort {
+        /// The port.
+        port: u16,
+        /// Where the lab is kept.
+        folder: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -74,6 +90,7 @@ fn preparing(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub struct Front {
     claim: Claim,
+    kept: Option<Kept>,
     record: Record,
     kubeconfig: PathBuf,
     init: Child,
@@ -86,12 +103,14 @@ pub struct Front {
 
 impl Front {
     /// Starts a lab: returns when its control plane and nodes have been started, not yet ready.
-    /// The process must have a single thread. `report` is told of each step.
+    /// The process must have a single thread. What is durable of the lab goes into `kept`, if there
+    /// is one. `report` is told of each step.
     ///
     /// # Errors
     /// [`Error`]; nothing is left of the lab then.
     pub fn start(
         plan: Plan,
+        mut kept: Option<Kept>,
         api_port: Option<u16>,
         log_filter: Option<String>,
         mut report: impl FnMut(&str),
@@ -99,17 +118,7 @@ impl Front {
         sys_namespace::require_single_thread("starting a lab")?;
         let began = Instant::now();
         let claim = Claim::new(&plan.name)?;
-        let wanted = api_port.unwrap_or(0);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).map_err(|source| {
-            if source.kind() == io::ErrorKind::AddrInUse {
-                Error::Port {
-                    port: wanted,
-                    source,
-                }
-            } else {
-                preparing("bind the API's port")(source)
-            }
-        })?;
+        let listener = bind(api_port, kept.as_ref())?;
         let api_port = listener
             .local_addr()
             .map_err(preparing("bind the API's port"))?
@@ -127,7 +136,16 @@ impl Front {
             in_user_namespace,
             binary: binary.clone(),
             log_filter,
+            keep: kept.as_ref().map(|kept| kept.folder().to_owned()),
         };
+        if let Some(kept) = &mut kept {
+            kept.describe(&plan, api_port)?;
+        }
+        let kept_lock = kept
+            .as_ref()
+            .map(Kept::lock)
+            .transpose()
+            .map_err(preparing("duplicate a descriptor"))?;
         let make = |map: Option<IdMap>| -> Result<Child, Error> {
             let duplicate = |descriptor: BorrowedFd<'_>| {
                 descriptor
@@ -146,6 +164,10 @@ impl Front {
                 .descriptor(duplicate(config_read.as_fd())?, init::CONFIG)
                 .descriptor(duplicate(status_write.as_fd())?, init::STATUS)
                 .dies_with_parent();
+            if let Some(lock) = &kept_lock {
+                // Nobody else uses the folder as long as one of the two lives.
+                spawn = spawn.descriptor(duplicate(lock.as_fd())?, init::KEPT);
+            }
             if let Some(map) = map {
                 kinds.push(Kind::User);
                 spawn = spawn.id_map(map);
@@ -180,6 +202,7 @@ impl Front {
                 plan,
             },
             claim,
+            kept,
             init,
             _lifetime: lifetime,
             status: None,
@@ -238,11 +261,20 @@ impl Front {
         &self.kubeconfig
     }
 
+    /// The folder in which the lab is kept, if it is.
+    #[must_use]
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
+    }
+
     /// Records that everything has come up.
     ///
     /// # Errors
     /// When the record cannot be written.
     pub fn set_ready(&mut self) -> Result<(), Error> {
+        if let Some(kept) = &mut self.kept {
+            kept.set_complete()?;
+        }
         self.record.ready = true;
         Ok(self.claim.record(&self.record)?)
     }
@@ -271,6 +303,28 @@ impl Drop for Front {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Binds the API's port: the one asked for, else the one that a kept lab had, else a free one.
+fn bind(asked: Option<u16>, kept: Option<&Kept>) -> Result<TcpListener, Error> {
+    let had = kept.and_then(|kept| Some((kept.api_port()?, kept.folder())));
+    let wanted = asked.or(had.map(|(port, _)| port)).unwrap_or(0);
+    TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).map_err(|source| {
+        if source.kind() != io::ErrorKind::AddrInUse {
+            return preparing("bind the API's port")(source);
+        }
+        match had {
+            Some((port, folder)) if asked.is_none() => Error::KeptPort {
+                port,
+                folder: folder.to_owned(),
+                source,
+            },
+            Some(_) | None => Error::Port {
+                port: wanted,
+                source,
+            },
+        }
+    })
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
@@ -309,6 +363,8 @@ fn explain_refusal(error: Error) -> Error {
             message: super::supervise::describe(&inner),
         },
         other @ (Error::State(_)
+        | Error::Keep(_)
+        | Error::KeptPort { .. }
         | Error::Namespace(_)
         | Error::Port { .. }
         | Error::NotPermitted { .. }

@@ -1,7 +1,8 @@
 //! PID 1 of a lab: mounts, the bridge, and the processes of the control plane and the nodes.
 //!
 //! It gets everything by descriptor: the pipe it lives by (3), the API server's listener of the
-//! machine (4), its configuration (5), and a pipe for what it has to say to the front (6).
+//! machine (4), its configuration (5), a pipe for what it has to say to the front (6), and of a kept
+//! lab the lock on its folder (7).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -32,6 +33,8 @@ pub(super) const LIFETIME: i32 = 3;
 pub(super) const LISTENER: i32 = 4;
 pub(super) const CONFIG: i32 = 5;
 pub(super) const STATUS: i32 = 6;
+/// The lock on the folder of a kept lab.
+pub(super) const KEPT: i32 = 7;
 
 /// Everything PID 1 has to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +47,8 @@ pub(super) struct InitConfig {
     pub(super) binary: PathBuf,
     /// The value of `WEFT_LOG` for everything in the lab.
     pub(super) log_filter: Option<String>,
+    /// The folder of the machine in which the lab's durable state is.
+    pub(super) keep: Option<PathBuf>,
 }
 
 /// What PID 1 tells the front, one JSON text a line.
@@ -139,6 +144,13 @@ pub fn run() -> Result<(), Error> {
         .read_to_string(&mut text)
         .map_err(Error::Descriptors)?;
     let config: InitConfig = serde_json::from_str(&text)?;
+    // Held until the end of this process, and by none that it starts.
+    let _kept = config
+        .keep
+        .is_some()
+        .then(|| process::inherited(KEPT))
+        .transpose()
+        .map_err(Error::Descriptors)?;
 
     let mut step = FailedStep::Mount;
     match start(&config, &listener, &mut step, &mut front) {
@@ -241,9 +253,14 @@ fn mounts(config: &InitConfig) -> Result<(), Error> {
     mount::follow_only()?;
     let machine = mount::Tree::copy_of(Path::new("/"))?;
     let binary = mount::Tree::copy_of(&config.binary)?;
+    let kept = config
+        .keep
+        .as_deref()
+        .map(mount::Tree::copy_of)
+        .transpose()?;
     mount::tmpfs(Path::new("/run"), 0o755)?;
     let home = Path::new(paths::HOME);
-    let folders = ["machine", "log", "nodes", "pki", "root"].map(|name| home.join(name));
+    let folders = ["machine", "log", "nodes", "durable", "root"].map(|name| home.join(name));
     for folder in &folders {
         fs::create_dir_all(folder).map_err(on("make the directory", folder))?;
     }
@@ -253,6 +270,9 @@ fn mounts(config: &InitConfig) -> Result<(), Error> {
         mount::tmpfs(&Path::new(paths::MACHINE).join(alive), 0o755)?;
     }
     mount::make_read_only(Path::new(paths::MACHINE))?;
+    if let Some(kept) = kept {
+        kept.attach(&paths::durable())?;
+    }
     let held = paths::held_binary();
     fs::write(&held, []).map_err(on("make the file", &held))?;
     binary.attach(&held)?;
@@ -356,6 +376,9 @@ fn spawn_node(
         .descriptor(settings, super::node::CONFIG);
     if config.in_user_namespace {
         spawn = spawn.arg("--in-user-namespace");
+    }
+    if config.keep.is_some() {
+        spawn = spawn.arg("--keep");
     }
     let child = spawn.spawn()?;
     let pid = u32::try_from(child.id()).unwrap_or_default();

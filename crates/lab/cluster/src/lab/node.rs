@@ -40,6 +40,14 @@ const EMPTY: [&str; 8] = [
     "/var/tmp",
 ];
 
+/// Of those, what a kept lab finds again; the rest is made anew with every start, as `/run` is.
+const DURABLE: [&str; 4] = [
+    "/var/lib/cni",
+    "/var/lib/kubelet",
+    "/var/lib/weft",
+    "/var/log",
+];
+
 /// A node's network settings (kernel Documentation/networking/ip-sysctl.rst): it forwards for
 /// its pods, and takes its addresses and routes from us alone.
 const SYSCTLS: [(&str, &str); 6] = [
@@ -65,13 +73,13 @@ pub(super) struct NodeConfig {
 ///
 /// # Errors
 /// When the node cannot be set up.
-pub fn run(name: &str, in_user_namespace: bool) -> Result<(), Error> {
+pub fn run(name: &str, in_user_namespace: bool, keep: bool) -> Result<(), Error> {
     sys_namespace::require_single_thread("PID 1 of a node")?;
     let began = Instant::now();
     let settings = process::inherited(CONFIG).map_err(Error::Descriptors)?;
     rustix::system::sethostname(name.as_bytes())
         .map_err(|source| on("set the host name", Path::new(name))(source.into()))?;
-    file_system(in_user_namespace)?;
+    file_system(in_user_namespace, keep.then_some(name))?;
     debug!(took = ?began.elapsed(), "file system");
 
     let mut text = String::new();
@@ -93,7 +101,7 @@ pub fn run(name: &str, in_user_namespace: bool) -> Result<(), Error> {
         .map_err(Error::Watch)
 }
 
-fn file_system(in_user_namespace: bool) -> Result<(), Error> {
+fn file_system(in_user_namespace: bool, kept: Option<&str>) -> Result<(), Error> {
     mount::make_private()?;
     let at = Path::new(paths::HOME).join("root");
     let root = Root {
@@ -103,6 +111,9 @@ fn file_system(in_user_namespace: bool) -> Result<(), Error> {
         in_user_namespace,
     };
     root.assemble()?;
+    if let Some(name) = kept {
+        durable(&root, &paths::durable_node(name))?;
+    }
     let home = at.join(paths::HOME.trim_start_matches('/'));
     fs::set_permissions(&home, fs::Permissions::from_mode(0o755))
         .map_err(on("set the mode of", &home))?;
@@ -120,6 +131,16 @@ fn file_system(in_user_namespace: bool) -> Result<(), Error> {
     rootfs::devices(&at, Path::new("/dev"))?;
     rootfs::kernel_views(&at)?;
     mount::change_root(&at)?;
+    Ok(())
+}
+
+/// Shows the node what an earlier start of it has left.
+fn durable(root: &Root<'_>, folder: &Path) -> Result<(), Error> {
+    for inside in DURABLE {
+        let outside = folder.join(inside.trim_start_matches('/'));
+        fs::create_dir_all(&outside).map_err(on("make the directory", &outside))?;
+        root.show(&outside, inside)?;
+    }
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::keep;
+
 /// The lab's own folder, on a tmpfs: in PID 1's view the whole lab's, in a node's view the node's.
 pub const HOME: &str = "/run/weft-lab";
 
@@ -26,9 +28,19 @@ pub(super) fn held_binary() -> PathBuf {
     PathBuf::from(HOME).join("weft")
 }
 
+/// In PID 1's view: what is durable of the lab; a folder of the machine if it is kept.
+pub(super) fn durable() -> PathBuf {
+    PathBuf::from(HOME).join("durable")
+}
+
+/// In PID 1's view, and in a node's before it has a root of its own: what is durable of a node.
+pub(super) fn durable_node(node: &str) -> PathBuf {
+    durable().join(keep::NODES).join(node)
+}
+
 /// In PID 1's view: the API server's store.
 pub(super) fn store() -> PathBuf {
-    PathBuf::from(HOME).join("store.redb")
+    durable().join(keep::STORE)
 }
 
 /// In PID 1's view: a component's output.
@@ -43,7 +55,7 @@ pub(super) fn node_pid(node: &str) -> PathBuf {
 
 /// In PID 1's view: the certificate authority.
 pub(super) fn pki() -> PathBuf {
-    PathBuf::from(HOME).join("pki")
+    durable().join(keep::PKI)
 }
 
 /// In PID 1's view: the controllers' kubeconfig.

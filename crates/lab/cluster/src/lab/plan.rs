@@ -36,7 +36,8 @@ impl Families {
         }
     }
 
-    fn flag_value(self) -> &'static str {
+    /// The value of `--ip-family`.
+    pub(super) fn flag_value(self) -> &'static str {
         match self {
             Families::Ipv4 => "ipv4",
             Families::Ipv6 => "ipv6",

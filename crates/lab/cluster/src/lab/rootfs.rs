@@ -119,7 +119,8 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// Shows a file of the outside (such as the weft binary) at a path inside.
+    /// Shows a file or directory of the outside (such as the weft binary) at a path inside. The
+    /// place of a directory must be there.
     ///
     /// # Errors
     /// When the place cannot be made or mounted on.

@@ -1,5 +1,8 @@
 //! A pod's end: by itself, or because it was deleted.
 
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use weft_kube::k8s_openapi::api::core::v1::Pod;
@@ -12,8 +15,31 @@ use crate::events::Severity;
 use crate::kubelet::status::Life;
 use crate::kubelet::volumes;
 
+/// Where the logs of pods are: `NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log`.
+const LOGS: &str = "/var/log/pods";
 /// How long the shim has to tell of what was killed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Removes the logs of pods other than these.
+pub(in crate::kubelet) fn remove_logs_but(uids: &[String]) {
+    for entry in fs::read_dir(LOGS).into_iter().flatten().flatten() {
+        // A UID has no `_`; neither have the names before it.
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.rsplit('_').next());
+        if owner.is_some_and(|owner| !uids.iter().any(|known| known == owner)) {
+            remove_folder(&entry.path());
+        }
+    }
+}
+
+fn remove_folder(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "a pod's logs stay");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
 
 impl Worker {
     /// The pod has run to its end: its network is given back, its status stays.
@@ -99,17 +125,8 @@ impl Worker {
     }
 
     fn remove_logs(&self) {
-        let folder = format!(
-            "/var/log/pods/{}_{}_{}",
-            self.namespace(),
-            self.name(),
-            self.uid()
-        );
-        if let Err(error) = std::fs::remove_dir_all(&folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder, %error, "a pod's logs stay");
-        }
+        let folder = format!("{}_{}_{}", self.namespace(), self.name(), self.uid());
+        remove_folder(&Path::new(LOGS).join(folder));
     }
 
     /// Tells the API that nothing of the pod is left.
