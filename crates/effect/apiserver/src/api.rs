@@ -11,21 +11,23 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::body::{self, Answer, document, failure, whole};
-use crate::delete::{self, DeleteOptions, Deleted, Propagation};
+use crate::delete::{self, DeleteOptions, Deleted};
 use crate::discovery;
 use crate::identity::{Identity, Peer};
 use crate::negotiate::{self, Accepted, Encoding, PatchType, ProtobufDecoder, Shape, negotiate};
 use crate::openapi::{self, Documents};
-use crate::patch::{self, PatchError};
+use crate::options::{self, WriteOptions, delete_options};
+use crate::patch;
 use crate::resource::{Registry, Resource};
 use crate::reviews;
 use crate::route::{self, Query, Route};
 use crate::status::{self, ApiError};
 use crate::store::Store;
+use crate::strict::Document;
 use crate::subresource;
 use crate::table::{IncludeObject, metadata_only, row, table};
 use crate::token::TokenKey;
-use crate::write::{self, FieldValidation, Request, Written};
+use crate::write::{self, Request, Written};
 
 /// Everything an answer may need.
 pub(crate) struct Api {
@@ -81,6 +83,9 @@ impl Api {
             return answer;
         }
         let identity = identity.ok_or_else(ApiError::unauthorized)?;
+        if asks_impersonation(&head) {
+            return Err(ApiError::no_impersonation());
+        }
         let body = body::read(body).await?;
         let call = Call {
             query: Query::parse(head.uri.query().unwrap_or_default()),
@@ -126,10 +131,15 @@ impl Api {
             .clone()
     }
 
-    /// The document a call's body is.
-    pub(crate) fn body(&self, call: &Call) -> Result<Value, ApiError> {
+    /// The document a call's body is, with what is wrong with its text.
+    pub(crate) fn document(&self, call: &Call) -> Result<Document, ApiError> {
         let form = negotiate::content_type(&call.head.headers);
         negotiate::decode(form, &call.body, self.protobuf.as_ref())
+    }
+
+    /// The document a call's body is.
+    pub(crate) fn body(&self, call: &Call) -> Result<Value, ApiError> {
+        Ok(self.document(call)?.value)
     }
 
     fn delete_options(&self, call: &Call) -> Result<DeleteOptions, ApiError> {
@@ -241,15 +251,17 @@ impl Api {
     }
 
     async fn create(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
-        let mut body = self.body(&call)?;
+        let body = self.document(&call)?;
         let mut route = route;
         if route.resource.namespaced && route.namespace.is_empty() {
             // A body may say the namespace that the path does not.
-            let said = body["metadata"]["namespace"].as_str().unwrap_or("default");
+            let said = body.value["metadata"]["namespace"]
+                .as_str()
+                .unwrap_or("default");
             route.namespace = said.to_owned();
         }
         let request = request_of(&call, &route, None)?;
-        let warnings = request.decode(&mut body)?;
+        let (mut body, warnings) = request.decode(body)?;
         if let Some(metadata) = body["metadata"].as_object_mut() {
             metadata.remove("managedFields");
         }
@@ -272,13 +284,15 @@ impl Api {
         route: &Route,
         subresource: Option<&str>,
     ) -> Result<Written, ApiError> {
-        let mut body = self.body(call)?;
+        let body = self.document(call)?;
         let request = request_of(call, route, subresource)?;
-        let warnings = request.decode(&mut body)?;
+        let (body, warnings) = request.decode(body)?;
+        let creates = subresource.is_none() && route.resource.strategy.creates_on_update();
         self.store
-            .write(move |tx| {
-                let previous = write::existing(tx, &request)?;
-                write::update(tx, &request, previous, body, warnings)
+            .write(move |tx| match write::existing(tx, &request) {
+                Ok(previous) => write::update(tx, &request, previous, body, warnings),
+                Err(_) if creates => write::create_by_update(tx, &request, body, warnings),
+                Err(missing) => Err(missing),
             })
             .await
     }
@@ -300,7 +314,15 @@ impl Api {
         if kind == PatchType::Apply {
             return crate::apply::answer(self, call, request).await;
         }
-        let patch = negotiate::decode_json(&call.body)?;
+        let Document {
+            value: patch,
+            mut duplicates,
+        } = negotiate::decode_json(&call.body)?;
+        if kind == PatchType::Json {
+            for complaint in &mut duplicates {
+                complaint.insert_str(0, "json patch ");
+            }
+        }
         self.store
             .write(move |tx| {
                 let previous = write::existing(tx, &request)?;
@@ -312,8 +334,9 @@ impl Api {
                         patch::strategic(&mut object, &patch, &*request.resource.strategy)
                     }
                 };
-                applied.map_err(|error| unpatched(&request, error))?;
-                let warnings = request.decode(&mut object)?;
+                applied.map_err(|error| error.into_error(&request.resource, &request.name))?;
+                let warnings = request.decode_patched(&mut object, duplicates)?;
+                write::keeps_uid(&request, &previous, &object)?;
                 write::update(tx, &request, previous, object, warnings)
             })
             .await
@@ -351,6 +374,9 @@ impl Api {
             .await?;
         match deleted {
             Deleted::Marked(object) => {
+                self.object(&call, &route.resource, object.value(), StatusCode::OK)
+            }
+            Deleted::Gone(object) if route.resource.strategy.shows_deleted() => {
                 self.object(&call, &route.resource, object.value(), StatusCode::OK)
             }
             Deleted::Gone(object) => {
@@ -399,17 +425,11 @@ impl Api {
     }
 }
 
-/// Who writes: `fieldManager`, or else the client program's name.
-fn manager(call: &Call) -> String {
-    let said = call.query.get("fieldManager");
-    if !said.is_empty() {
-        return said.to_owned();
-    }
+/// Who writes, for a request that does not say: the client program's name.
+fn program(call: &Call) -> String {
     let agent = call.head.headers.get(header::USER_AGENT);
-    let agent = agent
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("unknown");
-    agent.split('/').next().unwrap_or(agent).to_owned()
+    let agent = agent.and_then(|value| value.to_str().ok());
+    options::manager_of_agent(agent.unwrap_or("unknown"))
 }
 
 /// What a write needs to know of a call.
@@ -418,54 +438,38 @@ pub(crate) fn request_of(
     route: &Route,
     subresource: Option<&str>,
 ) -> Result<Request, ApiError> {
-    let dry_run = dry_run(call.query.all("dryRun"))?;
-    let validation = match call.query.get("fieldValidation") {
-        "" | "Warn" => FieldValidation::Warn,
-        "Strict" => FieldValidation::Strict,
-        "Ignore" => FieldValidation::Ignore,
-        other => {
-            return Err(ApiError::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
-            )));
-        }
-    };
+    let options = write_options(call)?;
     Ok(Request {
         resource: route.resource.clone(),
         namespace: route.namespace.clone(),
         name: route.name.clone(),
         subresource: subresource.map(str::to_owned),
         user: call.identity.user.clone(),
-        manager: manager(call),
+        manager: options.manager.unwrap_or_else(|| program(call)),
         now: call.now,
-        dry_run,
-        validation,
+        dry_run: options.dry_run,
+        validation: options.validation,
     })
 }
 
-/// Whether nothing is to be kept, from the values of `dryRun`.
-fn dry_run<'a>(values: impl IntoIterator<Item = &'a str>) -> Result<bool, ApiError> {
-    let mut dry_run = false;
-    for value in values {
-        if value != "All" {
-            return Err(ApiError::bad_request(format!(
-                "dryRun: Unsupported value: {value:?}: supported values: \"All\""
-            )));
-        }
-        dry_run = true;
-    }
-    Ok(dry_run)
+fn write_options(call: &Call) -> Result<WriteOptions, ApiError> {
+    let kind = match call.head.method {
+        Method::POST => "CreateOptions",
+        Method::PUT => "UpdateOptions",
+        Method::PATCH => "PatchOptions",
+        // A delete has options of its own.
+        _ => return Ok(WriteOptions::default()),
+    };
+    let applies =
+        kind == "PatchOptions" && negotiate::patch_type(&call.head.headers) == Ok(PatchType::Apply);
+    WriteOptions::parse(&call.query, kind, applies)
 }
 
-fn unpatched(request: &Request, error: PatchError) -> ApiError {
-    match error {
-        PatchError::Malformed(why) => ApiError::bad_request(why),
-        PatchError::Unfit(why) => {
-            let mut error = ApiError::invalid(&request.resource, &request.name, &[]);
-            error.message = why;
-            error
-        }
-        PatchError::NotStrategic => ApiError::unsupported_media_type(error.to_string()),
-    }
+/// Whether a client wants to act in another's name.
+fn asks_impersonation(head: &request::Parts) -> bool {
+    head.headers
+        .keys()
+        .any(|name| name.as_str().starts_with("impersonate-"))
 }
 
 /// How much of each object a table carries.
@@ -478,47 +482,6 @@ pub(crate) fn include(query: &Query) -> Result<IncludeObject, ApiError> {
             "unrecognized includeObject value: {other:?}; one of None, Metadata, Object"
         ))),
     }
-}
-
-/// Options of a delete: from the body, or else from the query.
-pub(crate) fn delete_options(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let grace_period = match body["gracePeriodSeconds"].as_i64() {
-        Some(seconds) => Some(seconds),
-        None => query.number("gracePeriodSeconds")?,
-    };
-    if grace_period.is_some_and(|seconds| seconds < 0) {
-        return Err(ApiError::bad_request(
-            "gracePeriodSeconds must not be negative",
-        ));
-    }
-    let policy = match text(&body["propagationPolicy"]) {
-        Some(policy) => policy,
-        None => query.get("propagationPolicy").to_owned(),
-    };
-    let propagation = match policy.as_str() {
-        "" => match body["orphanDependents"].as_bool() {
-            Some(true) => Some(Propagation::Orphan),
-            Some(false) => Some(Propagation::Background),
-            None => None,
-        },
-        "Orphan" => Some(Propagation::Orphan),
-        "Background" => Some(Propagation::Background),
-        "Foreground" => Some(Propagation::Foreground),
-        other => {
-            return Err(ApiError::bad_request(format!(
-                "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
-            )));
-        }
-    };
-    let values = body["dryRun"].as_array().into_iter().flatten();
-    Ok(DeleteOptions {
-        dry_run: dry_run(values.map(|value| value.as_str().unwrap_or_default()))?,
-        grace_period,
-        uid: text(&body["preconditions"]["uid"]),
-        version: text(&body["preconditions"]["resourceVersion"]),
-        propagation,
-    })
 }
 
 /// What everybody may ask.

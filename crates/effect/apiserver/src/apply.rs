@@ -1,5 +1,6 @@
 //! Server-side apply: a manager says what it wants, and owns the fields it names.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -8,23 +9,21 @@ use crate::api::{Api, Call};
 use crate::managed::{self, Entry, Fields};
 use crate::negotiate;
 use crate::object::Object;
-use crate::resource::{ApplyList, FieldError, Strategy};
+use crate::resource::{ApplyList, Strategy};
 use crate::status::ApiError;
 use crate::store::Tx;
-use crate::write::{self, Request, Written, time_text};
+use crate::strict::Document;
+use crate::write::{self, FieldValidation, Request, Written, time_text};
 
 /// Who owns what was there before the first apply.
 const BEFORE: &str = "before-first-apply";
 
 /// Answers a PATCH of type apply.
 pub(crate) async fn answer(api: &Api, call: &Call, request: Request) -> Result<Written, ApiError> {
-    if call.query.get("fieldManager").is_empty() {
-        let error = FieldError::required("fieldManager", "is required for apply patch");
-        return Err(ApiError::invalid(&request.resource, "", &[error]));
-    }
     let force = call.query.flag("force");
-    let mut config = negotiate::decode_yaml(&call.body)?;
-    let warnings = request.decode(&mut config)?;
+    let body = negotiate::decode_yaml(&call.body)?;
+    let warnings = refuse_unknown(&request, &body)?;
+    let config = request.decode(body)?.0;
     if config["metadata"].get("managedFields").is_some() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
@@ -33,7 +32,44 @@ pub(crate) async fn answer(api: &Api, call: &Call, request: Request) -> Result<W
         .await
 }
 
-fn apply(
+/// An apply with a field the kind does not have is refused, however strictly fields are
+/// validated: nobody could own it. Returns what else is complained about.
+fn refuse_unknown(request: &Request, body: &Document) -> Result<Vec<String>, ApiError> {
+    let lenient = Request {
+        validation: FieldValidation::Warn,
+        ..request.clone()
+    };
+    let (_, complaints) = lenient.decode(body.clone())?;
+    let unknown = complaints
+        .iter()
+        .filter_map(|one| one.strip_prefix("unknown field \"")?.strip_suffix('"'))
+        .map(|path| format!(".{path}: field not declared in schema"));
+    let unknown: Vec<String> = unknown.collect();
+    match unknown.as_slice() {
+        [] if request.validation == FieldValidation::Ignore => Ok(Vec::new()),
+        [] => Ok(complaints),
+        _ => Err(untyped(request, &unknown)),
+    }
+}
+
+/// 400 for a configuration that is not of its kind's form.
+fn untyped(request: &Request, errors: &[String]) -> ApiError {
+    let resource = &request.resource;
+    ApiError::bad_request(format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {}",
+        request.namespace,
+        request.name,
+        resource.api_version(),
+        resource.kind,
+        match errors {
+            [one] => one.clone(),
+            all => format!("errors:\n  {}", all.join("\n  ")),
+        }
+    ))
+}
+
+/// Applies `config`, which was decoded, in the name of the request's manager.
+pub(crate) fn apply(
     tx: &mut Tx<'_>,
     request: &Request,
     mut config: Value,
@@ -43,8 +79,14 @@ fn apply(
     let resource = &*request.resource;
     let strategy = &*resource.strategy;
     name_elements(&mut config, strategy);
+    let repeated = repeated_elements(&config, &mut Vec::new(), &mut String::new(), strategy);
+    if !repeated.is_empty() {
+        return Err(untyped(request, &repeated));
+    }
     let mut wanted = Fields::of_object(&config, strategy);
-    match &request.subresource {
+    match request.subresource.as_deref() {
+        // A scale's configuration holds nothing else anyway.
+        Some("scale") => {}
         Some(part) => wanted.restrict(part, true),
         None if resource.subresource("status").is_some() => {
             wanted.restrict("status", false);
@@ -63,6 +105,12 @@ fn apply(
     let Some(previous) = tx.get(resource, &request.namespace, &request.name) else {
         if request.subresource.is_some() {
             return Err(ApiError::not_found(resource, &request.name));
+        }
+        if let Some(uid) = config["metadata"]["uid"].as_str() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            return Err(ApiError::conflict(resource, &request.name, &why));
         }
         mine.set(wanted, &now);
         managed::write(&mut config, &[mine]);
@@ -102,7 +150,7 @@ fn merged(
         }
         if force {
             let left = entry.fields.without(&differing);
-            entry.set(left, &now);
+            entry.leave(left);
         } else {
             conflicts.push((entry.description(), shared));
         }
@@ -200,6 +248,49 @@ fn fill_keys(
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+/// Elements that a list with keys, or a set, has twice.
+fn repeated_elements<'a>(
+    value: &'a Value,
+    path: &mut Vec<&'a str>,
+    shown: &mut String,
+    strategy: &dyn Strategy,
+) -> Vec<String> {
+    let mut repeated = Vec::new();
+    let length = shown.len();
+    match value {
+        Value::Object(map) if !strategy.apply_map_is_atomic(path) => {
+            for (key, value) in map {
+                path.push(key);
+                shown.push('.');
+                shown.push_str(key);
+                repeated.extend(repeated_elements(value, path, shown, strategy));
+                shown.truncate(length);
+                path.pop();
+            }
+        }
+        Value::Array(list) => {
+            let rule = strategy.apply_list(path);
+            if rule == ApplyList::Atomic {
+                return repeated;
+            }
+            let mut seen = BTreeSet::new();
+            for one in list {
+                let element = managed::element(one, &rule);
+                let name = managed::shown(&element);
+                if !seen.insert(element) {
+                    repeated.push(format!("{shown}: duplicate entries for key {name}"));
+                }
+                shown.push_str(&name);
+                repeated.extend(repeated_elements(one, path, shown, strategy));
+                shown.truncate(length);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {}
+    }
+    repeated.dedup();
+    repeated
 }
 
 fn merge(live: &mut Value, config: Value, path: &mut Vec<String>, strategy: &dyn Strategy) {

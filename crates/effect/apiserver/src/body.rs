@@ -64,7 +64,13 @@ pub(crate) fn document(
 /// The `metav1.Status` of an error.
 pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    whole(status, "application/json", error.to_status().to_string())
+    let mut response = whole(status, "application/json", error.to_status().to_string());
+    if let Some(seconds) = error.details["retryAfterSeconds"].as_u64() {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 /// Reads a client's body: at most 3 MiB, within half a minute.

@@ -9,7 +9,7 @@ use crate::object::Object;
 use crate::resource::Operation;
 use crate::status::ApiError;
 use crate::store::Tx;
-use crate::write::{Request, existing, finalizers, is_released, remove, time_text, wrong_uid};
+use crate::write::{Request, existing, finalizers, is_released, remove, time_text};
 
 /// The finalizers that stand for a propagation policy.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -57,20 +57,7 @@ pub(crate) fn delete(
     if let Some(why) = resource.strategy.forbids_deletion(&request.name) {
         return Err(ApiError::forbidden(resource, &request.name, why));
     }
-    if let Some(uid) = &options.uid
-        && **uid != *previous.uid
-    {
-        return Err(wrong_uid(resource, &request.name, uid, &previous.uid));
-    }
-    if let Some(version) = &options.version
-        && version.parse() != Ok(previous.version)
-    {
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
-            previous.version
-        );
-        return Err(ApiError::conflict(resource, &request.name, &why));
-    }
+    check_preconditions(request, options, &previous)?;
     let old = previous.value();
     let mut object = old.clone();
     mark_propagation(&mut object, options.propagation);
@@ -108,6 +95,41 @@ pub(crate) fn delete(
         return Ok(Deleted::Marked(previous));
     }
     Ok(Deleted::Marked(tx.put(resource, object, Some(previous))))
+}
+
+fn check_preconditions(
+    request: &Request,
+    options: &DeleteOptions,
+    object: &Object,
+) -> Result<(), ApiError> {
+    let conflict = |why: String| {
+        // By kind, where all other messages name the resource: so does Kubernetes.
+        let mut error = ApiError::conflict(&request.resource, &request.name, &why);
+        let kind = &request.resource.kind;
+        error.message = format!(
+            "Operation cannot be fulfilled on {} \"{}\": {why}",
+            request.resource.qualified_kind(),
+            request.name
+        );
+        error.details["kind"] = kind.as_str().into();
+        Err(error)
+    };
+    match &options.uid {
+        Some(uid) if **uid != *object.uid => {
+            return conflict(format!(
+                "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                object.uid
+            ));
+        }
+        Some(_) | None => {}
+    }
+    match &options.version {
+        Some(version) if version.parse() != Ok(object.version) => conflict(format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            object.version
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Records the propagation policy as the finalizer its controller looks for.

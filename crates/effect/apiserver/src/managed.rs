@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::resource::{ApplyList, Strategy};
+use crate::resource::{ApplyList, Resource, Strategy};
 
 /// A set of fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -247,6 +247,14 @@ impl Fields {
     }
 }
 
+/// What names an element of a list: `k:{…}` by its keys, or `v:…` by its value.
+pub(crate) fn element(one: &Value, rule: &ApplyList) -> String {
+    match rule {
+        ApplyList::Map(keys) => key_element(one, keys),
+        ApplyList::Set | ApplyList::Atomic => format!("v:{one}"),
+    }
+}
+
 /// `k:{"name":"x"}` of an element of a list with keys.
 fn key_element(element: &Value, keys: &[String]) -> String {
     let key: Map<String, Value> = keys
@@ -279,7 +287,8 @@ fn child<'a>(value: &'a Value, element: &str) -> Option<&'a Value> {
     }
 }
 
-fn shown(element: &str) -> String {
+/// An element as a path has it: `.name`, `[key=value]`, `[=value]`.
+pub(crate) fn shown(element: &str) -> String {
     if let Some(name) = element.strip_prefix("f:") {
         return format!(".{name}");
     }
@@ -330,6 +339,11 @@ impl Entry {
             && self.subresource == other.subresource
     }
 
+    /// Takes what another owns now; that is no change of its own, so its time stays.
+    pub(crate) fn leave(&mut self, fields: Fields) {
+        self.fields = fields;
+    }
+
     /// Replaces what it owns; the time says when that last changed.
     pub(crate) fn set(&mut self, fields: Fields, now: &str) {
         if self.fields != fields || self.time.is_null() {
@@ -344,8 +358,22 @@ impl Entry {
         if !self.subresource.is_empty() {
             text.push_str(&format!(" with subresource {:?}", self.subresource));
         }
-        text.push_str(&format!(" using {}", self.api_version));
+        if self.operation != "Apply" {
+            text.push_str(&format!(" using {}", self.api_version));
+        }
         text
+    }
+
+    fn from_json(entry: &Value) -> Self {
+        let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+        Self {
+            manager: text("manager"),
+            operation: text("operation"),
+            subresource: text("subresource"),
+            api_version: text("apiVersion"),
+            time: entry["time"].clone(),
+            fields: Fields::from_json(&entry["fieldsV1"]),
+        }
     }
 
     fn to_json(&self) -> Value {
@@ -364,30 +392,41 @@ impl Entry {
     }
 }
 
+/// The owners a request leaves an object that it sends whole: those it names itself, or else
+/// those the object has. Kubernetes lets a client write them, so that it can give fields
+/// away, and lets nobody forget them by accident.
+pub(crate) fn named_or_held(said: &Value, old: &Value) -> Vec<Entry> {
+    let readable = |entry: &Value| {
+        matches!(entry["operation"].as_str(), Some("Apply" | "Update"))
+            && entry["fieldsType"] == "FieldsV1"
+            && entry["fieldsV1"].is_object()
+    };
+    match said.as_array() {
+        Some(list) if !list.is_empty() && list.iter().all(readable) => {
+            list.iter().map(Entry::from_json).collect()
+        }
+        _ => entries(old),
+    }
+}
+
 /// Reads the entries of an object.
 pub(crate) fn entries(object: &Value) -> Vec<Entry> {
     let list = object["metadata"]["managedFields"].as_array();
-    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
-    list.into_iter()
-        .flatten()
-        .map(|entry| Entry {
-            manager: text(entry, "manager"),
-            operation: text(entry, "operation"),
-            subresource: text(entry, "subresource"),
-            api_version: text(entry, "apiVersion"),
-            time: entry["time"].clone(),
-            fields: Fields::from_json(&entry["fieldsV1"]),
-        })
-        .collect()
+    list.into_iter().flatten().map(Entry::from_json).collect()
 }
 
 /// Writes the entries that own something into an object.
 pub(crate) fn write(object: &mut Value, entries: &[Entry]) {
-    let list: Vec<Value> = entries
+    let mut held: Vec<&Entry> = entries
         .iter()
         .filter(|entry| !entry.fields.is_empty())
-        .map(Entry::to_json)
         .collect();
+    // Applies first, then the older ones, as Kubernetes orders them.
+    held.sort_by_key(|entry| {
+        let time = entry.time.as_str().unwrap_or_default();
+        (&entry.operation, time, &entry.manager, &entry.subresource)
+    });
+    let list: Vec<Value> = held.into_iter().map(Entry::to_json).collect();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("managedFields");
         if !list.is_empty() {
@@ -396,38 +435,107 @@ pub(crate) fn write(object: &mut Value, entries: &[Entry]) {
     }
 }
 
-/// Notes that `writer` changed `old` into `object` other than by apply. Only objects that
-/// were applied once are followed; of others everything belongs to nobody.
-pub(crate) fn follow(
-    object: &mut Value,
-    old: &Value,
-    writer: Entry,
-    strategy: &dyn Strategy,
-    now: &str,
-) {
-    let mut entries = entries(old);
-    if entries.is_empty() {
-        return;
+/// The fields of `object` that a request at its main endpoint or at `part` of it can own:
+/// the status has an endpoint of its own, and no other.
+fn reachable(object: &Value, strategy: &dyn Strategy, part: &str, has_status: bool) -> Fields {
+    let mut fields = Fields::of_object(object, strategy);
+    if part == "status" {
+        fields.restrict("status", true);
+    } else if has_status {
+        fields.restrict("status", false);
     }
-    let changed = Fields::of_object(object, strategy).differing(Some(object), Some(old));
+    fields
+}
+
+/// What `writer` owns of an object it creates.
+pub(crate) fn created(
+    object: &Value,
+    mut writer: Entry,
+    resource: &Resource,
+    now: &str,
+) -> Vec<Entry> {
+    let has_status = resource.subresource("status").is_some();
+    let fields = reachable(object, &*resource.strategy, "", has_status);
+    writer.set(fields, now);
+    vec![writer]
+}
+
+/// What a request, other than an apply, makes of an object.
+pub(crate) struct Change<'a> {
+    /// As it was.
+    pub(crate) old: &'a Value,
+    /// As the request wants it, defaults filled in.
+    pub(crate) wanted: &'a Value,
+    /// As it will be.
+    pub(crate) new: &'a Value,
+}
+
+/// Who owns what after a change by `writer`, when `entries` did before. An object without
+/// owners stays without: it was never applied, or its owners were dropped on purpose.
+pub(crate) fn follow(
+    mut entries: Vec<Entry>,
+    change: &Change<'_>,
+    writer: Entry,
+    resource: &Resource,
+    now: &str,
+) -> Vec<Entry> {
+    if entries.is_empty() {
+        return entries;
+    }
+    let has_status = resource.subresource("status").is_some();
+    let strategy = &*resource.strategy;
+    let changed = reachable(change.wanted, strategy, &writer.subresource, has_status)
+        .differing(Some(change.wanted), Some(change.old))
+        .within(change.new);
     for entry in &mut entries {
-        let left = entry.fields.within(object);
-        let left = if entry.is(&writer) {
-            left
-        } else {
-            left.without(&changed)
-        };
-        entry.set(left, now);
+        entry.fields = entry.fields.within(change.new);
+        if !entry.is(&writer) {
+            entry.fields = entry.fields.without(&changed);
+        }
     }
     if !changed.is_empty() {
-        if !entries.iter().any(|entry| entry.is(&writer)) {
-            entries.push(writer.clone());
-        }
-        for entry in entries.iter_mut().filter(|entry| entry.is(&writer)) {
-            let mut fields = entry.fields.clone();
-            fields.unite(&changed);
-            entry.set(fields, now);
+        match entries.iter_mut().find(|entry| entry.is(&writer)) {
+            Some(entry) => {
+                entry.fields.unite(&changed);
+                entry.time = now.into();
+            }
+            None => {
+                let mut writer = writer;
+                writer.set(changed, now);
+                entries.push(writer);
+            }
         }
     }
-    write(object, &entries);
+    gather_ancient(entries)
+}
+
+/// So many managers that update are told apart, as in Kubernetes; the oldest beyond that
+/// become one.
+const UPDATERS: usize = 10;
+const ANCIENT: &str = "ancient-changes";
+
+fn gather_ancient(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let updates = |entries: &[Entry]| {
+        let all = entries.iter().enumerate();
+        all.filter(|(_, entry)| entry.operation == "Update" && !entry.fields.is_empty())
+            .map(|(at, entry)| (entry.time.to_string(), entry.manager.clone(), at))
+            .collect::<Vec<_>>()
+    };
+    loop {
+        let mut updaters = updates(&entries);
+        if updaters.len() <= UPDATERS {
+            return entries;
+        }
+        // Times have one form and sort as texts.
+        updaters.sort();
+        let [(_, _, oldest), (_, _, next), ..] = updaters.as_slice() else {
+            return entries;
+        };
+        let (oldest, next) = (*oldest, *next);
+        let fields = std::mem::take(&mut entries[oldest].fields);
+        entries[next].fields.unite(&fields);
+        ANCIENT.clone_into(&mut entries[next].manager);
+        entries[next].subresource.clear();
+        entries.remove(oldest);
+    }
 }

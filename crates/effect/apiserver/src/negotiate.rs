@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 use serde_json::Value;
 
 use crate::status::ApiError;
+use crate::strict::Document;
 
 /// Reads a body of media type `application/vnd.kubernetes.protobuf` into the document it
 /// stands for.
@@ -138,11 +139,12 @@ pub(crate) fn patch_type(headers: &HeaderMap) -> Result<PatchType, ApiError> {
         "application/merge-patch+json" => Ok(PatchType::Merge),
         "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
-        other => Err(ApiError::unsupported_media_type(format!(
-            "the body of the request was in an unknown format ({other}) - accepted media types include: \
-             application/json-patch+json, application/merge-patch+json, \
-             application/strategic-merge-patch+json, application/apply-patch+yaml"
-        ))),
+        _ => Err(unknown_format(&[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
+        ])),
     }
 }
 
@@ -151,32 +153,35 @@ pub(crate) fn decode(
     content_type: &str,
     body: &[u8],
     protobuf: Option<&ProtobufDecoder>,
-) -> Result<Value, ApiError> {
+) -> Result<Document, ApiError> {
     match (content_type, protobuf) {
         ("" | "application/json", _) => decode_json(body),
         ("application/yaml", _) => decode_yaml(body),
-        (PROTOBUF, Some(decode)) => decode(body),
-        (other, _) => Err(ApiError::unsupported_media_type(format!(
-            "the body of the request was in an unknown format ({other}) - accepted media types include: \
-             application/json, application/yaml{}",
-            if protobuf.is_some() {
-                ", application/vnd.kubernetes.protobuf"
-            } else {
-                ""
-            }
-        ))),
+        (PROTOBUF, Some(decode)) => decode(body).map(Document::from),
+        _ => Err(unknown_format(if protobuf.is_some() {
+            &["application/json", "application/yaml", PROTOBUF]
+        } else {
+            &["application/json", "application/yaml"]
+        })),
     }
 }
 
+fn unknown_format(accepted: &[&str]) -> ApiError {
+    ApiError::unsupported_media_type(format!(
+        "the body of the request was in an unknown format - accepted media types include: {}",
+        accepted.join(", ")
+    ))
+}
+
 /// Reads JSON.
-pub(crate) fn decode_json(body: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(body)
+pub(crate) fn decode_json(body: &[u8]) -> Result<Document, ApiError> {
+    Document::from_json(body)
         .map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))
 }
 
 /// Reads YAML.
-pub(crate) fn decode_yaml(body: &[u8]) -> Result<Value, ApiError> {
-    serde_norway::from_slice(body)
+pub(crate) fn decode_yaml(body: &[u8]) -> Result<Document, ApiError> {
+    Document::from_yaml(body)
         .map_err(|error| ApiError::bad_request(format!("the body is not valid YAML: {error}")))
 }
 

@@ -7,7 +7,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::resource::{PatchList, Strategy};
+use crate::resource::{PatchList, Resource, Strategy};
+use crate::status::ApiError;
 
 /// Why a patch can't be applied.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,12 +16,31 @@ pub(crate) enum PatchError {
     /// The patch itself is malformed: 400.
     #[error("{0}")]
     Malformed(String),
+    /// The patch asks for too much: 413.
+    #[error("{0}")]
+    TooLong(String),
     /// The patch does not fit the object: 422.
     #[error("{0}")]
     Unfit(String),
     /// The kind has no strategic merge patch: 415.
     #[error("this kind has no strategic merge patch; use a merge patch or a JSON patch")]
     NotStrategic,
+}
+
+impl PatchError {
+    /// What the client of an object called `name` gets.
+    pub(crate) fn into_error(self, resource: &Resource, name: &str) -> ApiError {
+        match self {
+            PatchError::Malformed(why) => ApiError::bad_request(why),
+            PatchError::TooLong(why) => ApiError::too_much(&why),
+            PatchError::Unfit(why) => {
+                let mut error = ApiError::invalid(resource, name, &[]);
+                error.message = why;
+                error
+            }
+            PatchError::NotStrategic => ApiError::unsupported_media_type(self.to_string()),
+        }
+    }
 }
 
 /// The longest JSON patch that is applied, as in Kubernetes.
@@ -36,13 +56,16 @@ pub(crate) fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> 
     let operations: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
     if operations.0.len() > MAX_OPERATIONS {
-        return Err(PatchError::Malformed(format!(
-            "the patch has {} operations; at most {MAX_OPERATIONS} are allowed",
+        return Err(PatchError::TooLong(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             operations.0.len()
         )));
     }
-    json_patch::patch(target, &operations.0)
-        .map_err(|error| PatchError::Unfit(format!("the server rejected the patch: {error}")))
+    json_patch::patch(target, &operations.0).map_err(|error| {
+        PatchError::Unfit(format!(
+            "the server rejected our request due to an error in our request: {error}"
+        ))
+    })
 }
 
 /// Applies a merge patch.

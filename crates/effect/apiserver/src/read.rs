@@ -15,6 +15,7 @@ use crate::api::{Api, Call, include};
 use crate::body::{Answer, document, stream, whole};
 use crate::negotiate::{Encoding, Shape, negotiate};
 use crate::object::Object;
+use crate::options::{AskedVersion, ListOptions};
 use crate::resource::Resource;
 use crate::route::Route;
 use crate::selector::Selector;
@@ -70,42 +71,31 @@ fn selector(call: &Call, route: &Route) -> Result<Selector, ApiError> {
 }
 
 impl Api {
-    /// The version a list is asked for: `None` for now.
-    fn list_version(&self, call: &Call) -> Result<Option<u64>, ApiError> {
-        let text = call.query.get("resourceVersion");
-        let matching = call.query.get("resourceVersionMatch");
-        if !matches!(matching, "" | "Exact" | "NotOlderThan") {
-            return Err(ApiError::bad_request(format!(
-                "resourceVersionMatch: Unsupported value: {matching:?}: supported values: \"Exact\", \"NotOlderThan\""
-            )));
-        }
-        if text.is_empty() || text == "0" {
-            if !matching.is_empty() && (text.is_empty() || matching == "Exact") {
-                return Err(ApiError::bad_request(format!(
-                    "resourceVersionMatch: Forbidden: {matching:?} needs a resourceVersion other than {text:?}"
-                )));
-            }
-            return Ok(None);
-        }
-        let asked: u64 = version_number(text)?;
+    /// A version of the future can't be shown.
+    fn check_version(&self, asked: AskedVersion) -> Result<(), ApiError> {
         let current = self.store.version();
-        if asked > current {
-            return Err(ApiError::version_too_large(asked, current));
+        match asked {
+            AskedVersion::At(asked) if asked > current => {
+                Err(ApiError::version_too_large(asked, current))
+            }
+            AskedVersion::At(_) | AskedVersion::Unset | AskedVersion::Any => Ok(()),
         }
-        Ok((matching == "Exact").then_some(asked))
     }
 
     /// The objects a list asks for.
     pub(crate) fn select(&self, call: &Call, route: &Route) -> Result<Selected, ApiError> {
         let selector = selector(call, route)?;
-        let limit = call.query.number("limit")?.unwrap_or(0);
-        let limit = usize::try_from(limit).unwrap_or(0);
-        let token = call.query.get("continue");
-        let (version, start) = if token.is_empty() {
-            (self.list_version(call)?, None)
-        } else {
-            let (version, start) = read_token(token)?;
-            (version, Some(start))
+        let options = ListOptions::parse(&call.query, false)?;
+        let limit = options.limit;
+        let (version, start) = match &options.token {
+            None => {
+                self.check_version(options.version)?;
+                (options.exact_version(), None)
+            }
+            Some(token) => {
+                let (version, start) = read_token(token)?;
+                (version, Some(start))
+            }
         };
         let namespace = scope_namespace(route);
         let listed = self.store.list(&route.resource, namespace, version);
@@ -114,9 +104,11 @@ impl Api {
                 let mut error = ApiError::expired(
                     "The provided continue parameter is too old to display a consistent list result. \
                      You can start a new list without the continue parameter, or use the continue token \
-                     in this response to retrieve the remainder of the results.",
+                     in this response to retrieve the remainder of the results. Continuing with the \
+                     provided token results in an inconsistent list - objects that were created, \
+                     modified, or deleted between the time the first chunk was returned and now may \
+                     show up in the list.",
                 );
-                error.details = json!({});
                 error.continue_token = Some(continue_token(0, start));
                 error
             }
@@ -188,12 +180,13 @@ impl Api {
 
     pub(crate) fn watch(&self, call: &Call, route: &Route) -> Result<Response<Answer>, ApiError> {
         let accepted = negotiate(&call.head.headers)?;
+        let options = ListOptions::parse(&call.query, true)?;
         let resource = route.resource.clone();
         let mut selector = selector(call, route)?;
         if !route.name.is_empty() {
             if selector.name().is_some_and(|name| name != route.name) {
                 return Err(ApiError::bad_request(
-                    "the name in the path and the field selector metadata.name differ",
+                    "fieldSelector metadata.name doesn't match requested name",
                 ));
             }
             selector.require_name(&route.name);
@@ -201,42 +194,39 @@ impl Api {
         let collection = resource.collection();
         // Subscribed before reading, so that nothing falls in between.
         let changed = self.store.subscribe(&collection);
-        let asked = call.query.get("resourceVersion");
-        let send_initial = self.sends_initial(call)?;
         let namespace = scope_namespace(route).map(str::to_owned);
         let scope = Scope {
             namespace,
             selector,
         };
-        let from_now = matches!(asked, "" | "0");
-        let (position, initial) = if from_now || send_initial == Some(true) {
-            let minimum = if from_now { 0 } else { version_number(asked)? };
-            let snapshot = self
-                .store
-                .list(&resource, scope.namespace.as_deref(), None)
-                .map_err(|Forgotten(oldest)| ApiError::too_old(minimum, oldest))?;
-            if minimum > snapshot.version {
-                return Err(ApiError::version_too_large(minimum, snapshot.version));
-            }
-            let mut objects: VecDeque<Arc<Object>> = VecDeque::new();
-            if send_initial != Some(false) {
-                let selected = snapshot.objects.into_iter();
-                objects.extend(selected.filter(|object| scope.contains(&resource, object)));
-            }
-            (snapshot.version, objects)
-        } else {
+        let (position, initial) = match options.version {
             // A position that is forgotten is told by the stream's first event, as the API
             // server of Kubernetes tells it: clients list again after that, and not after a
             // refusal.
-            (version_number(asked)?, VecDeque::new())
-        };
-        let seconds = match call.query.number("timeoutSeconds")? {
-            Some(seconds) if seconds > 0 => seconds.unsigned_abs(),
-            _ => {
-                let random = u64::from(uuid::Uuid::new_v4().as_fields().0);
-                WATCH_SECONDS + random % WATCH_SECONDS
+            AskedVersion::At(version) if !options.begins_with_objects() => {
+                (version, VecDeque::new())
+            }
+            AskedVersion::At(_) | AskedVersion::Any | AskedVersion::Unset => {
+                self.check_version(options.version)?;
+                let snapshot = self
+                    .store
+                    .list(&resource, scope.namespace.as_deref(), None)
+                    .map_err(|Forgotten(oldest)| ApiError::too_old(0, oldest))?;
+                let mut objects: VecDeque<Arc<Object>> = VecDeque::new();
+                if options.begins_with_objects() {
+                    let selected = snapshot.objects.into_iter();
+                    objects.extend(selected.filter(|object| scope.contains(&resource, object)));
+                }
+                (snapshot.version, objects)
             }
         };
+        let seconds = options
+            .timeout_seconds
+            .filter(|seconds| *seconds > 0)
+            .unwrap_or_else(|| {
+                let random = u64::from(uuid::Uuid::new_v4().as_fields().0);
+                WATCH_SECONDS + random % WATCH_SECONDS
+            });
         let watcher = Watcher {
             store: self.store.clone(),
             collection,
@@ -248,42 +238,15 @@ impl Api {
                 columns_sent: false,
             },
             initial,
-            mark_initial_end: send_initial == Some(true),
+            mark_initial_end: options.marks_end_of_objects(),
             position,
-            bookmarks: call.query.flag("allowWatchBookmarks"),
+            bookmarks: options.bookmarks,
             deadline: Instant::now() + Duration::from_secs(seconds.min(WATCH_SECONDS * 48)),
             changed,
             shutdown: self.shutdown.clone(),
         };
         Ok(stream(watcher.stream()))
     }
-
-    /// `sendInitialEvents`, with what it requires.
-    fn sends_initial(&self, call: &Call) -> Result<Option<bool>, ApiError> {
-        let matching = call.query.get("resourceVersionMatch");
-        if !call.query.has("sendInitialEvents") {
-            if !matching.is_empty() {
-                return Err(ApiError::bad_request(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                ));
-            }
-            return Ok(None);
-        }
-        if matching != "NotOlderThan" {
-            return Err(ApiError::bad_request(
-                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        Ok(Some(call.query.flag("sendInitialEvents")))
-    }
-}
-
-fn version_number(text: &str) -> Result<u64, ApiError> {
-    text.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "resourceVersion: Invalid value: {text:?}: must be a decimal number"
-        ))
-    })
 }
 
 /// A list made of the objects' own texts; a long one is made while it is sent.

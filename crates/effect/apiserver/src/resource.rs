@@ -160,6 +160,28 @@ impl FieldError {
         }
     }
 
+    /// A value outside those that are allowed.
+    pub fn not_supported(path: impl Into<String>, value: &str, supported: &[&str]) -> Self {
+        let supported: Vec<String> = supported.iter().map(|one| format!("{one:?}")).collect();
+        Self {
+            path: path.into(),
+            reason: FieldReason::NotSupported,
+            message: format!(
+                "Unsupported value: {value:?}: supported values: {}",
+                supported.join(", ")
+            ),
+        }
+    }
+
+    /// A text longer than `longest` bytes.
+    pub fn too_long(path: impl Into<String>, longest: usize) -> Self {
+        Self {
+            path: path.into(),
+            reason: FieldReason::TooLong,
+            message: format!("Too long: may not be more than {longest} bytes"),
+        }
+    }
+
     /// A value that is not allowed here.
     pub fn forbidden(path: impl Into<String>, detail: &str) -> Self {
         Self {
@@ -297,6 +319,16 @@ pub trait Strategy: Send + Sync {
     /// The OpenAPI v3 schema of the kind, where the server has no document for its group.
     fn schema(&self) -> Option<Value> {
         None
+    }
+
+    /// Whether a PUT creates an object that is not there.
+    fn creates_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether a delete is answered with the object's last state and not with a Status.
+    fn shows_deleted(&self) -> bool {
+        false
     }
 
     /// Why the object of this name may never be deleted.

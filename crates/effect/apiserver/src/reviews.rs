@@ -11,6 +11,7 @@ use crate::api::Call;
 use crate::body::{Answer, document};
 use crate::identity::Identity;
 use crate::negotiate::negotiate;
+use crate::resource::FieldError;
 use crate::status::ApiError;
 
 /// A kind that is only asked.
@@ -19,7 +20,7 @@ pub(crate) struct Review {
     pub(crate) plural: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) namespaced: bool,
-    answer: fn(&Api, &Call, &mut Value),
+    answer: fn(&Api, &Call, &mut Value) -> Result<(), ApiError>,
 }
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
@@ -29,7 +30,7 @@ const fn review(
     group: &'static str,
     plural: &'static str,
     kind: &'static str,
-    answer: fn(&Api, &Call, &mut Value),
+    answer: fn(&Api, &Call, &mut Value) -> Result<(), ApiError>,
 ) -> Review {
     Review {
         group,
@@ -55,14 +56,14 @@ pub(crate) static REVIEWS: [Review; 6] = [
             AUTHORIZATION,
             "localsubjectaccessreviews",
             "LocalSubjectAccessReview",
-            allow,
+            allow_other,
         )
     },
     review(
         AUTHORIZATION,
         "selfsubjectaccessreviews",
         "SelfSubjectAccessReview",
-        allow,
+        allow_self,
     ),
     review(
         AUTHORIZATION,
@@ -74,7 +75,7 @@ pub(crate) static REVIEWS: [Review; 6] = [
         AUTHORIZATION,
         "subjectaccessreviews",
         "SubjectAccessReview",
-        allow,
+        allow_other,
     ),
 ];
 
@@ -104,7 +105,7 @@ impl Review {
             return Err(ApiError::method_not_allowed());
         }
         let mut object = api.body(call)?;
-        if !object.is_object() {
+        if !object.is_object() || !matches!(object["spec"], Value::Null | Value::Object(_)) {
             return Err(ApiError::bad_request(format!(
                 "the body must be a {}",
                 self.kind
@@ -115,7 +116,10 @@ impl Review {
         if !object["metadata"].is_object() {
             object["metadata"] = json!({});
         }
-        (self.answer)(api, call, &mut object);
+        if object["spec"].is_null() {
+            object["spec"] = json!({});
+        }
+        (self.answer)(api, call, &mut object)?;
         let encoding = negotiate(&call.head.headers)?.encoding;
         document(StatusCode::CREATED, &object, encoding)
     }
@@ -129,34 +133,110 @@ fn user_info(identity: &Identity) -> Value {
     user
 }
 
-fn who_am_i(_: &Api, call: &Call, object: &mut Value) {
+fn who_am_i(_: &Api, call: &Call, object: &mut Value) -> Result<(), ApiError> {
     object["status"] = json!({"userInfo": user_info(&call.identity)});
+    Ok(())
 }
 
-fn allow(_: &Api, _: &Call, object: &mut Value) {
+/// Allows what a SelfSubjectAccessReview asks for.
+fn allow_self(_: &Api, _: &Call, object: &mut Value) -> Result<(), ApiError> {
+    allow(object, &attribute_errors(&object["spec"]))
+}
+
+/// Allows what a review about somebody asks for.
+fn allow_other(_: &Api, call: &Call, object: &mut Value) -> Result<(), ApiError> {
+    let spec = &object["spec"];
+    let mut errors = attribute_errors(spec);
+    let nobody = spec["user"].as_str().unwrap_or_default().is_empty()
+        && spec["groups"].as_array().is_none_or(Vec::is_empty);
+    if nobody {
+        errors.push(FieldError::invalid(
+            "spec.user",
+            &"".into(),
+            "at least one of user or group must be specified",
+        ));
+    }
+    // `/apis/GROUP/VERSION/namespaces/NAMESPACE/localsubjectaccessreviews`.
+    let mut place = call
+        .head
+        .uri
+        .path()
+        .split('/')
+        .skip_while(|part| *part != "namespaces");
+    let asked = &spec["resourceAttributes"]["namespace"];
+    if let (Some(namespace), Some(asked)) = (place.nth(1), asked.as_str())
+        && namespace != asked
+    {
+        errors.push(FieldError::invalid(
+            "spec.resourceAttributes.namespace",
+            &asked.into(),
+            "must match metadata.namespace",
+        ));
+    }
+    allow(object, &errors)
+}
+
+fn attribute_errors(spec: &Value) -> Vec<FieldError> {
+    let exactly_one =
+        |field: &str, why: &str| vec![FieldError::invalid(field, &"null".into(), why)];
+    match (
+        spec["resourceAttributes"].is_null(),
+        spec["nonResourceAttributes"].is_null(),
+    ) {
+        (true, true) => exactly_one(
+            "spec.resourceAttributes",
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        (false, false) => exactly_one(
+            "spec.nonResourceAttributes",
+            "cannot be specified in combination with resourceAttributes",
+        ),
+        (true, false) | (false, true) => Vec::new(),
+    }
+}
+
+fn allow(object: &mut Value, errors: &[FieldError]) -> Result<(), ApiError> {
+    if !errors.is_empty() {
+        return Err(ApiError::invalid_review(AUTHORIZATION, errors));
+    }
     object["status"] =
         json!({"allowed": true, "reason": "every authenticated client is allowed everything"});
+    Ok(())
 }
 
-fn all_rules(_: &Api, _: &Call, object: &mut Value) {
+fn all_rules(_: &Api, _: &Call, object: &mut Value) -> Result<(), ApiError> {
+    if object["spec"]["namespace"]
+        .as_str()
+        .unwrap_or_default()
+        .is_empty()
+    {
+        return Err(ApiError::bad_request("no namespace on request"));
+    }
     object["status"] = json!({
         "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
         "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
         "incomplete": false,
     });
+    Ok(())
 }
 
-fn review_token(api: &Api, call: &Call, object: &mut Value) {
+fn review_token(api: &Api, call: &Call, object: &mut Value) -> Result<(), ApiError> {
     let token = object["spec"]["token"].as_str().unwrap_or_default();
+    if token.is_empty() {
+        return Err(ApiError::bad_request(
+            "token is required for TokenReview in authentication",
+        ));
+    }
     object["status"] = match account_of(api, token, call.now) {
         Some(identity) => {
             json!({"authenticated": true, "user": user_info(&identity), "audiences": object["spec"]["audiences"]})
         }
-        None => json!({"authenticated": false, "error": "the token is not valid"}),
+        None => json!({"authenticated": false, "user": {}, "error": "the token is not valid"}),
     };
     if let Some(status) = object["status"].as_object_mut() {
         status.retain(|_, value| !value.is_null());
     }
+    Ok(())
 }
 
 /// The service account a token speaks for, if the token is valid, the account still

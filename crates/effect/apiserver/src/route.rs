@@ -109,13 +109,10 @@ impl Query {
         self.all(name).next().is_some()
     }
 
-    /// A flag, as Go reads booleans; unset is false, set without a value is true.
+    /// A flag, as Kubernetes reads them: unset, `0` and `false` are false.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.has(name)
-            && !matches!(
-                self.get(name),
-                "0" | "false" | "False" | "FALSE" | "f" | "F"
-            )
+        let value = self.get(name);
+        self.has(name) && value != "0" && !value.eq_ignore_ascii_case("false")
     }
 
     /// A number.

@@ -50,9 +50,8 @@ pub(crate) struct Selector {
 impl Selector {
     /// Parses `labelSelector` and `fieldSelector` of a request.
     pub(crate) fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, ApiError> {
-        let labels = parse_labels(labels).map_err(|why| {
-            ApiError::bad_request(format!("unable to parse requirement: {why} in {labels:?}"))
-        })?;
+        let labels = parse_labels(labels)
+            .map_err(|why| ApiError::bad_request(format!("unable to parse requirement: {why}")))?;
         let fields = parse_fields(fields).map_err(ApiError::bad_request)?;
         for term in &fields {
             let known = term.field == "metadata.name"
@@ -62,10 +61,15 @@ impl Selector {
                     .field_names()
                     .contains(&term.field.as_str());
             if !known {
-                return Err(ApiError::bad_request(format!(
-                    "field label not supported: {}",
-                    term.field
-                )));
+                let field = &term.field;
+                let own = resource.strategy.field_names();
+                return Err(ApiError::bad_request(if own.is_empty() {
+                    format!(
+                        "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
+                } else {
+                    format!("field label not supported: {field}")
+                }));
             }
         }
         Ok(Self { labels, fields })

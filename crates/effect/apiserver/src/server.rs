@@ -188,7 +188,7 @@ impl Server {
     }
 
     /// Creates an object unless it exists.
-    async fn ensure(&self, mut object: Value) -> Result<(), ServerError> {
+    async fn ensure(&self, object: Value) -> Result<(), ServerError> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
         let failed = |source| ServerError::Bootstrap {
@@ -216,7 +216,7 @@ impl Server {
             dry_run: false,
             validation: FieldValidation::Strict,
         };
-        let warnings = request.decode(&mut object).map_err(failed)?;
+        let (object, warnings) = request.decode(object.into()).map_err(failed)?;
         self.api
             .store
             .write(move |tx| write::create(tx, &request, object, warnings))

@@ -85,6 +85,40 @@ impl ApiError {
 
     /// 422: fields break the kind's rules.
     pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> Self {
+        let kind = resource.qualified_kind();
+        Self::fields(&kind, &resource.group, &resource.kind, name, errors)
+    }
+
+    /// 422: the options of a request (`ListOptions`, `PatchOptions`…) break their rules.
+    pub(crate) fn invalid_options(kind: &str, errors: &[FieldError]) -> Self {
+        let qualified = format!("{kind}.meta.k8s.io");
+        Self::fields(&qualified, "meta.k8s.io", kind, "", errors)
+    }
+
+    /// 422: a review in `group` asks nothing that can be answered.
+    pub(crate) fn invalid_review(group: &str, errors: &[FieldError]) -> Self {
+        Self::fields(&format!(".{group}"), group, "", "", errors)
+    }
+
+    /// 422: what a patch makes of an object can't be read as its kind. `patched` is shown,
+    /// shortened.
+    pub(crate) fn unreadable_patch(patched: &Value, why: &str) -> Self {
+        const SHOWN: usize = 1000;
+        let mut text = patched.to_string();
+        if let Some((at, _)) = text.char_indices().nth(SHOWN) {
+            text.truncate(at);
+            text.push('…');
+        }
+        let error = FieldError::invalid("patch", &text.into(), why);
+        let mut error = Self::fields("", "", "", "", &[error]);
+        // Of no kind, as in Kubernetes.
+        if let Some(details) = error.details.as_object_mut() {
+            details.remove("kind");
+        }
+        error
+    }
+
+    fn fields(qualified: &str, group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
         let lines: Vec<String> = errors
             .iter()
             .map(|one| format!("{}: {}", one.path, one.message))
@@ -93,16 +127,13 @@ impl ApiError {
             [one] => one.clone(),
             all => format!("[{}]", all.join(", ")),
         };
-        let message = format!(
-            "{} \"{name}\" is invalid: {text}",
-            resource.qualified_kind()
-        );
+        let message = format!("{qualified} \"{name}\" is invalid: {text}");
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
         let causes: Vec<Value> = errors
             .iter()
             .map(|one| json!({"reason": one.reason.as_str(), "message": one.message, "field": one.path}))
             .collect();
-        let mut about = details(&resource.group, &resource.kind, name);
+        let mut about = details(group, kind, name);
         about["causes"] = Value::Array(causes);
         error.details = about;
         error
@@ -112,6 +143,15 @@ impl ApiError {
     pub fn forbidden(resource: &Resource, name: &str, why: &str) -> Self {
         let message = format!("{} \"{name}\" is forbidden: {why}", resource.qualified());
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(resource, name)
+    }
+
+    /// 403: the request asks to be made in another's name.
+    pub(crate) fn no_impersonation() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "Forbidden",
+            "impersonation is not served: every authenticated client may do everything in its own name",
+        )
     }
 
     /// 400: the request can't be understood.
@@ -153,10 +193,15 @@ impl ApiError {
 
     /// 413: the body is longer than `limit` bytes.
     pub fn too_large(limit: usize) -> Self {
+        Self::too_much(&format!("limit is {limit}"))
+    }
+
+    /// 413: the request asks for more than is done at once.
+    pub(crate) fn too_much(why: &str) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {limit}"),
+            format!("Request entity too large: {why}"),
         )
     }
 

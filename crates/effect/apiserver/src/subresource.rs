@@ -3,18 +3,19 @@
 
 use http::{Method, Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::api::{Api, Call, delete_options, request_of};
+use crate::api::{Api, Call, request_of};
 use crate::body::{Answer, document};
 use crate::delete;
-use crate::negotiate::{self, PatchType, negotiate};
-use crate::patch;
+use crate::negotiate::negotiate;
+use crate::options::delete_options;
 use crate::resource::FieldError;
 use crate::route::Route;
+use crate::scale;
 use crate::status::ApiError;
 use crate::token::{BoundObject, Claims, ISSUER};
-use crate::write::{self, Request, time_text};
+use crate::write::{self, time_text};
 
 /// A token lives this long unless the request says otherwise, in seconds.
 const TOKEN_SECONDS: i64 = 3600;
@@ -46,15 +47,8 @@ pub(crate) async fn answer(
                 .ok_or_else(|| ApiError::not_found(&route.resource, &route.name))?;
             api.object(&call, &route.resource, object.value(), StatusCode::OK)
         }
-        ("scale", &Method::GET) => {
-            let object = api
-                .store
-                .get(&route.resource, &route.namespace, &route.name)
-                .ok_or_else(|| ApiError::not_found(&route.resource, &route.name))?;
-            let encoding = negotiate(&call.head.headers)?.encoding;
-            document(StatusCode::OK, &scale_of(&object.value()), encoding)
-        }
-        ("scale", &Method::PUT | &Method::PATCH) => rescale(api, &call, &route).await,
+        ("scale", &Method::GET) => scale::show(api, &call, &route),
+        ("scale", &Method::PUT | &Method::PATCH) => scale::set(api, &call, &route).await,
         ("binding", &Method::POST) => bind(api, &call, &route).await,
         ("token", &Method::POST) => token(api, &call, &route).await,
         ("eviction", &Method::POST) => evict(api, &call, &route).await,
@@ -89,150 +83,6 @@ fn decode(api: &Api, call: &Call) -> Result<Value, ApiError> {
         Ok(body)
     } else {
         Err(ApiError::bad_request("the body must be an object"))
-    }
-}
-
-/// `autoscaling/v1` Scale of a workload.
-fn scale_of(object: &Value) -> Value {
-    let mut metadata = Map::new();
-    for field in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-    ] {
-        if let Some(value) = object["metadata"].get(field) {
-            metadata.insert(field.to_owned(), value.clone());
-        }
-    }
-    json!({
-        "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
-        "metadata": metadata,
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector_text(&object["spec"]["selector"]),
-        },
-    })
-}
-
-/// A LabelSelector as the text of a label selector.
-fn selector_text(selector: &Value) -> String {
-    let mut terms: Vec<String> = Vec::new();
-    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
-        terms.push(format!("{key}={}", value.as_str().unwrap_or_default()));
-    }
-    for expression in selector["matchExpressions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-    {
-        let key = expression["key"].as_str().unwrap_or_default();
-        let values: Vec<&str> = expression["values"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        terms.push(match expression["operator"].as_str().unwrap_or_default() {
-            "In" => format!("{key} in ({})", values.join(",")),
-            "NotIn" => format!("{key} notin ({})", values.join(",")),
-            "DoesNotExist" => format!("!{key}"),
-            _ => key.to_owned(),
-        });
-    }
-    terms.sort();
-    terms.join(",")
-}
-
-async fn rescale(api: &Api, call: &Call, route: &Route) -> Result<Response<Answer>, ApiError> {
-    let request = request_of(call, route, Some("scale"))?;
-    let patched = call.head.method == Method::PATCH;
-    let kind = patched
-        .then(|| negotiate::patch_type(&call.head.headers))
-        .transpose()?;
-    if kind == Some(PatchType::Apply) {
-        return Err(ApiError::unsupported_media_type(
-            "server-side apply of a scale is not served; use a merge patch",
-        ));
-    }
-    let body = if patched {
-        negotiate::decode_json(&call.body)?
-    } else {
-        decode(api, call)?
-    };
-    let written = api
-        .store
-        .write(move |tx| {
-            let previous = write::existing(tx, &request)?;
-            let mut object = previous.value();
-            let mut scale = scale_of(&object);
-            match kind {
-                None => scale = body,
-                Some(PatchType::Json) => {
-                    patch::json(&mut scale, &body)
-                        .map_err(|error| ApiError::bad_request(error.to_string()))?;
-                }
-                Some(PatchType::Merge | PatchType::Strategic | PatchType::Apply) => {
-                    patch::merge(&mut scale, &body)
-                        .map_err(|error| ApiError::bad_request(error.to_string()))?;
-                }
-            }
-            object["spec"]["replicas"] = replicas(&request, &scale)?.into();
-            object["metadata"]["resourceVersion"] = scale_version(&scale)?.into();
-            // The workload's own rules apply as if its spec had been changed.
-            let request = Request {
-                subresource: None,
-                ..request
-            };
-            write::update(tx, &request, previous, object, Vec::new())
-        })
-        .await?;
-    let encoding = negotiate(&call.head.headers)?.encoding;
-    document(StatusCode::OK, &scale_of(&written.object.value()), encoding)
-}
-
-/// The version a Scale is meant for; empty for any.
-fn scale_version(scale: &Value) -> Result<&str, ApiError> {
-    let part = |name: &str| match scale.get(name) {
-        None | Some(Value::Null | Value::Object(_)) => Ok(()),
-        Some(other) => Err(ApiError::bad_request(format!(
-            "{name} of a Scale must be an object, not {other}"
-        ))),
-    };
-    part("metadata")?;
-    part("spec")?;
-    let version = &scale["metadata"]["resourceVersion"];
-    match version.as_str() {
-        Some(version) => Ok(version),
-        None if version.is_null() => Ok(""),
-        None => Err(ApiError::bad_request(format!(
-            "metadata.resourceVersion must be a text, not {version}"
-        ))),
-    }
-}
-
-fn replicas(request: &Request, scale: &Value) -> Result<i64, ApiError> {
-    if !scale.is_object() {
-        return Err(ApiError::bad_request(format!(
-            "the body must be a Scale, not {scale}"
-        )));
-    }
-    let value = &scale["spec"]["replicas"];
-    match value.as_i64() {
-        Some(replicas) if (0..=i64::from(i32::MAX)).contains(&replicas) => Ok(replicas),
-        None if value.is_null() => Ok(0),
-        _ => {
-            let error =
-                FieldError::invalid("spec.replicas", value, "must be greater than or equal to 0");
-            Err(ApiError::invalid(
-                &request.resource,
-                &request.name,
-                &[error],
-            ))
-        }
     }
 }
 

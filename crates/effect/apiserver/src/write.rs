@@ -10,6 +10,7 @@ use crate::object::Object;
 use crate::resource::{FieldError, Operation, Resource, WriteContext};
 use crate::status::ApiError;
 use crate::store::Tx;
+use crate::strict::Document;
 
 /// The longest prefix that `generateName` keeps, and the length of what is added.
 const GENERATED_PREFIX: usize = 58;
@@ -20,9 +21,10 @@ const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const NAME_ATTEMPTS: usize = 8;
 
 /// How strictly a body is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
     Ignore,
+    #[default]
     Warn,
     Strict,
 }
@@ -55,7 +57,39 @@ pub(crate) fn time_text(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Why a document can't be read as a kind.
+enum Unreadable {
+    /// It is of another kind, or of none.
+    Identity(ApiError),
+    /// Its fields are not the kind's.
+    Content(String),
+}
+
+impl Unreadable {
+    fn in_body(self, resource: &Resource) -> ApiError {
+        match self {
+            Unreadable::Identity(error) => error,
+            Unreadable::Content(why) => ApiError::bad_request(format!(
+                "{} in version \"{}\" cannot be handled as a {}: {why}",
+                resource.kind, resource.version, resource.kind
+            )),
+        }
+    }
+
+    fn in_patch(self, patched: &Value) -> ApiError {
+        match self {
+            Unreadable::Identity(error) => error,
+            Unreadable::Content(why) => ApiError::unreadable_patch(patched, &why),
+        }
+    }
+}
+
 impl Request {
+    fn writer(&self) -> Entry {
+        let part = self.subresource.as_deref().unwrap_or_default();
+        Entry::new(&self.manager, "Update", part, self.resource.api_version())
+    }
+
     fn context(&self) -> WriteContext<'_> {
         WriteContext {
             user: &self.user,
@@ -63,12 +97,36 @@ impl Request {
         }
     }
 
+    /// Reads a body as the kind does. Returns the object, and what a lenient client is warned
+    /// about.
+    pub(crate) fn decode(&self, body: Document) -> Result<(Value, Vec<String>), ApiError> {
+        let Document {
+            value: mut object,
+            duplicates,
+        } = body;
+        let warnings = self
+            .read(&mut object, duplicates)
+            .map_err(|unreadable| unreadable.in_body(&self.resource))?;
+        Ok((object, warnings))
+    }
+
+    /// Reads what a patch made of an object; `duplicates` are those of the patch.
+    pub(crate) fn decode_patched(
+        &self,
+        object: &mut Value,
+        duplicates: Vec<String>,
+    ) -> Result<Vec<String>, ApiError> {
+        self.read(object, duplicates)
+            .map_err(|unreadable| unreadable.in_patch(object))
+    }
+
     /// Checks and completes `apiVersion`, `kind` and `metadata`, and reads the rest as the
-    /// kind does. Returns what a lenient client is warned about.
-    pub(crate) fn decode(&self, object: &mut Value) -> Result<Vec<String>, ApiError> {
+    /// kind does.
+    fn read(&self, object: &mut Value, duplicates: Vec<String>) -> Result<Vec<String>, Unreadable> {
         let resource = &*self.resource;
+        let wrong = |why: String| Unreadable::Identity(ApiError::bad_request(why));
         let Some(map) = object.as_object_mut() else {
-            return Err(ApiError::bad_request(format!(
+            return Err(wrong(format!(
                 "the body must be an object of kind {}, not {object}",
                 resource.kind
             )));
@@ -89,7 +147,7 @@ impl Request {
                     } else {
                         "API version"
                     };
-                    return Err(ApiError::bad_request(format!(
+                    return Err(wrong(format!(
                         "the {what} in the data ({other}) does not match the expected {what} ({wanted})"
                     )));
                 }
@@ -101,26 +159,20 @@ impl Request {
             *metadata = json!({});
         }
         if !metadata.is_object() {
-            return Err(ApiError::bad_request(format!(
-                "metadata must be an object, not {metadata}"
-            )));
+            return Err(wrong(format!("metadata must be an object, not {metadata}")));
         }
         let decoded = resource.strategy.decode(object);
-        let cannot = |complaints: &str| {
-            ApiError::bad_request(format!(
-                "{} in version \"{}\" cannot be handled as a {}: {complaints}",
-                resource.kind, resource.version, resource.kind
-            ))
-        };
         if !decoded.mismatches.is_empty() {
-            return Err(cannot(&decoded.mismatches.join(", ")));
+            return Err(Unreadable::Content(decoded.mismatches.join(", ")));
         }
+        let mut complaints = duplicates;
+        complaints.extend(decoded.unknown);
         match self.validation {
-            FieldValidation::Strict if !decoded.unknown.is_empty() => Err(cannot(&format!(
+            FieldValidation::Strict if !complaints.is_empty() => Err(Unreadable::Content(format!(
                 "strict decoding error: {}",
-                decoded.unknown.join(", ")
+                complaints.join(", ")
             ))),
-            FieldValidation::Warn => Ok(decoded.unknown),
+            FieldValidation::Warn => Ok(complaints),
             FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
         }
     }
@@ -130,10 +182,9 @@ impl Request {
         let said = metadata["namespace"].as_str().unwrap_or_default();
         if self.resource.namespaced {
             if !said.is_empty() && said != self.namespace {
-                return Err(ApiError::bad_request(format!(
-                    "the namespace of the provided object does not match the namespace sent on the request ({said} is not {})",
-                    self.namespace
-                )));
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
             }
             metadata["namespace"] = self.namespace.as_str().into();
         } else if !said.is_empty() {
@@ -185,6 +236,17 @@ pub(crate) fn create(
         remove(&mut object["metadata"], field);
     }
     resource.strategy.default(&mut object);
+    let owners = match managed {
+        // Server-side apply knows already.
+        Some(managed) => managed,
+        None => {
+            let now = time_text(request.now);
+            let owners = managed::created(&object, request.writer(), resource, &now);
+            managed::write(&mut object, &owners);
+            object["metadata"]["managedFields"].take()
+        }
+    };
+    remove(&mut object["metadata"], "managedFields");
     resource
         .strategy
         .prepare_create(&mut object, request.context());
@@ -196,10 +258,8 @@ pub(crate) fn create(
     }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
     object["metadata"]["creationTimestamp"] = time_text(request.now).into();
-    if let Some(managed) =
-        managed.filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
-    {
-        object["metadata"]["managedFields"] = managed;
+    if !owners.is_null() {
+        object["metadata"]["managedFields"] = owners;
     }
     tx.admit(
         resource,
@@ -217,6 +277,24 @@ pub(crate) fn create(
         warnings,
         created: true,
     })
+}
+
+/// Creates what an update of a kind that allows it did not find. The version the client has
+/// seen is forgotten with the object; the object it means by its UID is not this one.
+pub(crate) fn create_by_update(
+    tx: &mut Tx<'_>,
+    request: &Request,
+    mut object: Value,
+    warnings: Vec<String>,
+) -> Result<Written, ApiError> {
+    let uid = text(&object["metadata"], "uid");
+    if !uid.is_empty() {
+        return Err(wrong_uid(&request.resource, &request.name, uid, ""));
+    }
+    for field in ["resourceVersion", "managedFields"] {
+        remove(&mut object["metadata"], field);
+    }
+    create(tx, request, object, warnings)
 }
 
 /// The namespace must be there, and not be going away.
@@ -307,6 +385,25 @@ fn wrong_name(said: &str, asked: &str) -> ApiError {
     ))
 }
 
+/// A patch can't make an object another one. (Whoever sends an object whole says by its UID
+/// which one is meant, and meets a conflict.)
+pub(crate) fn keeps_uid(
+    request: &Request,
+    previous: &Object,
+    object: &Value,
+) -> Result<(), ApiError> {
+    let uid = &object["metadata"]["uid"];
+    if uid.is_null() || *uid == *previous.uid {
+        return Ok(());
+    }
+    let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+    Err(ApiError::invalid(
+        &request.resource,
+        &request.name,
+        &[error],
+    ))
+}
+
 /// The object a request names.
 pub(crate) fn existing(tx: &Tx<'_>, request: &Request) -> Result<Arc<Object>, ApiError> {
     tx.get(&request.resource, &request.namespace, &request.name)
@@ -351,10 +448,17 @@ fn replace(
     let old = previous.value();
     request.place(&mut object)?;
     check_identity(request, &previous, &object)?;
-    let disowned = owners.is_none() && drops_owners(&object);
+    let subresource = request.subresource.as_deref();
+    let disowned = owners.is_none() && subresource.is_none() && drops_owners(&object);
+    let held = match subresource {
+        None => managed::named_or_held(&object["metadata"]["managedFields"], &old),
+        Some(_) => managed::entries(&old),
+    };
     carry_identity(&mut object, &old);
     resource.strategy.default(&mut object);
-    let subresource = request.subresource.as_deref();
+    let wanted = object.clone();
+    // A scale is a way to say a part of the spec: the rules of the whole object apply.
+    let subresource = subresource.filter(|part| *part != "scale");
     resource
         .strategy
         .prepare_update(&mut object, &old, subresource, request.context());
@@ -374,13 +478,16 @@ fn replace(
     match owners {
         Some(owners) => managed::write(&mut object, owners),
         None if disowned => remove(&mut object["metadata"], "managedFields"),
-        None if object != old => {
-            let part = subresource.unwrap_or_default();
-            let writer = Entry::new(&request.manager, "Update", part, resource.api_version());
+        None => {
             let now = time_text(request.now);
-            managed::follow(&mut object, &old, writer, &*resource.strategy, &now);
+            let change = managed::Change {
+                old: &old,
+                wanted: &wanted,
+                new: &object,
+            };
+            let owners = managed::follow(held, &change, request.writer(), resource, &now);
+            managed::write(&mut object, &owners);
         }
-        None => {}
     }
     if object == old {
         return Ok(Written {
@@ -493,8 +600,10 @@ fn check_finalizers(
     if added.is_empty() {
         return Ok(());
     }
+    let added: Vec<String> = added.iter().map(|one| format!("{one:?}")).collect();
     let why = format!(
-        "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+        "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+        added.join(", ")
     );
     let error = FieldError::forbidden("metadata.finalizers", &why);
     Err(ApiError::invalid(resource, name, &[error]))

@@ -154,7 +154,7 @@ async fn errors_are_statuses() {
             "x".into(),
             415,
             "UnsupportedMediaType",
-            "unknown format (text/plain)",
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
         ),
         (
             Method::POST,
@@ -296,8 +296,8 @@ async fn errors_are_statuses() {
             format!("{WIDGETS}/a?propagationPolicy=Sideways"),
             vec![],
             String::new(),
-            400,
-            "BadRequest",
+            422,
+            "Invalid",
             "propagationPolicy",
         ),
     ];
@@ -520,7 +520,7 @@ async fn initial_events_end_with_a_bookmark() {
     let refused = client.get(&base).await;
     assert_eq!(
         refused.status,
-        StatusCode::BAD_REQUEST,
+        StatusCode::UNPROCESSABLE_ENTITY,
         "without resourceVersionMatch"
     );
     let mut watch = server
@@ -549,6 +549,11 @@ async fn initial_events_end_with_a_bookmark() {
         )
         .await;
     assert_eq!(short.brief().await.0, "ADDED");
+    let mark = short.next().await.unwrap();
+    assert_eq!(
+        mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true",
+        "a watch from any version is told where the objects end"
+    );
     assert_eq!(
         short.brief().await.0,
         "BOOKMARK",
@@ -869,7 +874,7 @@ async fn clients_are_known_by_certificate_or_token() {
     let may = nobody
         .post(
             "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
-            json!({"spec": {}}),
+            json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}),
         )
         .await
         .json();
@@ -1082,7 +1087,7 @@ async fn managers_own_what_they_apply() {
     let refused = refused.json();
     assert_eq!(
         refused["message"],
-        "Apply failed with 1 conflict: conflict with \"one\" using example.com/v1: .spec.size"
+        "Apply failed with 1 conflict: conflict with \"one\": .spec.size"
     );
     assert_eq!(refused["details"]["causes"][0]["field"], ".spec.size");
     let forced = client

@@ -197,6 +197,14 @@ impl Strategy for Row {
         self.kind.field_value(object, field).unwrap_or_default()
     }
 
+    fn creates_on_update(&self) -> bool {
+        self.kind.creates_on_update()
+    }
+
+    fn shows_deleted(&self) -> bool {
+        self.kind.shows_deleted()
+    }
+
     fn forbids_deletion(&self, name: &str) -> Option<&'static str> {
         self.kind.forbids_deletion(name)
     }

@@ -133,6 +133,41 @@ impl Kind {
         self.definition
     }
 
+    /// Whether a PUT creates an object that is not there: what Kubernetes' strategies call
+    /// `AllowCreateOnUpdate`.
+    pub fn creates_on_update(&self) -> bool {
+        const CREATED: [&str; 10] = [
+            "Service",
+            "Endpoints",
+            "Event",
+            "LimitRange",
+            "Lease",
+            "Role",
+            "RoleBinding",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "RuntimeClass",
+        ];
+        CREATED.contains(&self.kind)
+    }
+
+    /// Whether a delete is answered with the object's last state and not with a Status: what
+    /// Kubernetes' stores call `ReturnDeletedObject`.
+    pub fn shows_deleted(&self) -> bool {
+        const SHOWN: [&str; 9] = [
+            "Namespace",
+            "Pod",
+            "PodTemplate",
+            "Service",
+            "ServiceAccount",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+            "ResourceQuota",
+            "StorageClass",
+        ];
+        SHOWN.contains(&self.kind)
+    }
+
     /// Why the object of this name may never be deleted: a cluster needs these Namespaces
     /// (Kubernetes' NamespaceLifecycle admission).
     pub fn forbids_deletion(&self, name: &str) -> Option<&'static str> {

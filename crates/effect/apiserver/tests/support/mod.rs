@@ -144,6 +144,10 @@ impl Strategy for Widget {
             .to_owned()
     }
 
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn grace_period(&self, object: &Value, requested: Option<i64>) -> i64 {
         let slow = object["metadata"]["labels"]["slow"] == "yes";
         if slow { requested.unwrap_or(30) } else { 0 }
