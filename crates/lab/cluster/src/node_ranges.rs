@@ -1,5 +1,6 @@
 //! How a cluster's pod range is cut into the parts that nodes get.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -55,6 +56,41 @@ pub fn free_parts<'a>(
     })
 }
 
+/// The ranges that nodes were given. What a node was given is its own from that moment on:
+/// the watch tells it only later, and would have the next node given the same.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    by_node: BTreeMap<String, Vec<IpNet>>,
+}
+
+impl Given {
+    /// A node's ranges: those it was given before, or the first free part of each range. The
+    /// range that has none left is the error.
+    pub(crate) fn give(
+        &mut self,
+        node: &str,
+        ranges: &[IpNet],
+        masks: Masks,
+        mut taken: Vec<IpNet>,
+    ) -> Result<Vec<IpNet>, IpNet> {
+        if let Some(given) = self.by_node.get(node) {
+            return Ok(given.clone());
+        }
+        taken.extend(self.by_node.values().flatten());
+        let given: Vec<IpNet> = ranges
+            .iter()
+            .map(|range| free_parts(*range, masks, &taken).next().ok_or(*range))
+            .collect::<Result<_, _>>()?;
+        self.by_node.insert(node.to_owned(), given.clone());
+        Ok(given)
+    }
+
+    /// The node is gone: its ranges are free.
+    pub(crate) fn take_back(&mut self, node: &str) {
+        self.by_node.remove(node);
+    }
+}
+
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(u32::from(address)),
@@ -106,5 +142,29 @@ mod tests {
         // Half of an IPv6 range, far more parts than could be tried one by one.
         assert_eq!(cut("fd00::/16", &["fd00::/17"], 1), ["fd00:8000::/64"]);
         assert!(cut("10.244.0.0/16", &["10.0.0.0/8"], 1).is_empty());
+    }
+
+    #[test]
+    fn no_range_is_given_twice_before_the_watch_tells_of_it() {
+        let ranges: Vec<IpNet> = ["10.244.0.0/23", "fd00::/56"]
+            .map(|range| range.parse().unwrap())
+            .into();
+        let mut given = Given::default();
+        let mut give = |node: &str| {
+            let of_node = given.give(node, &ranges, Masks::default(), Vec::new())?;
+            Ok::<_, IpNet>(of_node.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let first = give("node-1").unwrap();
+        assert_eq!(first, ["10.244.0.0/24", "fd00::/64"]);
+        assert_eq!(
+            give("node-2").unwrap(),
+            ["10.244.1.0/24", "fd00:0:0:1::/64"]
+        );
+        // Asked again, after a write whose outcome is not known.
+        assert_eq!(give("node-1").unwrap(), first);
+        assert_eq!(give("node-3"), Err(ranges[0]));
+        given.take_back("node-1");
+        let third = given.give("node-3", &ranges, Masks::default(), Vec::new());
+        assert_eq!(third.unwrap()[0].to_string(), first[0]);
     }
 }

@@ -1,5 +1,6 @@
 //! Nodes: their pod ranges, and whether they are alive.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use weft_model::ObjectKey;
 use super::world::{LEASES, World};
 use super::{Context, During, Error, Options};
 use crate::events::Severity;
-use crate::node_ranges::free_parts;
+use crate::node_ranges::Given;
 
 const COMPONENT: &str = "node-controller";
 /// A node whose lease is older is taken for dead (kube-controller-manager's
@@ -24,6 +25,7 @@ const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 pub(super) struct Nodes {
     context: Context,
     options: Options,
+    given: RefCell<Given>,
 }
 
 /// What is known of a node's health.
@@ -37,19 +39,24 @@ enum Health {
 
 impl Nodes {
     pub(super) fn new(context: Context, options: Options) -> Self {
-        Self { context, options }
+        Self {
+            context,
+            options,
+            given: RefCell::default(),
+        }
     }
 
     pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Option<Duration>, Error> {
         let (node, ranges, health, next_look) = {
             let world = self.context.world.borrow();
             let Some(node) = world.nodes.get(&key).cloned() else {
+                self.given.borrow_mut().take_back(&key.name);
                 return Ok(None);
             };
             let ranges = if has_ranges(&node) {
                 Ok(Vec::new())
             } else {
-                self.free_ranges(&world)
+                self.free_ranges(&world, &key.name)
             };
             let silent_for = silence(&world, &key);
             let health = health(&node, silent_for);
@@ -87,8 +94,8 @@ impl Nodes {
         Ok(next_look.map(|pause| pause + Duration::from_secs(1)))
     }
 
-    /// The first free part of each pod range, or the range that has none.
-    fn free_ranges(&self, world: &World) -> Result<Vec<IpNet>, IpNet> {
+    /// The ranges for a node, or the pod range that has none left.
+    fn free_ranges(&self, world: &World, node: &str) -> Result<Vec<IpNet>, IpNet> {
         let mut taken = self.options.reserved.clone();
         taken.extend(
             world
@@ -101,15 +108,10 @@ impl Nodes {
                 })
                 .filter_map(|range| range.parse::<IpNet>().ok()),
         );
-        self.options
-            .pod_cidrs
-            .iter()
-            .map(|range| {
-                free_parts(*range, self.options.masks, &taken)
-                    .next()
-                    .ok_or(*range)
-            })
-            .collect()
+        let Options {
+            pod_cidrs, masks, ..
+        } = &self.options;
+        self.given.borrow_mut().give(node, pod_cidrs, *masks, taken)
     }
 
     async fn mark_unknown(&self, nodes: &Api<Node>, node: &Node) -> Result<(), Error> {
