@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::body::{self, Answer, document, failure, whole};
+use crate::compress;
 use crate::delete::{self, DeleteOptions, Deleted};
 use crate::discovery;
 use crate::identity::{Identity, Peer};
@@ -57,12 +58,18 @@ impl Api {
     {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let shortened = method == Method::GET && compress::accepts_gzip(request.headers());
         // A fault in one request must not end the others of its connection.
         let response = AssertUnwindSafe(self.respond(request, peer))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(ApiError::internal("the server has a fault in this request")))
             .unwrap_or_else(|error| failure(&error));
+        let response = if shortened {
+            compress::shorten(response)
+        } else {
+            response
+        };
         tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
         response
     }
@@ -157,14 +164,8 @@ impl Api {
         if let Some(answer) = discovery::answer(&registry, &path, &call.head) {
             return answer;
         }
-        if path == "/openapi/v2" {
-            return openapi::version_2(&call.head.headers);
-        }
-        if let Some(rest) = path.strip_prefix("/openapi/v3") {
-            // Making a document takes long enough to keep others waiting.
-            let (documents, rest) = (self.documents.clone(), rest.to_owned());
-            let made = tokio::task::spawn_blocking(move || documents.answer(&registry, &rest));
-            return made.await.map_err(ApiError::internal)?;
+        if let Some(rest) = path.strip_prefix("/openapi/") {
+            return self.openapi(&call, rest.to_owned(), registry).await;
         }
         let (group, version, parts) = route::split(&path).ok_or_else(ApiError::no_such_path)?;
         if let Some(answer) = reviews::answer(self, &call, group, version, &parts) {
@@ -175,6 +176,29 @@ impl Api {
             return subresource::answer(self, call, route).await;
         }
         self.verb(call, route).await
+    }
+
+    async fn openapi(
+        &self,
+        call: &Call,
+        rest: String,
+        registry: Arc<Registry>,
+    ) -> Result<Response<Answer>, ApiError> {
+        let documents = self.documents.clone();
+        let asked = openapi::Asked {
+            headers: call.head.headers.clone(),
+            hash: call.query.get("hash").to_owned(),
+            now: call.now,
+        };
+        // Making a document takes long enough to keep others waiting.
+        let made = tokio::task::spawn_blocking(move || match rest.strip_prefix("v3") {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                documents.answer(&registry, rest, &asked)
+            }
+            _ if rest == "v2" => documents.version_2(&registry, &asked),
+            _ => Err(ApiError::no_such_path()),
+        });
+        made.await.map_err(ApiError::internal)?
     }
 
     async fn verb(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {

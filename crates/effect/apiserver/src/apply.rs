@@ -1,14 +1,12 @@
 //! Server-side apply: a manager says what it wants, and owns the fields it names.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::api::{Api, Call};
 use crate::managed::{self, Entry, Fields};
 use crate::negotiate;
-use crate::object::Object;
 use crate::resource::{ApplyList, Strategy};
 use crate::status::ApiError;
 use crate::store::Tx;
@@ -116,63 +114,109 @@ pub(crate) fn apply(
         managed::write(&mut config, &[mine]);
         return write::create(tx, request, config, warnings);
     };
-    let (object, entries) = merged(request, &previous, config, wanted, mine, force)?;
+    let application = Application {
+        strategy,
+        api_version: resource.api_version(),
+        config,
+        wanted,
+        mine,
+        force,
+        now: &now,
+    };
+    let (object, entries) = application.merge_into(&previous.value())?;
     write::apply_update(tx, request, previous, object, &entries, warnings)
 }
 
-/// The object with `config` merged into it, and who owns it then.
-fn merged(
-    request: &Request,
-    previous: &Arc<Object>,
+/// Who applies what, and when.
+struct Application<'a> {
+    strategy: &'a dyn Strategy,
+    api_version: String,
     config: Value,
     wanted: Fields,
-    mut mine: Entry,
+    mine: Entry,
     force: bool,
-) -> Result<(Value, Vec<Entry>), ApiError> {
-    let strategy = &*request.resource.strategy;
-    let live = previous.value();
-    let now = time_text(request.now);
-    let mut entries = managed::entries(&live);
-    if entries.is_empty() {
-        let api_version = request.resource.api_version();
-        let mut before = Entry::new(BEFORE, "Update", "", api_version);
-        before.set(Fields::of_object(&live, strategy), &now);
-        entries.push(before);
-    }
-    let mut object = live.clone();
-    merge(&mut object, config.clone(), &mut Vec::new(), strategy);
-    let differing = wanted.differing(Some(&object), Some(&live));
-    let mut conflicts = Vec::new();
-    for entry in entries.iter_mut().filter(|entry| !entry.is(&mine)) {
-        let shared = differing.shared(&entry.fields);
-        if shared.is_empty() {
-            continue;
+    now: &'a str,
+}
+
+impl Application<'_> {
+    /// `live` with the configuration merged into it, and who owns it then.
+    fn merge_into(self, live: &Value) -> Result<(Value, Vec<Entry>), ApiError> {
+        let Self {
+            strategy,
+            config,
+            wanted,
+            mut mine,
+            now,
+            ..
+        } = self;
+        let mut entries = managed::entries(live);
+        if entries.is_empty() {
+            let mut before = Entry::new(BEFORE, "Update", "", self.api_version);
+            before.set(Fields::of_object(live, strategy), now);
+            entries.push(before);
         }
-        if force {
-            let left = entry.fields.without(&differing);
-            entry.leave(left);
-        } else {
-            conflicts.push((entry.description(), shared));
+        let mut object = live.clone();
+        merge(&mut object, config.clone(), &mut Vec::new(), strategy);
+        let differing = wanted.differing(Some(&object), Some(live));
+        let mut conflicts = Vec::new();
+        for entry in entries.iter_mut().filter(|entry| !entry.is(&mine)) {
+            let shared = differing.shared(&entry.fields);
+            if shared.is_empty() {
+                continue;
+            }
+            if self.force {
+                let left = entry.fields.without(&differing);
+                entry.leave(left);
+            } else {
+                conflicts.push((entry.description(), shared));
+            }
         }
+        if !conflicts.is_empty() {
+            return Err(conflict(&conflicts));
+        }
+        let mut others = Fields::default();
+        for entry in entries.iter().filter(|entry| !entry.is(&mine)) {
+            others.unite(&entry.fields);
+        }
+        let at = entries.iter().position(|entry| entry.is(&mine));
+        if let Some(at) = at {
+            mine = entries.remove(at);
+            let dropped = mine.fields.without(&wanted).without(&others);
+            dropped.remove_from(&mut object);
+            // What emptied on the way is there again if it was asked for empty.
+            merge(&mut object, config, &mut Vec::new(), strategy);
+        }
+        mine.set(wanted, now);
+        entries.insert(0, mine);
+        Ok((object, entries))
     }
-    if !conflicts.is_empty() {
-        return Err(conflict(&conflicts));
+}
+
+/// Applies a configuration to an object without a store: the object then, with its owners in
+/// it.
+pub(crate) fn exercise(
+    strategy: &dyn Strategy,
+    live: &Value,
+    config: &Value,
+    manager: &str,
+    force: bool,
+) -> Result<Value, ApiError> {
+    let repeated = repeated_elements(config, &mut Vec::new(), &mut String::new(), strategy);
+    if !repeated.is_empty() {
+        return Err(ApiError::bad_request(repeated.join(", ")));
     }
-    let mut others = Fields::default();
-    for entry in entries.iter().filter(|entry| !entry.is(&mine)) {
-        others.unite(&entry.fields);
-    }
-    let at = entries.iter().position(|entry| entry.is(&mine));
-    if let Some(at) = at {
-        mine = entries.remove(at);
-        let dropped = mine.fields.without(&wanted).without(&others);
-        dropped.remove_from(&mut object);
-        // What emptied on the way is there again if it was asked for empty.
-        merge(&mut object, config, &mut Vec::new(), strategy);
-    }
-    mine.set(wanted, &now);
-    entries.insert(0, mine);
-    Ok((object, entries))
+    let application = Application {
+        strategy,
+        api_version: "v1".to_owned(),
+        config: config.clone(),
+        wanted: Fields::of_object(config, strategy),
+        mine: Entry::new(manager, "Apply", "", "v1".to_owned()),
+        force,
+        now: "2020-01-01T00:00:00Z",
+    };
+    let (mut object, entries) = application.merge_into(live)?;
+    managed::write(&mut object, &entries);
+    Ok(object)
 }
 
 fn conflict(conflicts: &[(String, Vec<String>)]) -> ApiError {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Body, Frame};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::negotiate::{Encoding, encode, media_type};
 use crate::status::ApiError;
@@ -45,6 +46,45 @@ pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Resp
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
+    response
+}
+
+/// The hash of some texts, as an entity tag and in addresses.
+pub(crate) fn hash<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update(text);
+    }
+    let hash = hash.finalize();
+    hash.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// An answer that a client may keep and ask for again by its tag: 304 if it has it already.
+pub(crate) fn tagged(
+    asked: &HeaderMap,
+    tag: &str,
+    media: &'static str,
+    body: impl FnOnce() -> Bytes,
+) -> Response<Answer> {
+    let quoted = format!("\"{tag}\"");
+    let known = asked
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|one| matches!(one.trim(), "*") || one.trim().trim_start_matches("W/") == quoted);
+    let mut response = if known {
+        let mut response = Response::new(Full::new(Bytes::new()).boxed_unsync());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        whole(StatusCode::OK, media, body())
+    };
+    let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(&quoted) {
+        headers.insert(header::ETAG, tag);
+    }
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }
 

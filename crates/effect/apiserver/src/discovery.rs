@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use http::{Response, StatusCode, request};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request};
 use serde_json::{Value, json};
 
-use crate::body::{Answer, document, whole};
+use crate::body::{Answer, document, hash, tagged};
 use crate::negotiate::{Encoding, accepts_aggregated, negotiate};
 use crate::resource::{Registry, Resource, api_version};
 use crate::reviews::REVIEWS;
@@ -93,8 +93,8 @@ pub(crate) fn answer(
     let aggregated = accepts_aggregated(&head.headers);
     let found = match parts.as_slice() {
         [""] => Some(json!({"paths": paths(registry)})),
-        ["api"] if aggregated => return Some(Ok(send_aggregated(registry, true))),
-        ["apis"] if aggregated => return Some(Ok(send_aggregated(registry, false))),
+        ["api"] if aggregated => return Some(Ok(send_aggregated(registry, true, &head.headers))),
+        ["apis"] if aggregated => return Some(Ok(send_aggregated(registry, false, &head.headers))),
         ["api"] => Some(json!({
             "kind": "APIVersions",
             "versions": groups(registry).remove("").unwrap_or_default(),
@@ -227,7 +227,7 @@ fn resource_list(registry: &Registry, group: &str, version: &str) -> Option<Valu
     }))
 }
 
-fn send_aggregated(registry: &Registry, core: bool) -> Response<Answer> {
+fn send_aggregated(registry: &Registry, core: bool, asked: &HeaderMap) -> Response<Answer> {
     let items: Vec<Value> = groups(registry)
         .iter()
         .filter(|(group, _)| group.is_empty() == core)
@@ -256,7 +256,13 @@ fn send_aggregated(registry: &Registry, core: bool) -> Response<Answer> {
         "metadata": {},
         "items": items,
     });
-    whole(StatusCode::OK, AGGREGATED, list.to_string())
+    let text = list.to_string();
+    let tag = hash([text.as_bytes()]);
+    let mut response = tagged(asked, &tag, AGGREGATED, || text.into());
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
 }
 
 fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<Value> {

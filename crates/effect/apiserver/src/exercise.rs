@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::apply;
 use crate::object::Object;
+use crate::options::{AskedVersion, ListOptions, WriteOptions, delete_options};
 use crate::patch;
-use crate::resource::{PatchList, Resource, Strategy};
+use crate::resource::{ApplyList, PatchList, Resource, Strategy};
+use crate::route::Query;
 use crate::selector::Selector;
+use crate::strict::Document;
 
 /// A strategy with a list of each kind, and one field to select by.
 struct Lists;
@@ -21,6 +25,19 @@ impl Strategy for Lists {
             [.., "finalizers"] => PatchList::Set,
             _ => PatchList::Replace,
         })
+    }
+
+    fn apply_list(&self, path: &[&str]) -> ApplyList {
+        match path {
+            [.., "containers"] => ApplyList::Map(vec!["name".into()]),
+            [.., "ports"] => ApplyList::Map(vec!["port".into(), "protocol".into()]),
+            [.., "finalizers"] => ApplyList::Set,
+            _ => ApplyList::Atomic,
+        }
+    }
+
+    fn apply_map_is_atomic(&self, path: &[&str]) -> bool {
+        matches!(path, [.., "selector"])
     }
 
     fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
@@ -73,6 +90,82 @@ pub fn exercise_selector(data: &[u8]) {
     let object = serde_json::from_slice(part()).unwrap_or(Value::Null);
     if let Ok(selector) = Selector::parse(&pods(), labels, fields) {
         selector.matches(&Object::new(&object, 1), &Lists);
+    }
+}
+
+/// Lets two managers apply to one object in turn. `data` is the JSON of both configurations, a
+/// zero byte between them. Must not panic, whatever `data` is; asserts that applying once more
+/// changes nothing, that what a manager applies is there, and that a manager who gives up
+/// everything owns nothing.
+pub fn exercise_apply(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == 0);
+    let mut document = || Document::from_json(parts.next().unwrap_or_default()).ok();
+    let (Some(one), Some(two)) = (document(), document()) else {
+        return;
+    };
+    let (Some(one), Some(two)) = (configuration(one.value), configuration(two.value)) else {
+        return;
+    };
+    let empty = configuration(json!({})).unwrap_or_default();
+    let Ok(first) = apply::exercise(&Lists, &empty, &one, "one", true) else {
+        return;
+    };
+    let again = apply::exercise(&Lists, &first, &one, "one", false);
+    assert_eq!(again, Ok(first.clone()), "applied again");
+    let refused = apply::exercise(&Lists, &first, &two, "two", false);
+    let Ok(both) = apply::exercise(&Lists, &first, &two, "two", true) else {
+        assert!(refused.is_err(), "force refuses more than no force");
+        return;
+    };
+    if let Ok(peaceful) = refused {
+        assert_eq!(peaceful, both, "without a conflict force changes nothing");
+    }
+    let again = apply::exercise(&Lists, &both, &two, "two", false);
+    assert_eq!(again, Ok(both.clone()), "applied again by the second");
+    let nothing = apply::exercise(&Lists, &both, &empty, "two", true);
+    assert!(
+        nothing.is_ok_and(|left| !left.to_string().contains("\"manager\":\"two\"")),
+        "who wants nothing owns nothing"
+    );
+}
+
+/// A configuration of the toy kind; its metadata is the server's.
+fn configuration(mut value: Value) -> Option<Value> {
+    let map = value.as_object_mut()?;
+    map.insert("apiVersion".into(), "v1".into());
+    map.insert("kind".into(), "Pod".into());
+    map.insert("metadata".into(), json!({"name": "x", "namespace": "y"}));
+    map.remove("status");
+    Some(value)
+}
+
+/// Reads `data` as a query, and the options of each kind of request from it. Must not panic,
+/// whatever `data` is; asserts that what is accepted does not contradict itself.
+pub fn exercise_options(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let query = Query::parse(text);
+    for kind in ["CreateOptions", "UpdateOptions", "PatchOptions"] {
+        for applies in [false, true] {
+            if let Ok(options) = WriteOptions::parse(&query, kind, applies) {
+                let named = options.manager.is_some_and(|name| !name.is_empty());
+                assert!(named || kind != "PatchOptions" || !applies);
+            }
+        }
+    }
+    let _ = delete_options(&Value::Null, &query);
+    if let Ok(list) = ListOptions::parse(&query, false) {
+        assert!(list.send_initial.is_none());
+        assert!(list.matching.is_none() || list.version != AskedVersion::Unset);
+        assert!(list.token.is_none() || !matches!(list.version, AskedVersion::At(_)));
+        if let Some(version) = list.exact_version() {
+            assert_eq!(list.version, AskedVersion::At(version));
+        }
+    }
+    if let Ok(watch) = ListOptions::parse(&query, true) {
+        assert_eq!(watch.matching.is_some(), watch.send_initial.is_some());
+        assert!(!watch.marks_end_of_objects() || watch.bookmarks);
     }
 }
 

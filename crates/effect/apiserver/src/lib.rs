@@ -8,6 +8,7 @@
 mod api;
 mod apply;
 mod body;
+mod compress;
 mod delete;
 mod discovery;
 mod disk;
@@ -38,7 +39,7 @@ mod watch;
 mod write;
 
 pub use disk::{StoreError, stored_version};
-pub use exercise::{exercise_patch, exercise_selector};
+pub use exercise::{exercise_apply, exercise_options, exercise_patch, exercise_selector};
 pub use negotiate::ProtobufDecoder;
 pub use openapi::DocumentSource;
 pub use pki::{Credential, Pki, PkiError, SubjectName, kubeconfig};

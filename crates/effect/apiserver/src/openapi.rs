@@ -5,57 +5,47 @@
 //! describe, a `List` or a kind that does not exist, it asks for version 2, and where there is
 //! none it gives up; a version 2 that describes nothing makes it go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::body::{Answer, document, whole};
-use crate::discovery::groups;
-use crate::negotiate::Encoding;
+use crate::body::{Answer, hash, tagged, whole};
+use crate::compress::{accepts_gzip, mark, pack, unpack};
 use crate::resource::{Registry, Resource};
 use crate::status::ApiError;
 
 /// Makes the document of a group and version, where it has a better one than the server.
 pub type DocumentSource = Arc<dyn Fn(&str, &str) -> Option<Value> + Send + Sync>;
 
-/// Documents longer than this, in bytes, are made anew for each request: they are read
-/// seldom, and clients keep them.
-const KEPT: usize = 64 << 10;
-
 /// `swagger: "2.0"`, as a protobuf message `openapi.v2.Document`: the only form that clients in
 /// Go ask for.
 const VERSION_2: &[u8] = b"\x0a\x032.0";
 
-/// Answers `/openapi/v2`.
-pub(crate) fn version_2(headers: &HeaderMap) -> Result<Response<Answer>, ApiError> {
-    let accepts_protobuf = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.contains("com.github.proto-openapi.spec.v2"));
-    if accepts_protobuf {
-        return Ok(whole(
-            StatusCode::OK,
-            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
-            Bytes::from_static(VERSION_2),
-        ));
-    }
-    let nothing = json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": "v1"},
-        "paths": {},
-    });
-    document(StatusCode::OK, &nothing, Encoding::Json)
+/// What a request says besides its path.
+pub(crate) struct Asked {
+    pub(crate) headers: HeaderMap,
+    /// The version of the document that the client means; empty for any.
+    pub(crate) hash: String,
+    pub(crate) now: Timestamp,
 }
 
-/// The documents.
+/// A document, as it is kept: in gzip, a tenth of its size.
+struct Kept {
+    /// Of the rows it was made of.
+    fingerprint: String,
+    /// Of its text.
+    hash: String,
+    packed: Bytes,
+}
+
+/// The documents. They are large, take long to make, and change only with the kinds.
 pub(crate) struct Documents {
     source: Option<DocumentSource>,
-    kept: Mutex<BTreeMap<String, Bytes>>,
+    kept: Mutex<BTreeMap<String, Arc<Kept>>>,
 }
 
 impl Documents {
@@ -71,91 +61,216 @@ impl Documents {
         &self,
         registry: &Registry,
         rest: &str,
+        asked: &Asked,
     ) -> Result<Response<Answer>, ApiError> {
         let path = rest.trim_matches('/');
         if path.is_empty() {
-            return document(StatusCode::OK, &index(registry), Encoding::Json);
+            let text = self.index(registry)?.to_string();
+            let tag = hash([text.as_bytes()]);
+            return Ok(tagged(&asked.headers, &tag, "application/json", || {
+                text.into()
+            }));
         }
         let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
             ["api", version] => ("", *version),
             ["apis", group, version] => (*group, *version),
             _ => return Err(ApiError::no_such_path()),
         };
-        if registry
-            .iter()
-            .all(|one| one.group != group || one.version != version)
-        {
-            return Err(ApiError::no_such_path());
+        let kept = self
+            .kept(registry, group, version)?
+            .ok_or_else(ApiError::no_such_path)?;
+        if !asked.hash.is_empty() && asked.hash != kept.hash {
+            return Ok(moved(&address(path, &kept.hash)));
         }
-        let mut response = whole(
-            StatusCode::OK,
-            "application/json",
-            self.text(registry, group, version, path),
-        );
-        // The address holds a hash, so what is behind it never changes.
-        response.headers_mut().insert(
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("public, immutable"),
-        );
+        let packed = accepts_gzip(&asked.headers);
+        let text = if packed {
+            kept.packed.clone()
+        } else {
+            unpack(&kept.packed).map_err(ApiError::internal)?
+        };
+        let mut response = tagged(&asked.headers, &kept.hash, "application/json", || text);
+        let status = response.status();
+        let headers = response.headers_mut();
+        if packed && status == StatusCode::OK {
+            mark(headers);
+        }
+        if !asked.hash.is_empty() {
+            // The address holds the hash, so what is behind it never changes.
+            headers.insert(
+                header::CACHE_CONTROL,
+                HeaderValue::from_static("public, immutable"),
+            );
+            let end = asked.now.as_second().saturating_add(YEAR);
+            if let Some(date) = http_date(end) {
+                headers.insert(header::EXPIRES, date);
+            }
+        }
         Ok(response)
     }
 
-    fn text(&self, registry: &Registry, group: &str, version: &str, path: &str) -> Bytes {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(text) = kept.get(path) {
-            return text.clone();
+    /// Answers `/openapi/v2`: the schemas of all kinds.
+    pub(crate) fn version_2(
+        &self,
+        registry: &Registry,
+        asked: &Asked,
+    ) -> Result<Response<Answer>, ApiError> {
+        let accepts_protobuf = asked
+            .headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.contains("com.github.proto-openapi.spec.v2"));
+        if accepts_protobuf {
+            return Ok(whole(
+                StatusCode::OK,
+                "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+                Bytes::from_static(VERSION_2),
+            ));
+        }
+        let mut definitions = Map::new();
+        for (group, version) in served(registry) {
+            let Some(kept) = self.kept(registry, &group, &version)? else {
+                continue;
+            };
+            let text = unpack(&kept.packed).map_err(ApiError::internal)?;
+            let mut document: Value = serde_json::from_slice(&text).map_err(ApiError::internal)?;
+            let mut schemas = document["components"]["schemas"].take();
+            point_at_definitions(&mut schemas);
+            if let Value::Object(schemas) = schemas {
+                definitions.extend(schemas);
+            }
+        }
+        let document = json!({
+            "swagger": "2.0",
+            "info": {"title": "Kubernetes", "version": "v1"},
+            "paths": {},
+            "definitions": definitions,
+        });
+        let text = document.to_string();
+        let tag = hash([text.as_bytes()]);
+        Ok(tagged(&asked.headers, &tag, "application/json", || {
+            text.into()
+        }))
+    }
+
+    fn index(&self, registry: &Registry) -> Result<Value, ApiError> {
+        let mut paths = Map::new();
+        for (group, version) in served(registry) {
+            if let Some(kept) = self.kept(registry, &group, &version)? {
+                let path = path_of(&group, &version);
+                let url = address(&path, &kept.hash);
+                paths.insert(path, json!({ "serverRelativeURL": url }));
+            }
+        }
+        Ok(json!({ "paths": paths }))
+    }
+
+    /// The document of a group and version; `None` when no kind lives there.
+    fn kept(
+        &self,
+        registry: &Registry,
+        group: &str,
+        version: &str,
+    ) -> Result<Option<Arc<Kept>>, ApiError> {
+        let Some(fingerprint) = fingerprint(registry, group, version) else {
+            return Ok(None);
+        };
+        let path = path_of(group, version);
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = all.get(&path)
+            && kept.fingerprint == fingerprint
+        {
+            return Ok(Some(kept.clone()));
         }
         let made = self
             .source
             .as_ref()
-            .and_then(|source| source(group, version));
-        let text = Bytes::from(
-            made.unwrap_or_else(|| generic(registry, group, version))
-                .to_string(),
-        );
-        if text.len() <= KEPT {
-            kept.insert(path.to_owned(), text.clone());
-        }
-        text
+            .and_then(|source| source(group, version))
+            .unwrap_or_else(|| generic(registry, group, version));
+        let text = made.to_string();
+        let kept = Arc::new(Kept {
+            fingerprint,
+            hash: hash([text.as_bytes()]),
+            packed: pack(text.as_bytes()).map_err(ApiError::internal)?,
+        });
+        all.insert(path, kept.clone());
+        Ok(Some(kept))
     }
 }
 
-fn index(registry: &Registry) -> Value {
-    let mut paths = Map::new();
-    for (group, versions) in groups(registry) {
-        for version in versions {
-            if registry
-                .iter()
-                .all(|one| one.group != group || one.version != version)
-            {
-                continue;
-            }
-            let path = if group.is_empty() {
-                format!("api/{version}")
-            } else {
-                format!("apis/{group}/{version}")
-            };
-            let mut hash = Sha256::new();
-            hash.update(env!("CARGO_PKG_VERSION"));
-            for resource in registry
-                .iter()
-                .filter(|one| one.group == group && one.version == version)
-            {
-                hash.update(format!(
-                    "{} {:?} {:?}\n",
-                    resource.kind, resource.verbs, resource.subresources
-                ));
-            }
-            let hash: String = hash
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02X}"))
-                .collect();
-            let url = format!("/openapi/v3/{path}?hash={hash}");
-            paths.insert(path, json!({ "serverRelativeURL": url }));
-        }
+/// A year, in seconds: as long as HTTP lets an answer stay fresh.
+const YEAR: i64 = 365 * 24 * 3600;
+
+fn http_date(second: i64) -> Option<HeaderValue> {
+    let time = Timestamp::from_second(second).ok()?;
+    let text = time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    HeaderValue::from_str(&text).ok()
+}
+
+fn moved(address: &str) -> Response<Answer> {
+    let mut response = whole(StatusCode::MOVED_PERMANENTLY, "text/plain", "moved\n");
+    if let Ok(address) = HeaderValue::from_str(address) {
+        response.headers_mut().insert(header::LOCATION, address);
     }
-    json!({ "paths": paths })
+    response
+}
+
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
+}
+
+fn address(path: &str, hash: &str) -> String {
+    format!("/openapi/v3/{path}?hash={hash}")
+}
+
+/// Groups and versions that have kinds.
+fn served(registry: &Registry) -> BTreeSet<(String, String)> {
+    let all = registry.iter();
+    all.map(|one| (one.group.clone(), one.version.clone()))
+        .collect()
+}
+
+/// Tells whether the kinds of a group and version are still those a document was made of.
+fn fingerprint(registry: &Registry, group: &str, version: &str) -> Option<String> {
+    let rows: Vec<String> = registry
+        .iter()
+        .filter(|one| one.group == group && one.version == version)
+        .map(|one| {
+            let schema = one.strategy.schema().unwrap_or_default();
+            format!(
+                "{} {:?} {:?} {schema}\n",
+                one.kind, one.verbs, one.subresources
+            )
+        })
+        .collect();
+    (!rows.is_empty()).then(|| hash(rows.iter().map(String::as_bytes)))
+}
+
+/// Version 2 keeps its schemas elsewhere.
+fn point_at_definitions(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            for (name, value) in map {
+                match value {
+                    Value::String(target) if name == "$ref" => {
+                        *target = target.replace("#/components/schemas/", "#/definitions/");
+                    }
+                    Value::Null
+                    | Value::Bool(_)
+                    | Value::Number(_)
+                    | Value::String(_)
+                    | Value::Array(_)
+                    | Value::Object(_) => point_at_definitions(value),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(point_at_definitions),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// A document made of what the registry knows.

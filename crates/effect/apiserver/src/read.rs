@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::api::{Api, Call, include};
 use crate::body::{Answer, document, stream, whole};
+use crate::compress::Long;
 use crate::negotiate::{Encoding, Shape, negotiate};
 use crate::object::Object;
 use crate::options::{AskedVersion, ListOptions};
@@ -270,9 +271,11 @@ fn plain_list(
         let body = pieces.next(usize::MAX).unwrap_or_default();
         return whole(StatusCode::OK, "application/json", body);
     }
-    stream(futures::stream::iter(std::iter::from_fn(move || {
+    let mut response = stream(futures::stream::iter(std::iter::from_fn(move || {
         pieces.next(PIECE)
-    })))
+    })));
+    response.extensions_mut().insert(Long);
+    response
 }
 
 struct ListPieces {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use weft_apiserver::{exercise_patch, exercise_selector};
+use weft_apiserver::{exercise_apply, exercise_options, exercise_patch, exercise_selector};
 
 fn replay(target: &str, exercise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -27,6 +27,16 @@ fn replay(target: &str, exercise: fn(&[u8])) {
 #[test]
 fn patches() {
     replay("api_patch", exercise_patch);
+}
+
+#[test]
+fn applies() {
+    replay("api_apply", exercise_apply);
+}
+
+#[test]
+fn options() {
+    replay("api_options", exercise_options);
 }
 
 #[test]

@@ -475,3 +475,196 @@ async fn a_page_that_is_forgotten_can_be_followed_inconsistently() {
     assert_eq!(client.get(&not_older).await.status, StatusCode::OK);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn long_answers_are_shortened_for_who_takes_it() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let color = "blue ".repeat(30_000);
+    for name in ["a", "b"] {
+        client
+            .post(WIDGETS, widget(name, json!({"color": color})))
+            .await;
+    }
+    let plain = client.get(WIDGETS).await;
+    assert!(!plain.headers.contains_key("content-encoding"));
+    let takes = [("accept-encoding", "gzip")];
+    let short = client.call(Method::GET, WIDGETS, &takes, "").await;
+    assert_eq!(short.headers["content-encoding"], "gzip");
+    assert_eq!(short.headers["vary"], "Accept-Encoding");
+    assert!(short.body.len() < plain.body.len() / 10);
+    assert_eq!(unpacked(&short.body), plain.body);
+    // More than is sent in one piece.
+    for name in ["c", "d", "e", "f", "g", "h"] {
+        client
+            .post(WIDGETS, widget(name, json!({"color": color})))
+            .await;
+    }
+    let plain = client.get(WIDGETS).await;
+    assert!(plain.body.len() > 1 << 20);
+    let short = client.call(Method::GET, WIDGETS, &takes, "").await;
+    assert_eq!(short.headers["content-encoding"], "gzip");
+    assert_eq!(unpacked(&short.body), plain.body);
+    let small = client.call(Method::GET, "/apis", &takes, "").await;
+    assert!(!small.headers.contains_key("content-encoding"));
+    let watch = format!("{WIDGETS}?watch=1&timeoutSeconds=1&resourceVersion=1");
+    let watch = client.call(Method::GET, &watch, &takes, "").await;
+    assert!(
+        !watch.headers.contains_key("content-encoding"),
+        "a watch waits for nothing"
+    );
+    server.stop().await;
+}
+
+fn unpacked(body: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(body), &mut text).unwrap();
+    text
+}
+
+#[tokio::test]
+async fn what_does_not_change_is_asked_for_by_its_tag() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let index = client.get("/openapi/v3").await.json();
+    let address = index["paths"]["apis/example.com/v1"]["serverRelativeURL"]
+        .as_str()
+        .unwrap();
+    for (path, accept) in [
+        ("/api", aggregated),
+        ("/apis", aggregated),
+        ("/openapi/v3", "application/json"),
+        ("/openapi/v2", "application/json"),
+        (address, "application/json"),
+    ] {
+        let headers = [("accept", accept)];
+        let first = client.call(Method::GET, path, &headers, "").await;
+        assert_eq!(first.status, StatusCode::OK, "{path}");
+        let tag = first.headers["etag"].to_str().unwrap().to_owned();
+        let known = [("accept", accept), ("if-none-match", tag.as_str())];
+        let again = client.call(Method::GET, path, &known, "").await;
+        assert_eq!(again.status, StatusCode::NOT_MODIFIED, "{path}");
+        assert_eq!(
+            (again.headers["etag"].to_str().unwrap(), again.body.len()),
+            (tag.as_str(), 0)
+        );
+        let other = [("accept", accept), ("if-none-match", "\"other\"")];
+        let other = client.call(Method::GET, path, &other, "").await;
+        assert_eq!(
+            (other.status, &other.body),
+            (StatusCode::OK, &first.body),
+            "{path}"
+        );
+    }
+    let document = client.get(address).await;
+    assert_eq!(document.headers["cache-control"], "public, immutable");
+    assert!(document.headers.contains_key("expires"));
+    let tag = document.headers["etag"].to_str().unwrap().trim_matches('"');
+    assert!(address.ends_with(&format!("?hash={tag}")), "{address}");
+    let takes = [("accept-encoding", "gzip")];
+    let short = client.call(Method::GET, address, &takes, "").await;
+    assert_eq!(unpacked(&short.body), document.body);
+    let old = client.get("/openapi/v3/apis/example.com/v1?hash=OLD").await;
+    assert_eq!(old.status, StatusCode::MOVED_PERMANENTLY);
+    assert_eq!(old.headers["location"], address);
+    let unnamed = client.get("/openapi/v3/apis/example.com/v1").await;
+    assert!(
+        !unnamed.headers.contains_key("cache-control"),
+        "it may change"
+    );
+    let nothing = client.get("/openapi/v3/apis/nothing.com/v1").await;
+    assert_eq!(nothing.status, StatusCode::NOT_FOUND);
+    let version_2 = client.get("/openapi/v2").await.json();
+    let widget = &version_2["definitions"]["example.com.v1.Widget"];
+    assert_eq!(
+        widget["x-kubernetes-group-version-kind"][0]["kind"],
+        "Widget"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn reviews_that_ask_nothing_are_refused() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let authorization = "/apis/authorization.k8s.io/v1";
+    let attributes = json!({"verb": "get", "resource": "pods", "namespace": "other"});
+    for (path, spec, code, message) in [
+        (
+            format!("{authorization}/selfsubjectaccessreviews"),
+            json!({}),
+            422,
+            ".authorization.k8s.io \"\" is invalid: spec.resourceAttributes: Invalid value: \"null\": exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        (
+            format!("{authorization}/subjectaccessreviews"),
+            json!({"resourceAttributes": attributes}),
+            422,
+            ".authorization.k8s.io \"\" is invalid: spec.user: Invalid value: \"\": at least one of user or group must be specified",
+        ),
+        (
+            format!("{authorization}/namespaces/default/localsubjectaccessreviews"),
+            json!({"user": "x", "resourceAttributes": attributes}),
+            422,
+            ".authorization.k8s.io \"\" is invalid: spec.resourceAttributes.namespace: Invalid value: \"other\": must match metadata.namespace",
+        ),
+        (
+            format!("{authorization}/selfsubjectrulesreviews"),
+            json!({}),
+            400,
+            "no namespace on request",
+        ),
+        (
+            "/apis/authentication.k8s.io/v1/tokenreviews".to_owned(),
+            json!({}),
+            400,
+            "token is required for TokenReview in authentication",
+        ),
+    ] {
+        let reply = client.post(&path, json!({"spec": spec})).await;
+        assert_eq!(reply.status.as_u16(), code, "{path}: {:?}", reply.body);
+        assert_eq!(reply.json()["message"], message, "{path}");
+    }
+    let path = format!("{authorization}/subjectaccessreviews");
+    let fine = json!({"spec": {"user": "x", "resourceAttributes": attributes}});
+    assert_eq!(
+        client.post(&path, fine).await.json()["status"]["allowed"],
+        true
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn configurations_that_are_not_of_their_kind_are_refused() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let path = format!("{WIDGETS}/a?fieldManager=me");
+    for (spec, query, message) in [
+        (
+            json!({"sise": 1}),
+            "&fieldValidation=Ignore",
+            "failed to create typed patch object (default/a; example.com/v1, Kind=Widget): .spec.sise: field not declared in schema",
+        ),
+        (
+            json!({"parts": [{"name": "x"}, {"name": "y"}, {"name": "x"}]}),
+            "",
+            "failed to create typed patch object (default/a; example.com/v1, Kind=Widget): .spec.parts: duplicate entries for key [name=\"x\"]",
+        ),
+    ] {
+        let reply = client
+            .patch(&format!("{path}{query}"), APPLY, widget("a", spec))
+            .await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        assert_eq!(reply.json()["message"], message);
+    }
+    let mut other = widget("a", json!({}));
+    other["metadata"]["uid"] = "x".into();
+    let other = client.patch(&path, APPLY, other).await;
+    assert_eq!(other.status, StatusCode::CONFLICT);
+    assert_eq!(
+        client.get(&format!("{WIDGETS}/a")).await.status,
+        StatusCode::NOT_FOUND
+    );
+    server.stop().await;
+}

@@ -1,7 +1,9 @@
-//! Events: what a person sees in `kubectl describe`. Repeated ones are counted, not repeated.
+//! Events: what a person sees in `kubectl describe`. Repeated ones are counted, similar ones
+//! combined, and what is too much is kept back.
 
-use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
+mod correlate;
+
+use correlate::{Correlator, Subject, Told, Verdict};
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -9,10 +11,8 @@ use weft_kube::Client;
 use weft_kube::k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use weft_kube::kube::api::{Patch, PatchParams, PostParams};
-use weft_kube::kube::{Api, Resource};
+use weft_kube::kube::{Api, Error, Resource};
 
-/// How many different events are remembered for counting.
-const REMEMBERED: usize = 256;
 /// How many may wait to be sent, as in client-go; beyond that they are dropped, as they are
 /// only told.
 const QUEUE: usize = 1000;
@@ -43,20 +43,37 @@ struct Noted {
 }
 
 impl Noted {
-    /// Whether it says again what `other` said. The object may have changed meanwhile.
-    fn repeats(&self, other: &Noted) -> bool {
-        let said = |noted: &Noted| (noted.component, noted.severity, noted.reason);
-        said(self) == said(other)
-            && self.message == other.message
-            && self.object.uid == other.object.uid
-            && self.object.field_path == other.object.field_path
+    /// What decides whether it is one of several. The object may change meanwhile, and stays
+    /// the same object.
+    fn subject(&self, node: Option<&str>) -> Subject {
+        let object = &self.object;
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        let about = [
+            self.component.to_owned(),
+            node.unwrap_or_default().to_owned(),
+            text(&object.kind),
+            text(&object.namespace),
+            text(&object.name),
+            text(&object.uid),
+            text(&object.api_version),
+            self.severity.name().to_owned(),
+        ];
+        Subject {
+            about: about.join("\0"),
+            field_path: text(&object.field_path),
+            reason: self.reason.to_owned(),
+            message: self.message.clone(),
+        }
     }
 }
 
-struct Remembered {
-    noted: Noted,
-    name: String,
-    count: i32,
+impl Severity {
+    fn name(self) -> &'static str {
+        match self {
+            Severity::Normal => "Normal",
+            Severity::Warning => "Warning",
+        }
+    }
 }
 
 impl Recorder {
@@ -113,78 +130,118 @@ async fn send_all(
     node: Option<String>,
     mut receiver: tokio::sync::mpsc::Receiver<Noted>,
 ) {
-    let mut remembered: VecDeque<Remembered> = VecDeque::new();
+    let mut correlator = Correlator::default();
     while let Some(noted) = receiver.recv().await {
-        let namespace = noted
-            .object
-            .namespace
-            .clone()
-            .unwrap_or_else(|| "default".to_owned());
-        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-        let now = Time(Timestamp::now());
-        if let Some(old) = remembered.iter_mut().find(|old| noted.repeats(&old.noted)) {
-            old.count += 1;
-            let patch = json!({"count": old.count, "lastTimestamp": now});
-            let patched = api
-                .patch(&old.name, &PatchParams::default(), &Patch::Merge(&patch))
-                .await;
-            match patched {
-                Ok(_) => continue,
-                Err(error) => {
-                    tracing::debug!(%error, "an event is written anew");
-                    remembered.retain(|old| !noted.repeats(&old.noted));
-                }
+        let now = Timestamp::now();
+        let verdict = correlator.observe(&noted.subject(node.as_deref()), now);
+        let told = match verdict {
+            Verdict::KeepBack => {
+                tracing::debug!(reason = noted.reason, "too many events about one object");
+                continue;
             }
-        }
-        let event = new_event(&noted, node.as_deref(), &namespace, now);
-        let name = event.metadata.name.clone().unwrap_or_default();
-        match api.create(&PostParams::default(), &event).await {
-            Ok(_) => {
-                if remembered.len() == REMEMBERED {
-                    remembered.pop_front();
-                }
-                remembered.push_back(Remembered {
-                    noted,
-                    name,
+            Verdict::Tell { key, message } => {
+                let told = Told {
+                    name: new_name(&noted, now),
+                    first: now,
                     count: 1,
-                });
+                };
+                create(&client, &noted, node.as_deref(), message, &told, now)
+                    .await
+                    .map(|()| (key, told))
             }
+            Verdict::Count { key, message, told } => {
+                let told = Told {
+                    count: told.count.saturating_add(1),
+                    ..told
+                };
+                count(&client, &noted, node.as_deref(), message, &told, now)
+                    .await
+                    .map(|()| (key, told))
+            }
+        };
+        match told {
+            Ok((key, told)) => correlator.told(key, told),
             Err(error) => tracing::debug!(%error, reason = noted.reason, "an event is not told"),
         }
     }
 }
 
-fn new_event(noted: &Noted, node: Option<&str>, namespace: &str, now: Time) -> Event {
+fn events_of(client: &Client, noted: &Noted) -> Api<Event> {
+    Api::namespaced(client.clone(), namespace_of(noted))
+}
+
+fn namespace_of(noted: &Noted) -> &str {
+    noted.object.namespace.as_deref().unwrap_or("default")
+}
+
+/// Counts an event that was told; one that is gone meanwhile is told anew.
+async fn count(
+    client: &Client,
+    noted: &Noted,
+    node: Option<&str>,
+    message: String,
+    told: &Told,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let patch = json!({"count": told.count, "lastTimestamp": Time(now), "message": message});
+    let patched = events_of(client, noted)
+        .patch(&told.name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await;
+    match patched {
+        Err(Error::Api(status)) if status.code == 404 => {
+            create(client, noted, node, message, told, now).await
+        }
+        other => other.map(|_| ()),
+    }
+}
+
+async fn create(
+    client: &Client,
+    noted: &Noted,
+    node: Option<&str>,
+    message: String,
+    told: &Told,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let event = new_event(noted, node, message, told, now);
+    events_of(client, noted)
+        .create(&PostParams::default(), &event)
+        .await
+        .map(|_| ())
+}
+
+/// Kubernetes' own form: the object and the time in hexadecimal digits.
+fn new_name(noted: &Noted, now: Timestamp) -> String {
     let object = noted.object.name.as_deref().unwrap_or_default();
-    let nanoseconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos());
+    format!("{object}.{:x}", now.as_nanosecond())
+}
+
+fn new_event(
+    noted: &Noted,
+    node: Option<&str>,
+    message: String,
+    told: &Told,
+    now: Timestamp,
+) -> Event {
     Event {
         metadata: ObjectMeta {
-            // Kubernetes' own form: the object and the time in hexadecimal digits.
-            name: Some(format!("{object}.{nanoseconds:x}")),
-            namespace: Some(namespace.to_owned()),
+            name: Some(told.name.clone()),
+            namespace: Some(namespace_of(noted).to_owned()),
             ..ObjectMeta::default()
         },
         involved_object: noted.object.clone(),
-        type_: Some(
-            match noted.severity {
-                Severity::Normal => "Normal",
-                Severity::Warning => "Warning",
-            }
-            .to_owned(),
-        ),
+        type_: Some(noted.severity.name().to_owned()),
         reason: Some(noted.reason.to_owned()),
-        message: Some(noted.message.clone()),
+        message: Some(message),
         source: Some(EventSource {
             component: Some(noted.component.to_owned()),
             host: node.map(str::to_owned),
         }),
         reporting_component: Some(noted.component.to_owned()),
         reporting_instance: Some(node.unwrap_or_default().to_owned()),
-        count: Some(1),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
+        count: Some(told.count),
+        first_timestamp: Some(Time(told.first)),
+        last_timestamp: Some(Time(now)),
         ..Event::default()
     }
 }
@@ -194,21 +251,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_again_is_counted_though_its_object_has_changed() {
-        let noted = |uid: &str, version: &str, message: &str| Noted {
-            object: ObjectReference {
-                uid: Some(uid.to_owned()),
-                resource_version: Some(version.to_owned()),
-                ..ObjectReference::default()
-            },
-            component: "kubelet",
-            severity: Severity::Normal,
-            reason: "Pulled",
-            message: message.to_owned(),
+    fn an_object_stays_the_same_though_it_has_changed() {
+        let subject = |uid: &str, version: &str| {
+            let noted = Noted {
+                object: ObjectReference {
+                    uid: Some(uid.to_owned()),
+                    resource_version: Some(version.to_owned()),
+                    ..ObjectReference::default()
+                },
+                component: "kubelet",
+                severity: Severity::Normal,
+                reason: "Pulled",
+                message: "m".to_owned(),
+            };
+            noted.subject(Some("node-1"))
         };
-        let first = noted("a", "1", "m");
-        assert!(noted("a", "2", "m").repeats(&first));
-        assert!(!noted("b", "1", "m").repeats(&first));
-        assert!(!noted("a", "1", "n").repeats(&first));
+        assert_eq!(subject("a", "1"), subject("a", "2"));
+        assert_ne!(subject("a", "1"), subject("b", "1"));
     }
 }
