@@ -172,10 +172,17 @@ impl Api {
             return answer;
         }
         let route = Route::find(&registry, group, version, &parts)?;
-        if !route.subresource.is_empty() {
-            return subresource::answer(self, call, route).await;
+        let deprecation = route.resource.strategy.deprecation().map(str::to_owned);
+        let answer = if route.subresource.is_empty() {
+            self.verb(call, route).await
+        } else {
+            subresource::answer(self, call, route).await
+        };
+        let mut answer = answer?;
+        if let Some(text) = deprecation {
+            warn(&mut answer, &text);
         }
-        self.verb(call, route).await
+        Ok(answer)
     }
 
     async fn openapi(
@@ -380,11 +387,7 @@ impl Api {
         };
         let mut response = self.object(call, resource, written.object.value(), status)?;
         for warning in &written.warnings {
-            // RFC 7234, section 5.5: 299 is a persistent warning.
-            let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
-            if let Ok(value) = format!("299 - \"{text}\"").parse() {
-                response.headers_mut().append(header::WARNING, value);
-            }
+            warn(&mut response, warning);
         }
         Ok(response)
     }
@@ -446,6 +449,15 @@ impl Api {
             &list,
             negotiate(&call.head.headers)?.encoding,
         )
+    }
+}
+
+/// Tells a client something besides the answer.
+fn warn(response: &mut Response<Answer>, text: &str) {
+    // RFC 7234, section 5.5: 299 is a persistent warning.
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(value) = format!("299 - \"{text}\"").parse() {
+        response.headers_mut().append(header::WARNING, value);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The bodies of fuzz targets: what clients send that is more than JSON.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use crate::options::{AskedVersion, ListOptions, WriteOptions, delete_options};
 use crate::patch;
 use crate::resource::{ApplyList, PatchList, Resource, Strategy};
 use crate::route::Query;
+use crate::schema;
 use crate::selector::Selector;
 use crate::strict::Document;
 
@@ -44,8 +46,8 @@ impl Strategy for Lists {
         Vec::new()
     }
 
-    fn field_names(&self) -> &[&str] {
-        &["spec.nodeName"]
+    fn field_names(&self) -> Cow<'_, [&str]> {
+        Cow::Borrowed(&["spec.nodeName"])
     }
 
     fn field_value(&self, object: &Value, field: &str) -> String {
@@ -167,6 +169,40 @@ pub fn exercise_options(data: &[u8]) {
         assert_eq!(watch.matching.is_some(), watch.send_initial.is_some());
         assert!(!watch.marks_end_of_objects() || watch.bookmarks);
     }
+}
+
+/// Compiles a schema, asks whether it may be used, and prunes, defaults and validates an object
+/// by it. `data` is the schema's JSON and the object's JSON, a zero byte between them. Must not
+/// panic, whatever `data` is; asserts that pruning and defaulting, done once more, change
+/// nothing, and that what was pruned once loses nothing more.
+pub fn exercise_schema(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == 0);
+    let mut document = || serde_json::from_slice::<Value>(parts.next().unwrap_or_default()).ok();
+    let (Some(described), Some(mut object)) = (document(), document()) else {
+        return;
+    };
+    let usable = schema::structural::complaints(&described, "schema").is_empty();
+    let compiled = schema::Schema::compile(&described);
+    schema::prune(&mut object, &compiled);
+    let mut again = object.clone();
+    assert!(schema::prune(&mut again, &compiled).is_empty());
+    assert_eq!(again, object, "pruning is idempotent");
+    schema::drop_nulls(&mut object, &compiled);
+    schema::default(&mut object, &compiled);
+    if usable {
+        let mut again = object.clone();
+        schema::drop_nulls(&mut again, &compiled);
+        schema::default(&mut again, &compiled);
+        assert_eq!(again, object, "defaulting is idempotent");
+    }
+    let _ = schema::validate(&object, None, &compiled, "");
+    assert!(
+        schema::validate(&object, Some(&object), &compiled, "").len()
+            <= schema::validate(&object, None, &compiled, "").len(),
+        "an object that did not change is complained about no more than a new one"
+    );
+    let _ = schema::duplicates(&object, &compiled);
+    schema::each_embedded(&mut object, &compiled, &mut |_, _| {});
 }
 
 fn pods() -> Resource {

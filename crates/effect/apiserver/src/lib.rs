@@ -9,6 +9,7 @@ mod api;
 mod apply;
 mod body;
 mod compress;
+mod custom;
 mod delete;
 mod discovery;
 mod disk;
@@ -26,6 +27,7 @@ mod resource;
 mod reviews;
 mod route;
 mod scale;
+mod schema;
 mod selector;
 mod server;
 mod state;
@@ -38,8 +40,11 @@ mod token;
 mod watch;
 mod write;
 
+pub use custom::{CommonRules, Scale};
 pub use disk::{StoreError, stored_version};
-pub use exercise::{exercise_apply, exercise_options, exercise_patch, exercise_selector};
+pub use exercise::{
+    exercise_apply, exercise_options, exercise_patch, exercise_schema, exercise_selector,
+};
 pub use negotiate::ProtobufDecoder;
 pub use openapi::DocumentSource;
 pub use pki::{Credential, Pki, PkiError, SubjectName, kubeconfig};

@@ -1,11 +1,11 @@
 //! A stored object: its JSON text, and what lists and watches look at.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::resource::Strategy;
+use crate::resource::{Resource, Strategy};
 
 /// One version of an object. The text is kept, not the document: it is what clients get,
 /// and takes a tenth of the memory.
@@ -61,6 +61,16 @@ impl Object {
     pub(crate) fn value(&self) -> Value {
         // The text was made by serialising a document.
         serde_json::from_slice(&self.json).unwrap_or_default()
+    }
+
+    /// The object as clients of `resource` read it.
+    pub(crate) fn seen_as(self: &Arc<Self>, resource: &Resource) -> Arc<Self> {
+        if resource.strategy.reads_as_stored(&self.json, self.version) {
+            return self.clone();
+        }
+        let mut value = self.value();
+        resource.strategy.read_stored(&mut value);
+        Arc::new(Self::new(&value, self.version))
     }
 
     /// Its place in its collection: `namespace/name`.

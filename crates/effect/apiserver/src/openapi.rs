@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::body::{Answer, hash, tagged, whole};
 use crate::compress::{accepts_gzip, mark, pack, unpack};
+use crate::custom::{self, CommonRules};
 use crate::resource::{Registry, Resource};
 use crate::status::ApiError;
 
@@ -45,13 +46,18 @@ struct Kept {
 /// The documents. They are large, take long to make, and change only with the kinds.
 pub(crate) struct Documents {
     source: Option<DocumentSource>,
+    common: Option<Arc<dyn CommonRules>>,
     kept: Mutex<BTreeMap<String, Arc<Kept>>>,
 }
 
 impl Documents {
-    pub(crate) fn new(source: Option<DocumentSource>) -> Self {
+    pub(crate) fn new(
+        source: Option<DocumentSource>,
+        common: Option<Arc<dyn CommonRules>>,
+    ) -> Self {
         Self {
             source,
+            common,
             kept: Mutex::new(BTreeMap::new()),
         }
     }
@@ -186,6 +192,7 @@ impl Documents {
             .source
             .as_ref()
             .and_then(|source| source(group, version))
+            .or_else(|| self.of_custom(registry, group, version))
             .unwrap_or_else(|| generic(registry, group, version));
         let text = made.to_string();
         let kept = Arc::new(Kept {
@@ -195,6 +202,17 @@ impl Documents {
         });
         all.insert(path, kept.clone());
         Ok(Some(kept))
+    }
+}
+
+impl Documents {
+    fn of_custom(&self, registry: &Registry, group: &str, version: &str) -> Option<Value> {
+        let kinds: Vec<&Resource> = registry
+            .iter()
+            .map(|one| &**one)
+            .filter(|one| one.group == group && one.version == version)
+            .collect();
+        custom::document(&kinds, &**self.common.as_ref()?)
     }
 }
 
@@ -240,7 +258,11 @@ fn fingerprint(registry: &Registry, group: &str, version: &str) -> Option<String
         .iter()
         .filter(|one| one.group == group && one.version == version)
         .map(|one| {
-            let schema = one.strategy.schema().unwrap_or_default();
+            // A definition's schema is large, and parsed when it is asked for.
+            let schema = match one.strategy.schema_mark() {
+                Some(mark) => mark,
+                None => one.strategy.schema().unwrap_or_default().to_string(),
+            };
             format!(
                 "{} {:?} {:?} {schema}\n",
                 one.kind, one.verbs, one.subresources

@@ -193,6 +193,7 @@ impl Api {
             selector.require_name(&route.name);
         }
         let collection = resource.collection();
+        let ended = resource.strategy.ended();
         // Subscribed before reading, so that nothing falls in between.
         let changed = self.store.subscribe(&collection);
         let namespace = scope_namespace(route).map(str::to_owned);
@@ -245,6 +246,7 @@ impl Api {
             deadline: Instant::now() + Duration::from_secs(seconds.min(WATCH_SECONDS * 48)),
             changed,
             shutdown: self.shutdown.clone(),
+            ended,
         };
         Ok(stream(watcher.stream()))
     }

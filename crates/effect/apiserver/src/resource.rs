@@ -3,12 +3,14 @@
 //! A kind is a [`Resource`]: names and columns as data, and a [`Strategy`] for what
 //! depends on the kind. The server never looks into `spec` or `status` itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::custom::Scale;
 use crate::status::ApiError;
 
 /// A kind of object, as the server serves it.
@@ -93,6 +95,8 @@ pub enum FieldReason {
     Duplicate,
     /// A malformed or out-of-bounds value.
     Invalid,
+    /// A value that is not of its field's type.
+    TypeInvalid,
     /// A value outside an enumeration.
     NotSupported,
     /// A well-formed value that is not allowed here.
@@ -114,6 +118,7 @@ impl FieldReason {
             FieldReason::Required => "FieldValueRequired",
             FieldReason::Duplicate => "FieldValueDuplicate",
             FieldReason::Invalid => "FieldValueInvalid",
+            FieldReason::TypeInvalid => "FieldValueTypeInvalid",
             FieldReason::NotSupported => "FieldValueNotSupported",
             FieldReason::Forbidden => "FieldValueForbidden",
             FieldReason::TooLong => "FieldValueTooLong",
@@ -179,6 +184,50 @@ impl FieldError {
             path: path.into(),
             reason: FieldReason::TooLong,
             message: format!("Too long: may not be more than {longest} bytes"),
+        }
+    }
+
+    /// A value that is not of its field's type.
+    pub(crate) fn type_invalid(path: impl Into<String>, value: &Value, detail: &str) -> Self {
+        Self {
+            reason: FieldReason::TypeInvalid,
+            ..Self::invalid(path, value, detail)
+        }
+    }
+
+    /// A value outside an enumeration.
+    pub(crate) fn unsupported(path: impl Into<String>, value: &Value, allowed: &[Value]) -> Self {
+        let allowed: Vec<String> = allowed
+            .iter()
+            .map(|one| match one {
+                Value::String(_) => one.to_string(),
+                other => Value::from(other.to_string()).to_string(),
+            })
+            .collect();
+        let allowed = allowed.join(", ");
+        Self {
+            path: path.into(),
+            reason: FieldReason::NotSupported,
+            message: format!("Unsupported value: {value}: supported values: {allowed}"),
+        }
+    }
+
+    /// A value that occurs twice.
+    pub(crate) fn duplicate(path: impl Into<String>, value: &Value) -> Self {
+        Self {
+            path: path.into(),
+            reason: FieldReason::Duplicate,
+            message: format!("Duplicate value: {value}"),
+        }
+    }
+
+    /// A list or map with more than `most` elements.
+    pub(crate) fn too_many(path: impl Into<String>, actual: u64, most: u64) -> Self {
+        let unit = if most == 1 { "item" } else { "items" };
+        Self {
+            path: path.into(),
+            reason: FieldReason::TooMany,
+            message: format!("Too many: {actual}: must have at most {most} {unit}"),
         }
     }
 
@@ -306,8 +355,8 @@ pub trait Strategy: Send + Sync {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
 
     /// Names of the field selectors besides `metadata.name` and `metadata.namespace`.
-    fn field_names(&self) -> &[&str] {
-        &[]
+    fn field_names(&self) -> Cow<'_, [&str]> {
+        Cow::Borrowed(&[])
     }
 
     /// The value a field selector compares; empty for a field that is unset.
@@ -329,6 +378,59 @@ pub trait Strategy: Send + Sync {
     /// Whether a delete is answered with the object's last state and not with a Status.
     fn shows_deleted(&self) -> bool {
         false
+    }
+
+    /// Changes whenever [`Strategy::schema`] does, where that is cheaper to say.
+    fn schema_mark(&self) -> Option<String> {
+        None
+    }
+
+    /// What a client that writes this object is told besides the answer.
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let _ = (object, old);
+        Vec::new()
+    }
+
+    /// What a client is told because this version is going to end.
+    fn deprecation(&self) -> Option<&str> {
+        None
+    }
+
+    /// Name and UID of the definition that makes this kind, if one does.
+    fn definition(&self) -> Option<(&str, &str)> {
+        None
+    }
+
+    /// Where replicas stand, if it is not where workloads have them.
+    fn scale(&self) -> Option<&Scale> {
+        None
+    }
+
+    /// Whether a replacement must say the version that it replaces.
+    fn needs_version(&self) -> bool {
+        false
+    }
+
+    /// Turns true when the kind is no longer served like this: watches end.
+    fn ended(&self) -> Option<tokio::sync::watch::Receiver<bool>> {
+        None
+    }
+
+    /// Whether the text of a stored object is what clients read. `version` is the object's.
+    fn reads_as_stored(&self, json: &[u8], version: u64) -> bool {
+        let _ = (json, version);
+        true
+    }
+
+    /// Makes a stored object what clients read: in their version of the kind, and by the
+    /// schema of today.
+    fn read_stored(&self, object: &mut Value) {
+        let _ = object;
+    }
+
+    /// Makes an object what is stored.
+    fn store(&self, object: &mut Value) {
+        let _ = object;
     }
 
     /// Why the object of this name may never be deleted.
@@ -486,6 +588,8 @@ pub(crate) fn api_version(group: &str, version: &str) -> String {
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     resources: BTreeMap<(String, String, String), Arc<Resource>>,
+    /// For collections that may hold objects of which no version is served.
+    stored: BTreeMap<String, Arc<Resource>>,
 }
 
 impl Registry {
@@ -498,7 +602,37 @@ impl Registry {
                 (key, Arc::new(one))
             })
             .collect();
-        Self { resources }
+        Self {
+            resources,
+            stored: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a resource in the place of the one with its group, version and plural.
+    pub(crate) fn replace(&mut self, resource: Resource) {
+        let key = (
+            resource.group.clone(),
+            resource.version.clone(),
+            resource.plural.clone(),
+        );
+        self.resources.insert(key, Arc::new(resource));
+    }
+
+    /// These resources, and `served` where they do not hide one of these. `stored` are for
+    /// collections that may hold objects of which no version is served.
+    pub(crate) fn with(
+        &self,
+        served: impl IntoIterator<Item = Arc<Resource>>,
+        stored: impl IntoIterator<Item = Arc<Resource>>,
+    ) -> Self {
+        let mut all = self.clone();
+        for one in served {
+            let key = (one.group.clone(), one.version.clone(), one.plural.clone());
+            all.resources.entry(key).or_insert(one);
+        }
+        let stored = stored.into_iter().map(|one| (one.collection(), one));
+        all.stored = stored.collect();
+        all
     }
 
     /// The resource with this group, version and plural name.
@@ -518,6 +652,7 @@ impl Registry {
         let (group, plural) = collection.split_once('/')?;
         self.iter()
             .find(|one| one.group == group && one.plural == plural)
+            .or_else(|| self.stored.get(collection))
     }
 
     /// All resources, by group, version and plural name.

@@ -8,7 +8,7 @@ use crate::apply;
 use crate::body::{Answer, document};
 use crate::negotiate::{self, PatchType, negotiate};
 use crate::patch::{self, PatchError};
-use crate::resource::FieldError;
+use crate::resource::{FieldError, Resource};
 use crate::route::Route;
 use crate::status::ApiError;
 use crate::store::Tx;
@@ -22,7 +22,11 @@ pub(crate) fn show(api: &Api, call: &Call, route: &Route) -> Result<Response<Ans
         .get(&route.resource, &route.namespace, &route.name)
         .ok_or_else(|| ApiError::not_found(&route.resource, &route.name))?;
     let encoding = negotiate(&call.head.headers)?.encoding;
-    document(StatusCode::OK, &scale_of(&object.value()), encoding)
+    document(
+        StatusCode::OK,
+        &scale_of(&object.value(), &route.resource),
+        encoding,
+    )
 }
 
 /// Answers PUT and PATCH.
@@ -37,7 +41,7 @@ pub(crate) async fn set(
         .store
         .write(move |tx| {
             let previous = write::existing(tx, &request)?;
-            let held = scale_of(&previous.value());
+            let held = scale_of(&previous.value(), &request.resource);
             match change {
                 Change::Apply { scale, force } => {
                     let config = applied(&request, &scale)?;
@@ -51,7 +55,11 @@ pub(crate) async fn set(
         })
         .await?;
     let encoding = negotiate(&call.head.headers)?.encoding;
-    document(StatusCode::OK, &scale_of(&written.object.value()), encoding)
+    document(
+        StatusCode::OK,
+        &scale_of(&written.object.value(), &route.resource),
+        encoding,
+    )
 }
 
 /// What a request wants of a scale.
@@ -115,7 +123,8 @@ fn applied(request: &Request, scale: &Value) -> Result<Value, ApiError> {
         config["metadata"]["resourceVersion"] = version.into();
     }
     if !scale["spec"]["replicas"].is_null() {
-        config["spec"] = json!({"replicas": replicas(request, scale)?});
+        let wanted = replicas(request, scale)?;
+        set_replicas(&mut config, &request.resource, wanted)?;
     }
     Ok(config)
 }
@@ -124,16 +133,46 @@ fn rescale(tx: &mut Tx<'_>, request: &Request, scale: Value) -> Result<Written, 
     let previous = write::existing(tx, request)?;
     let mut object = previous.value();
     let wanted = replicas(request, &scale)?;
-    if !object["spec"].is_object() {
-        object["spec"] = json!({});
+    set_replicas(&mut object, &request.resource, wanted)?;
+    let version = scale_version(&scale)?;
+    if !version.is_empty() {
+        object["metadata"]["resourceVersion"] = version.into();
     }
-    object["spec"]["replicas"] = wanted.into();
-    object["metadata"]["resourceVersion"] = scale_version(&scale)?.into();
     write::update(tx, request, previous, object, Vec::new())
 }
 
-/// `autoscaling/v1` Scale of a workload.
-fn scale_of(object: &Value) -> Value {
+/// Writes the wanted number of replicas where the kind has it.
+fn set_replicas(object: &mut Value, resource: &Resource, wanted: i64) -> Result<(), ApiError> {
+    let default = ["spec".to_owned(), "replicas".to_owned()];
+    let path = resource
+        .strategy
+        .scale()
+        .map_or(&default[..], |scale| &scale.spec_replicas);
+    let mut here = object;
+    for name in path {
+        if here.is_null() {
+            *here = json!({});
+        }
+        let Some(map) = here.as_object_mut() else {
+            return Err(ApiError::bad_request(format!(
+                "the object to scale has no place for {}",
+                path.join(".")
+            )));
+        };
+        here = map.entry(name.clone()).or_insert(Value::Null);
+    }
+    *here = wanted.into();
+    Ok(())
+}
+
+fn at<'a>(object: &'a Value, path: &[String]) -> &'a Value {
+    path.iter().fold(object, |value, name| {
+        value.get(name).unwrap_or(&Value::Null)
+    })
+}
+
+/// `autoscaling/v1` Scale of an object.
+fn scale_of(object: &Value, resource: &Resource) -> Value {
     let mut metadata = Map::new();
     for field in [
         "name",
@@ -146,15 +185,29 @@ fn scale_of(object: &Value) -> Value {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
+    let (spec, status, selector) = match resource.strategy.scale() {
+        Some(scale) => (
+            at(object, &scale.spec_replicas),
+            at(object, &scale.status_replicas),
+            scale
+                .selector
+                .as_ref()
+                .and_then(|path| at(object, path).as_str())
+                .unwrap_or_default()
+                .to_owned(),
+        ),
+        None => (
+            &object["spec"]["replicas"],
+            &object["status"]["replicas"],
+            selector_text(&object["spec"]["selector"]),
+        ),
+    };
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector_text(&object["spec"]["selector"]),
-        },
+        "spec": {"replicas": spec.as_i64().unwrap_or(0)},
+        "status": {"replicas": status.as_i64().unwrap_or(0), "selector": selector},
     })
 }
 

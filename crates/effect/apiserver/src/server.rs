@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
+use crate::custom::{self, Catalog, CommonRules};
 use crate::disk::StoreError;
 use crate::identity::CertificateCheck;
 use crate::negotiate::ProtobufDecoder;
@@ -63,6 +64,9 @@ pub struct Config {
     pub admission: Box<dyn Admission>,
     /// OpenAPI documents better than those made from the registry.
     pub documents: Option<DocumentSource>,
+    /// What holds for objects of every kind; without it the server serves no custom
+    /// resources.
+    pub common: Option<Arc<dyn CommonRules>>,
     /// Bodies in Kubernetes' protobuf, which some clients send whatever is accepted;
     /// without it they get 415.
     pub protobuf: Option<ProtobufDecoder>,
@@ -84,6 +88,7 @@ impl Config {
             registry,
             admission: Box::new(NoAdmission),
             documents: None,
+            common: None,
             protobuf: None,
             pki,
             names,
@@ -160,12 +165,23 @@ impl Server {
         let tls = tls_config(&config.pki, &config.names, check.clone())?;
         let token_key = TokenKey::from_pem(config.pki.token_key())
             .ok_or_else(|| ServerError::Tls("the token key is not an Ed25519 key".to_owned()))?;
-        let registry = Arc::new(RwLock::new(Arc::new(config.registry)));
+        let mut registry = config.registry;
+        if let Some(common) = &config.common {
+            let row = registry
+                .find(custom::GROUP, custom::VERSION, custom::PLURAL)
+                .cloned();
+            if let Some(row) = row {
+                registry.replace(custom::definitions(&row, common.clone()));
+            }
+        }
+        let registry = Arc::new(RwLock::new(Arc::new(registry)));
+        let catalog = Catalog::new(registry.clone(), config.common.clone());
         let store = Store::open(
             &config.store,
             config.history,
             registry.clone(),
             config.admission,
+            catalog,
         )?;
         let (stop, shutdown) = watch::channel(false);
         let server = Self {
@@ -173,7 +189,7 @@ impl Server {
                 registry,
                 store,
                 token_key,
-                documents: Arc::new(Documents::new(config.documents)),
+                documents: Arc::new(Documents::new(config.documents, config.common)),
                 protobuf: config.protobuf,
                 shutdown,
             }),
@@ -249,6 +265,7 @@ impl Server {
             };
             acceptors.spawn(connections.accept(listener));
         }
+        acceptors.spawn(custom::clean_up(self.api.clone()));
         shutdown.await;
         self.stop.send_replace(true);
         while acceptors.join_next().await.is_some() {}

@@ -13,6 +13,7 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::custom::{self, Catalog};
 use crate::disk::{Commit, Disk, Loaded, Objects, StoreError};
 use crate::object::{self, Object};
 use crate::resource::{Admission, Operation, Registry, Resource};
@@ -83,9 +84,12 @@ impl Store {
         limits: HistoryLimits,
         registry: Arc<RwLock<Arc<Registry>>>,
         mut admission: Box<dyn Admission>,
+        mut catalog: Catalog,
     ) -> Result<Self, StoreError> {
         let mut state = State::new(limits);
         let (disk, Loaded { version }) = Disk::open(path, &mut state)?;
+        let definitions = state.list(custom::COLLECTION, None, None);
+        catalog.load(definitions.into_iter().flat_map(|now| now.objects));
         repair(&state, &current(&registry), &mut *admission);
 
         let state = Arc::new(RwLock::new(state));
@@ -96,6 +100,7 @@ impl Store {
             state: state.clone(),
             registry,
             admission,
+            catalog,
         };
         thread::Builder::new()
             .name("store".to_owned())
@@ -143,8 +148,10 @@ impl Store {
         namespace: &str,
         name: &str,
     ) -> Option<Arc<Object>> {
-        self.state()
-            .get(&resource.collection(), &object::key(namespace, name))
+        let held = self
+            .state()
+            .get(&resource.collection(), &object::key(namespace, name));
+        held.map(|object| object.seen_as(resource))
     }
 
     pub(crate) fn list(
@@ -153,8 +160,13 @@ impl Store {
         namespace: Option<&str>,
         version: Option<u64>,
     ) -> Result<Snapshot, Forgotten> {
-        self.state()
-            .list(&resource.collection(), namespace, version)
+        let mut snapshot = self
+            .state()
+            .list(&resource.collection(), namespace, version)?;
+        for object in &mut snapshot.objects {
+            *object = object.seen_as(resource);
+        }
+        Ok(snapshot)
     }
 
     /// At most `limit` changes after `version`, oldest first, and the newest version.
@@ -207,6 +219,7 @@ struct Writer {
     state: Arc<RwLock<State>>,
     registry: Arc<RwLock<Arc<Registry>>>,
     admission: Box<dyn Admission>,
+    catalog: Catalog,
 }
 
 impl Writer {
@@ -251,6 +264,9 @@ impl Writer {
                 dry_run: false,
             };
             let stands = job.run(&mut tx) && !tx.dry_run;
+            if stands {
+                custom::settle(&mut tx);
+            }
             let (version, written) = (tx.version, std::mem::take(&mut tx.changes));
             if !stands {
                 self.admission.rollback();
@@ -282,6 +298,8 @@ impl Writer {
         match &committed {
             Ok(()) => {
                 if !changes.is_empty() {
+                    // Before the changes are seen: what is established is served.
+                    self.catalog.absorb(&changes);
                     self.state
                         .write()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -329,6 +347,45 @@ impl Tx<'_> {
         namespace: &str,
         name: &str,
     ) -> Option<Arc<Object>> {
+        let held = self.held(resource, namespace, name)?;
+        Some(held.seen_as(resource))
+    }
+
+    /// Whether this transaction changed something in `collection`.
+    pub(crate) fn touches(&self, collection: &str) -> bool {
+        self.changes.iter().any(|(name, _)| name == collection)
+    }
+
+    /// All objects of a kind, this transaction's own writes included.
+    pub(crate) fn collection(&self, resource: &Resource) -> Vec<Arc<Object>> {
+        let name = resource.collection();
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let committed = state.list(&name, None, None);
+        drop(state);
+        let mut all: BTreeMap<String, Arc<Object>> = committed
+            .into_iter()
+            .flat_map(|now| now.objects)
+            .map(|object| (object.key(), object))
+            .collect();
+        let batch = self.overlay.iter().filter(|((of, _), _)| *of == name);
+        for ((_, key), held) in batch {
+            match held {
+                Some(object) => all.insert(key.clone(), object.clone()),
+                None => all.remove(key),
+            };
+        }
+        for (_, event) in self.changes.iter().filter(|(of, _)| *of == name) {
+            match event.change {
+                Change::Added | Change::Modified => {
+                    all.insert(event.object.key(), event.object.clone())
+                }
+                Change::Deleted => all.remove(&event.object.key()),
+            };
+        }
+        all.into_values().map(|one| one.seen_as(resource)).collect()
+    }
+
+    fn held(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let place = (resource.collection(), object::key(namespace, name));
         for (collection, event) in self.changes.iter().rev() {
             if *collection == place.0 && event.object.key() == place.1 {
@@ -371,6 +428,7 @@ impl Tx<'_> {
         if self.dry_run {
             return Arc::new(Object::new(&value, self.version));
         }
+        resource.strategy.store(&mut value);
         let object = self.stamp(&mut value);
         self.record(resource, change, object, previous)
     }
@@ -381,6 +439,7 @@ impl Tx<'_> {
             return previous;
         }
         let mut value = previous.value();
+        resource.strategy.store(&mut value);
         let object = self.stamp(&mut value);
         self.record(resource, Change::Deleted, object, Some(previous))
     }
@@ -405,7 +464,7 @@ impl Tx<'_> {
             previous,
         };
         self.changes.push((resource.collection(), Arc::new(event)));
-        object
+        object.seen_as(resource)
     }
 }
 

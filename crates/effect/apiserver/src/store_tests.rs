@@ -40,7 +40,9 @@ fn open(path: &Path, events: usize) -> Store {
         events,
         bytes: 1 << 20,
     };
-    Store::open(path, limits, registry(), Box::new(NoAdmission)).unwrap()
+    let registry = registry();
+    let catalog = Catalog::new(registry.clone(), None);
+    Store::open(path, limits, registry, Box::new(NoAdmission), catalog).unwrap()
 }
 
 fn thing(name: &str, value: u64) -> Value {
@@ -258,6 +260,7 @@ async fn a_store_in_use_is_refused() {
         HistoryLimits::default(),
         registry(),
         Box::new(NoAdmission),
+        Catalog::new(registry(), None),
     );
     assert!(matches!(second, Err(StoreError::InUse { .. })));
     store.close().await;
@@ -301,7 +304,14 @@ async fn allocations_follow_their_transactions() {
     let path = directory.path().join("store");
     let open = || {
         let counter = Box::new(Counter { given: 9, kept: 9 });
-        Store::open(&path, HistoryLimits::default(), registry(), counter).unwrap()
+        Store::open(
+            &path,
+            HistoryLimits::default(),
+            registry(),
+            counter,
+            Catalog::new(registry(), None),
+        )
+        .unwrap()
     };
     let make = async |store: &Store, name: &'static str, fails: bool| {
         let made = store.write(move |tx| {

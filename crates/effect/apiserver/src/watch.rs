@@ -41,7 +41,8 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    fn event(&mut self, kind: &str, object: &Object, out: &mut Vec<u8>) {
+    fn event(&mut self, kind: &str, object: &Arc<Object>, out: &mut Vec<u8>) {
+        let object = object.seen_as(&self.resource);
         if self.shape == Shape::Plain {
             write_event(kind, &object.json, out);
         } else {
@@ -135,6 +136,8 @@ pub(crate) struct Watcher {
     pub(crate) deadline: Instant,
     pub(crate) changed: watch::Receiver<u64>,
     pub(crate) shutdown: watch::Receiver<bool>,
+    /// Turns true when the kind is no longer served as it was.
+    pub(crate) ended: Option<watch::Receiver<bool>>,
 }
 
 struct Running {
@@ -239,8 +242,18 @@ impl Running {
                 watcher.encoder.bookmark(watcher.position, false, out);
             }
             _ = watcher.shutdown.wait_for(|down| *down) => return None,
+            () = is_true(watcher.ended.as_mut()) => return None,
         }
         Some(())
+    }
+}
+
+/// Waits for the flag, for ever if there is none.
+async fn is_true(flag: Option<&mut watch::Receiver<bool>>) {
+    match flag {
+        // The sender going away is an end as well.
+        Some(flag) => drop(flag.wait_for(|flag| *flag).await),
+        None => std::future::pending().await,
     }
 }
 
@@ -265,7 +278,7 @@ impl Watcher {
                 let Some(previous) = &event.previous else {
                     return;
                 };
-                let mut value = previous.value();
+                let mut value = previous.seen_as(&resource).value();
                 value["metadata"]["resourceVersion"] = event.version().to_string().into();
                 self.encoder.shaped("DELETED", value, out);
             }

@@ -235,6 +235,7 @@ pub(crate) fn create(
     ] {
         remove(&mut object["metadata"], field);
     }
+    crate::custom::still_served(tx, request)?;
     resource.strategy.default(&mut object);
     let owners = match managed {
         // Server-side apply knows already.
@@ -272,6 +273,8 @@ pub(crate) fn create(
     if !errors.is_empty() {
         return Err(ApiError::invalid(resource, &name, &errors));
     }
+    let mut warnings = warnings;
+    warnings.extend(resource.strategy.warnings(&object, None));
     Ok(Written {
         object: tx.put(resource, object, None),
         warnings,
@@ -475,6 +478,8 @@ fn replace(
     if !errors.is_empty() {
         return Err(ApiError::invalid(resource, &request.name, &errors));
     }
+    let mut warnings = warnings;
+    warnings.extend(resource.strategy.warnings(&object, Some(&old)));
     match owners {
         Some(owners) => managed::write(&mut object, owners),
         None if disowned => remove(&mut object["metadata"], "managedFields"),
@@ -523,6 +528,14 @@ fn check_identity(request: &Request, previous: &Object, object: &Value) -> Resul
         return Err(wrong_name(name, &request.name));
     }
     match text(metadata, "resourceVersion") {
+        "" | "0" if resource.strategy.needs_version() => {
+            let error = FieldError {
+                path: "metadata.resourceVersion".to_owned(),
+                reason: crate::resource::FieldReason::Invalid,
+                message: "Invalid value: 0x0: must be specified for an update".to_owned(),
+            };
+            return Err(ApiError::invalid(resource, name, &[error]));
+        }
         "" | "0" => {}
         version if version.parse() == Ok(previous.version) => {}
         version if version.parse::<u64>().is_err() => {

@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use weft_apiserver::{exercise_apply, exercise_options, exercise_patch, exercise_selector};
+use weft_apiserver::{
+    exercise_apply, exercise_options, exercise_patch, exercise_schema, exercise_selector,
+};
 
 fn replay(target: &str, exercise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -42,4 +44,9 @@ fn options() {
 #[test]
 fn selectors() {
     replay("api_selector", exercise_selector);
+}
+
+#[test]
+fn schemas() {
+    replay("api_schema", exercise_schema);
 }

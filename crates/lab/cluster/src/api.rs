@@ -1,13 +1,14 @@
 //! The lab's API server: the table of kinds on the server's seam.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use weft_apiserver::{
-    Admission, ApiError, ApplyList, Column, Decoded, DocumentSource, FieldError, FieldReason,
-    Operation, PatchList, ProtobufDecoder, Refusal, Registry, Resource, Strategy, Subresource,
-    WriteContext,
+    Admission, ApiError, ApplyList, Column, CommonRules, Decoded, DocumentSource, FieldError,
+    FieldReason, Operation, PatchList, ProtobufDecoder, Refusal, Registry, Resource, Strategy,
+    Subresource, WriteContext,
 };
 use weft_kinds::{
     AllocationFailure, ErrorKind, Kind, ListMerge, MergeRule, ProtobufError, ServiceAllocator,
@@ -34,6 +35,11 @@ pub fn protobuf() -> ProtobufDecoder {
             }
         })
     })
+}
+
+/// What holds for objects of every kind, custom resources included.
+pub fn common() -> Arc<dyn CommonRules> {
+    Arc::new(Common)
 }
 
 /// The namespaces every cluster has.
@@ -189,8 +195,8 @@ impl Strategy for Row {
         self.kind.cells(object, now)
     }
 
-    fn field_names(&self) -> &[&str] {
-        self.kind.field_selectors()
+    fn field_names(&self) -> Cow<'_, [&str]> {
+        Cow::Borrowed(self.kind.field_selectors())
     }
 
     fn field_value(&self, object: &Value, field: &str) -> String {
@@ -219,6 +225,45 @@ impl Strategy for Row {
 
     fn holds_deletion(&self, object: &Value) -> bool {
         self.kind.holds_deletion(object)
+    }
+}
+
+struct Common;
+
+impl CommonRules for Common {
+    fn decode(&self, object: &mut Value) -> Decoded {
+        let decoded = weft_kinds::decode_metadata(object);
+        Decoded {
+            unknown: decoded.unknown_field_messages(),
+            mismatches: decoded.mismatches.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn validate(&self, object: &Value, namespaced: bool) -> Vec<FieldError> {
+        field_errors(weft_kinds::validate_metadata(object, namespaced))
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, namespaced: bool) -> Vec<FieldError> {
+        field_errors(weft_kinds::validate_metadata_update(
+            object, old, namespaced,
+        ))
+    }
+
+    fn dns_label(&self, text: &str) -> Vec<String> {
+        weft_kinds::is_dns1035_label(text)
+    }
+
+    fn dns_subdomain(&self, text: &str) -> Vec<String> {
+        weft_kinds::is_dns1123_subdomain(text)
+    }
+
+    fn age(&self, since: Timestamp, now: Timestamp) -> String {
+        weft_kinds::human_duration(now.as_second() - since.as_second())
+    }
+
+    fn metadata_schemas(&self) -> (Map<String, Value>, String) {
+        let schemas = weft_kinds::metadata_schemas();
+        (schemas, weft_kinds::OBJECT_META.to_owned())
     }
 }
 

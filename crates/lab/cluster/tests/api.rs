@@ -43,6 +43,7 @@ impl Lab {
             node_ports: 30000..=32767,
         });
         config.documents = Some(api::documents());
+        config.common = Some(api::common());
         config.protobuf = Some(api::protobuf());
         config.bootstrap = api::bootstrap();
         let server = Server::open(config).await.unwrap();

@@ -11,6 +11,7 @@
 
 mod allocate;
 mod base64;
+mod custom;
 mod defaults;
 mod field;
 mod kind;
@@ -29,6 +30,9 @@ mod validate;
 pub use allocate::{
     AllocateError, AllocationFailure, ClusterIpAllocator, NodePortAllocator, ServiceAllocator,
     ServiceRanges,
+};
+pub use custom::{
+    OBJECT_META, decode_metadata, metadata_schemas, validate_metadata, validate_metadata_update,
 };
 pub use field::{ErrorKind, FieldError, Path};
 pub use kind::{Column, Kind, Scope, Subresource};

@@ -121,6 +121,12 @@ const RULES: &[Rule] = &[
     keyed("StatefulSetStatus", "conditions", &["type"]),
     keyed("PersistentVolumeClaimStatus", "conditions", &["type"]),
     keyed("ServiceCIDRStatus", "conditions", &["type"]),
+    rule(
+        "CustomResourceDefinitionStatus",
+        "conditions",
+        MergeRule::Replace,
+        ListMerge::Map(&["type"]),
+    ),
     keyed("ServiceAccount", "secrets", &["name"]),
 ];
 

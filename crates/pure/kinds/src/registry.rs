@@ -1,5 +1,6 @@
 //! The table of kinds.
 
+mod apiextensions;
 mod networking;
 mod sets;
 mod storage;
@@ -18,6 +19,8 @@ use serde_json::Value;
 
 use crate::syntax::{NameCheck, name_dns_label, name_dns_subdomain, name_dns1035_label, name_path};
 use crate::{FieldError, Kind, Scope, Subresource, defaults, prepare, print, validate};
+
+pub(crate) use apiextensions::{CUSTOM_CLUSTER, CUSTOM_NAMESPACED};
 
 const VERBS: &[&str] = &[
     "create",
@@ -122,8 +125,16 @@ fn no_update_rules(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
 }
 
-static REGISTRY: LazyLock<Vec<Kind>> =
-    LazyLock::new(|| [KINDS, storage::KINDS, sets::KINDS, networking::KINDS].concat());
+static REGISTRY: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+    [
+        KINDS,
+        apiextensions::KINDS,
+        storage::KINDS,
+        sets::KINDS,
+        networking::KINDS,
+    ]
+    .concat()
+});
 
 const KINDS: &[Kind] = &[
     Kind {

@@ -70,6 +70,8 @@ pub(crate) enum Type {
     List(Box<Type>),
     Map(Box<Type>),
     Object(u32),
+    /// An object, or else something simpler: a schema or a boolean.
+    ObjectOrElse(u32),
 }
 
 /// A named object type.
@@ -222,6 +224,11 @@ fn read(schema: &Value, schemas: &Map<String, Value>, index: &BTreeMap<Box<str>,
         }
         return read(target, schemas, index);
     }
+    if let Some(first) = schema.get("oneOf").and_then(|all| all.get(0))
+        && let Type::Object(at) = read(first, schemas, index)
+    {
+        return Type::ObjectOrElse(at);
+    }
     if schema.get("x-kubernetes-int-or-string").is_some() {
         return Type::IntOrString;
     }
@@ -272,6 +279,30 @@ impl Kind {
     }
 }
 
+/// What decoding a value of a named type finds; `path` is where it stands.
+pub(crate) fn check_type(value: &Value, name: &str, path: &str) -> Decoded {
+    let types = types();
+    let mut decoded = Decoded::default();
+    if let Some(&at) = types.index.get(name) {
+        check(
+            value,
+            &Type::Object(at),
+            &mut path.to_owned(),
+            types,
+            &mut decoded,
+        );
+    }
+    decoded
+}
+
+/// Drops what a named type does not have, and nulls.
+pub(crate) fn prune_type(value: &mut Value, name: &str) {
+    let types = types();
+    if let Some(&at) = types.index.get(name) {
+        prune(value, &Type::Object(at), types);
+    }
+}
+
 fn check(value: &Value, expected: &Type, path: &mut String, types: &Types, out: &mut Decoded) {
     if value.is_null() {
         return;
@@ -297,6 +328,11 @@ fn check(value: &Value, expected: &Type, path: &mut String, types: &Types, out: 
                 push(path, key);
                 check(item, values, path, types, out);
                 path.truncate(length);
+            }
+        }
+        Type::ObjectOrElse(at) => {
+            if value.is_object() {
+                check(value, &Type::Object(*at), path, types, out);
             }
         }
         Type::Object(at) => {
@@ -429,7 +465,7 @@ fn prune(value: &mut Value, expected: &Type, types: &Types) {
                 prune(item, values, types);
             }
         }
-        (Value::Object(map), Type::Object(at)) => {
+        (Value::Object(map), Type::Object(at) | Type::ObjectOrElse(at)) => {
             let definition = types.definition(*at);
             map.retain(|key, item| !item.is_null() && definition.field(key).is_some());
             for (key, item) in map.iter_mut() {

@@ -8,6 +8,7 @@
 #![expect(dead_code, reason = "each test file uses its own part of this")]
 #![expect(unreachable_pub, reason = "the module is private to each test")]
 
+use std::borrow::Cow;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,8 +134,8 @@ impl Strategy for Widget {
         ]
     }
 
-    fn field_names(&self) -> &[&str] {
-        &["spec.color"]
+    fn field_names(&self) -> Cow<'_, [&str]> {
+        Cow::Borrowed(&["spec.color"])
     }
 
     fn field_value(&self, object: &Value, _: &str) -> String {

@@ -106,6 +106,7 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
         node_ports: NODE_PORTS,
     });
     config.documents = Some(api::documents());
+    config.common = Some(api::common());
     config.protobuf = Some(api::protobuf());
     config.bootstrap = api::bootstrap();
     config

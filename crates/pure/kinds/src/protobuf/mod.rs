@@ -197,7 +197,7 @@ fn value(expected: &Type, content: Content<'_>, types: &Types, depth: usize) -> 
                 .map_err(|_| ProtobufError::Malformed("an embedded document is not JSON"))?,
             _ => Value::Null,
         },
-        Type::Number | Type::List(_) | Type::Map(_) => {
+        Type::Number | Type::List(_) | Type::Map(_) | Type::ObjectOrElse(_) => {
             return Err(ProtobufError::Malformed("a field is not of its type"));
         }
     })

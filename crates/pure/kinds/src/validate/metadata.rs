@@ -12,7 +12,7 @@ use crate::{FieldError, Kind, Path};
 /// All annotations of an object together (Kubernetes: 256 KiB).
 const ANNOTATIONS_MAX: usize = 256 << 10;
 
-pub(super) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
+pub(crate) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let path = Path::new("metadata");
     let generate = text(object, &["metadata", "generateName"]);
@@ -139,7 +139,7 @@ fn owners(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
     }
 }
 
-pub(super) fn check_update(object: &Value, old: &Value) -> Vec<FieldError> {
+pub(crate) fn check_update(object: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let path = Path::new("metadata");
     for field in ["name", "namespace"] {

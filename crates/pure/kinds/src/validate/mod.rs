@@ -23,6 +23,7 @@ pub(crate) use addresses::{cluster_ip_fields, service_update};
 pub(crate) use ingress::{
     ingress, ingress_class, ingress_class_update, ingress_create, ingress_status,
 };
+pub(crate) use metadata::{check as metadata, check_update as metadata_update};
 pub(crate) use network::{endpoint_slice, endpoint_slice_update, endpoints};
 pub(crate) use network_policy::network_policy;
 pub(crate) use object::{
