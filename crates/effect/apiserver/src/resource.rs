@@ -199,9 +199,9 @@ impl FieldError {
     pub(crate) fn unsupported(path: impl Into<String>, value: &Value, allowed: &[Value]) -> Self {
         let allowed: Vec<String> = allowed
             .iter()
-            .map(|one| match one {
-                Value::String(_) => one.to_string(),
-                other => Value::from(other.to_string()).to_string(),
+            .map(|one| match one.as_str() {
+                Some(_) => one.to_string(),
+                None => Value::from(one.to_string()).to_string(),
             })
             .collect();
         let allowed = allowed.join(", ");

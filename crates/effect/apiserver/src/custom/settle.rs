@@ -183,9 +183,12 @@ fn accept(object: &mut Value, taken: &Taken) -> Option<(&'static str, String)> {
             Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
         };
-        let held = |one: &str| match &accepted[name] {
-            Value::Array(list) => list.iter().any(|held| held == one),
-            held => held == one,
+        let held = |one: &str| {
+            let names = &accepted[name];
+            names == one
+                || names
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|held| held == one))
         };
         let clashes: Vec<String> = said
             .iter()

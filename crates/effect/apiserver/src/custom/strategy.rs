@@ -282,6 +282,8 @@ impl Strategy for Custom {
     fn prepare_create(&self, object: &mut Value, _: WriteContext<'_>) {
         if self.version().has_status {
             crate::write::remove(object, "status");
+            // A status may have defaults, which every reader sees from the beginning.
+            self.default(object);
         }
         object["metadata"]["generation"] = 1.into();
     }
@@ -300,6 +302,7 @@ impl Strategy for Custom {
                 Some(status) => object["status"] = status,
                 None => crate::write::remove(object, "status"),
             }
+            self.default(object);
             return;
         }
         if self.version().has_status {

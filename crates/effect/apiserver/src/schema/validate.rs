@@ -171,8 +171,12 @@ impl Place<'_> {
 
     fn check_type(&mut self, schema: &Schema) {
         if schema.int_or_string {
-            let fits = has_type(self.value, ValueType::Integer) || self.value.is_string();
-            if !fits && !(self.value.is_null() && schema.nullable) {
+            let fits = if self.value.is_null() {
+                schema.nullable
+            } else {
+                has_type(self.value, ValueType::Integer) || self.value.is_string()
+            };
+            if !fits {
                 self.wrong_type("integer,string", type_name(self.value));
             }
             return;
@@ -180,9 +184,10 @@ impl Place<'_> {
         let Some(wanted) = schema.value_type else {
             return;
         };
-        let fits = match self.value {
-            Value::Null => schema.nullable,
-            value => has_type(value, wanted),
+        let fits = if self.value.is_null() {
+            schema.nullable
+        } else {
+            has_type(self.value, wanted)
         };
         if fits {
             self.out.matches += 1;

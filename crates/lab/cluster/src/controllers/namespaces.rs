@@ -1,5 +1,6 @@
 //! Namespaces: what each is given, and how one that is deleted is emptied.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -142,12 +143,8 @@ impl Namespaces {
             .during(|| "listing the groups of the API".to_owned())?;
         let mut lists = vec![("v1".to_owned(), core)];
         for group in groups.groups {
-            for version in group
-                .preferred_version
-                .iter()
-                .chain(group.versions.first())
-                .take(1)
-            {
+            // Not every kind of a group is in its preferred version.
+            for version in &group.versions {
                 let list = client
                     .list_api_group_resources(&version.group_version)
                     .await
@@ -155,22 +152,32 @@ impl Namespaces {
                 lists.push((version.group_version.clone(), list));
             }
         }
+        let mut seen = BTreeSet::new();
         for (group_version, list) in lists {
             let (group, version) = group_version
                 .split_once('/')
                 .unwrap_or(("", &group_version));
             let usable = list.resources.iter().filter(|resource| {
                 resource.namespaced
+                    && !seen.contains(&(group.to_owned(), resource.name.clone()))
                     && !resource.name.contains('/')
                     && resource.verbs.iter().any(|verb| verb == "delete")
                     && resource.verbs.iter().any(|verb| verb == "list")
             });
-            all.extend(usable.map(|resource| {
-                ApiResource::from_gvk_with_plural(
-                    &GroupVersionKind::gvk(group, version, &resource.kind),
-                    &resource.name,
-                )
-            }));
+            let found: Vec<ApiResource> = usable
+                .map(|resource| {
+                    ApiResource::from_gvk_with_plural(
+                        &GroupVersionKind::gvk(group, version, &resource.kind),
+                        &resource.name,
+                    )
+                })
+                .collect();
+            seen.extend(
+                found
+                    .iter()
+                    .map(|one| (one.group.clone(), one.plural.clone())),
+            );
+            all.extend(found);
         }
         Ok(all)
     }
