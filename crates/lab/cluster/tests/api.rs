@@ -5,110 +5,13 @@
     reason = "a test that can't go on fails"
 )]
 
+mod support;
+
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use tempfile::TempDir;
+use support::Lab;
 use tokio::sync::oneshot;
-use weft_apiserver::{Config, Pki, Server, SubjectName, kubeconfig};
-use weft_cluster::api;
-use weft_kinds::ServiceRanges;
-
-struct Lab {
-    directory: TempDir,
-    stop: oneshot::Sender<()>,
-    running: tokio::task::JoinHandle<()>,
-}
-
-impl Lab {
-    async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let pki = Pki::generate("test").unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let admin = pki.client("admin", "system:masters").unwrap();
-        let url = format!("https://{address}");
-        let text = kubeconfig("test", &url, pki.ca_certificate(), &admin);
-        std::fs::write(directory.path().join("kubeconfig"), text).unwrap();
-        let names = vec![SubjectName::Ip(address.ip())];
-        let store = directory.path().join("store.redb");
-        let mut config = Config::new(store, api::registry(), pki, names);
-        config.admission = api::admission(ServiceRanges {
-            addresses: vec![
-                "10.96.0.0/12".parse().unwrap(),
-                "fd00:10:96::/112".parse().unwrap(),
-            ],
-            node_ports: 30000..=32767,
-        });
-        config.documents = Some(api::documents());
-        config.common = Some(api::common());
-        config.protobuf = Some(api::protobuf());
-        config.bootstrap = api::bootstrap();
-        let server = Server::open(config).await.unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(async move {
-            let shutdown = async { stopped.await.unwrap_or_default() };
-            server.run(vec![listener], shutdown).await.unwrap();
-        });
-        Self {
-            directory,
-            stop,
-            running,
-        }
-    }
-
-    async fn stop(self) {
-        drop(self.stop);
-        self.running.await.unwrap();
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command
-            .args(arguments)
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.."))
-            .env("KUBECONFIG", self.directory.path().join("kubeconfig"))
-            .env("HOME", self.directory.path())
-            .env_remove("HTTPS_PROXY")
-            .env_remove("https_proxy");
-        command
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.kubectl(arguments);
-        tokio::task::spawn_blocking(move || command.output().expect("kubectl is on PATH"))
-            .await
-            .unwrap()
-    }
-
-    async fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments).await;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(
-            output.status.success(),
-            "kubectl {arguments:?}: {}",
-            text(&output.stderr)
-        );
-        text(&output.stdout)
-    }
-
-    async fn refused(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments).await;
-        assert!(
-            !output.status.success(),
-            "kubectl {arguments:?} should fail"
-        );
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    }
-
-    fn manifest(&self, text: &str) -> String {
-        let path = self.directory.path().join("manifest.yaml");
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn manifests_are_applied_changed_and_deleted() {
@@ -340,7 +243,9 @@ async fn server_side_apply_owns_fields() {
     lab.ok(&["scale", "deployment/hello", "--replicas=5"]).await;
     let refused = lab.refused(&apply).await;
     assert!(
-        refused.contains("conflict with \"kubectl\" using apps/v1: .spec.replicas"),
+        refused.contains(
+            "conflict with \"kubectl\" with subresource \"scale\" using apps/v1: .spec.replicas"
+        ),
         "{refused}"
     );
     lab.ok(&[

@@ -131,7 +131,9 @@ impl Version {
             )
         };
         Self {
-            served: version["served"] == true,
+            // Without the webhook nobody knows what an object is in another version.
+            served: version["served"] == true
+                && (version["storage"] == true || spec["conversion"]["strategy"] != "Webhook"),
             storage: version["storage"] == true,
             deprecation: deprecated.then(|| said.unwrap_or_else(default)),
             schema: Schema::compile(&version["schema"]["openAPIV3Schema"]),

@@ -112,6 +112,9 @@ pub(super) fn warnings(object: &Value) -> Vec<String> {
             ));
         }
     }
+    if object["spec"]["conversion"]["strategy"] == "Webhook" {
+        warnings.push("spec.conversion: conversion webhooks are not called by this API server: only the storage version is served".to_owned());
+    }
     let finalizers = list(&object["metadata"], "finalizers").filter_map(Value::as_str);
     let unqualified = finalizers.filter(|one| !one.contains('/') && *one != FINALIZER);
     warnings.extend(unqualified.filter(|one| !matches!(*one, "orphan" | "foregroundDeletion" | "kubernetes")).map(|one| {
@@ -444,8 +447,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Webhooks are not called here, so that no definition may ask for one: objects of its
-    /// other versions would be wrong, and nobody would be told.
+    /// Webhooks are not called here: [`super::definition`] serves one version then.
     fn conversion(&mut self, conversion: &Value) {
         if conversion.is_null() {
             return;
@@ -456,10 +458,16 @@ impl Rules<'_> {
             &["None", "Webhook"],
         );
         match text(conversion, "strategy") {
-            "Webhook" => self.errors.push(FieldError::forbidden(
-                "spec.conversion.strategy",
-                "this API server calls no conversion webhooks; with strategy None only apiVersion differs between versions",
-            )),
+            "Webhook" => {
+                let webhook = &conversion["webhook"];
+                if !webhook["clientConfig"].is_object() {
+                    let detail = "required when strategy is set to Webhook";
+                    self.required("spec.conversion.webhookClientConfig", detail);
+                }
+                if list(webhook, "conversionReviewVersions").next().is_none() {
+                    self.required("spec.conversion.conversionReviewVersions", "");
+                }
+            }
             _ if !conversion["webhook"].is_null() => self.errors.push(FieldError::forbidden(
                 "spec.conversion.webhookClientConfig",
                 "should not be set when strategy is not set to Webhook",

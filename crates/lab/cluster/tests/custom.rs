@@ -1,0 +1,354 @@
+//! Custom resources through kubectl: other people's definitions, and their objects.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can't go on fails"
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use support::Lab;
+
+/// The folder of a Go module, downloaded by its ordinary client if it is not there.
+fn module(name: &str) -> PathBuf {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("go")
+        .args(["mod", "download", "-json", name])
+        .current_dir(folder.path())
+        .output()
+        .expect("go is on PATH");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let path = said["Dir"].as_str();
+    PathBuf::from(path.unwrap_or_else(|| panic!("{name}: {said}")))
+}
+
+/// The definitions in a folder, as one manifest.
+fn definitions(folder: &Path) -> String {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.ends_with("kustomization.yaml"))
+        .collect();
+    files.sort();
+    let texts = files
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap());
+    texts.collect::<Vec<_>>().join("\n---\n")
+}
+
+async fn establish(lab: &Lab, manifest: &str) {
+    let manifest = lab.manifest(manifest);
+    lab.ok(&["apply", "--server-side", "-f", &manifest]).await;
+    lab.ok(&[
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        "--all",
+        "--timeout=20s",
+    ])
+    .await;
+}
+
+const ROUTES: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: c}
+spec: {controllerName: example.org/c}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: c
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: g}]
+  rules: [{backendRefs: [{name: s, port: 80}]}]
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateway_api_is_defined_defaulted_validated_and_explained() {
+    let lab = Lab::start().await;
+    let gateway_api = module("sigs.k8s.io/gateway-api@v1.2.1");
+    establish(&lab, &definitions(&gateway_api.join("config/crd/standard"))).await;
+    lab.ok(&["apply", "-f", &lab.manifest(ROUTES)]).await;
+
+    let route = lab.ok(&["get", "httproute", "r", "-o", "json"]).await;
+    let route: Value = serde_json::from_str(&route).unwrap();
+    let rule = &route["spec"]["rules"][0];
+    assert_eq!(rule["matches"][0]["path"]["type"], "PathPrefix");
+    assert_eq!(rule["backendRefs"][0]["kind"], "Service");
+    assert_eq!(
+        route["spec"]["parentRefs"][0]["group"],
+        "gateway.networking.k8s.io"
+    );
+
+    let table = lab.ok(&["get", "gtw"]).await;
+    let heading = "NAME   CLASS   ADDRESS   PROGRAMMED   AGE\ng      c                 Unknown ";
+    assert!(table.starts_with(heading), "{table}");
+    let explained = lab.ok(&["explain", "gateway.spec.listeners.port"]).await;
+    assert!(explained.contains("FIELD: port <integer>"), "{explained}");
+    let old = lab
+        .ok(&[
+            "get",
+            "gateways.v1beta1.gateway.networking.k8s.io",
+            "g",
+            "-o",
+            "jsonpath={.apiVersion}",
+        ])
+        .await;
+    assert_eq!(old, "gateway.networking.k8s.io/v1beta1");
+    let all = lab.ok(&["get", "gateway-api", "-o", "name"]).await;
+    assert_eq!(all.lines().count(), 3, "{all}");
+
+    let patch = |kind, change| ["patch", "gateway", "g", "--type", kind, "-p", change];
+    let refused = lab
+        .refused(&patch("strategic", r#"{"metadata":{"labels":{"a":"b"}}}"#))
+        .await;
+    assert!(
+        refused.contains("application/strategic-merge-patch+json"),
+        "{refused}"
+    );
+    let wrong = r#"{"spec":{"listeners":[{"name":"x","port":70000,"protocol":"HTTP"}]}}"#;
+    let refused = lab.refused(&patch("merge", wrong)).await;
+    let why = "spec.listeners[0].port in body should be less than or equal to 65535";
+    assert!(refused.contains(why), "{refused}");
+    let twice = r#"[{"op":"add","path":"/spec/listeners/-","value":{"name":"http","port":81,"protocol":"HTTP"}}]"#;
+    let refused = lab.refused(&patch("json", twice)).await;
+    let why = r#"spec.listeners[1]: Duplicate value: {"name":"http"}"#;
+    assert!(refused.contains(why), "{refused}");
+    let unknown = ROUTES.replace("gatewayClassName: c", "gatewayClassNam: c");
+    let refused = lab.refused(&["apply", "-f", &lab.manifest(&unknown)]).await;
+    assert!(
+        refused.contains(r#"unknown field "spec.gatewayClassNam""#),
+        "{refused}"
+    );
+
+    let directory = lab.stop().await;
+    let lab = Lab::start_in(directory).await;
+    lab.ok(&["get", "gateway", "g"]).await;
+    lab.ok(&["delete", "crd", "gateways.gateway.networking.k8s.io"])
+        .await;
+    lab.refused(&["get", "gateways"]).await;
+    establish(
+        &lab,
+        &definitions(&gateway_api.join("config/crd/experimental")),
+    )
+    .await;
+    let left = lab.ok(&["get", "gateways", "-o", "name"]).await;
+    assert_eq!(left, "", "a new definition has no objects of the old one");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_of_networks_are_served() {
+    let lab = Lab::start().await;
+    let metallb = module("go.universe.tf/metallb@v0.14.9");
+    establish(&lab, &definitions(&metallb.join("config/crd/bases"))).await;
+    let attachments =
+        module("github.com/k8snetworkplumbingwg/network-attachment-definition-client@v1.7.5");
+    let text = std::fs::read_to_string(attachments.join("artifacts/networks-crd.yaml")).unwrap();
+    establish(&lab, &text).await;
+    let objects = r#"
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: p}
+spec: {addresses: [192.0.2.0/24]}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: net}
+spec: {config: "{}"}
+"#;
+    lab.ok(&["apply", "-f", &lab.manifest(objects)]).await;
+    let pool = lab.ok(&["get", "ipaddresspools", "p", "-o", "json"]).await;
+    let pool: Value = serde_json::from_str(&pool).unwrap();
+    assert_eq!(pool["spec"]["autoAssign"], true);
+    lab.ok(&["get", "net-attach-def", "net"]).await;
+    lab.stop().await;
+}
+
+const TOY: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: toys.example.org}
+spec:
+  group: example.org
+  scope: Namespaced
+  names: {plural: toys, kind: Toy, shortNames: [ty]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources:
+      status: {}
+      scale: {specReplicasPath: .spec.count, statusReplicasPath: .status.count}
+    selectableFields: [{jsonPath: .spec.color}]
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            properties:
+              color: {type: string, default: red}
+              count: {type: integer, maximum: 5}
+              #new
+          status: {type: object, properties: {count: {type: integer}}}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_changes_under_its_objects_and_takes_them_along() {
+    let lab = Lab::start().await;
+    establish(&lab, TOY).await;
+    let toy = "apiVersion: example.org/v1\nkind: Toy\nmetadata: {name: t}\nspec: {count: 4}\n";
+    lab.ok(&["apply", "-f", &lab.manifest(toy)]).await;
+    let field = |path: &'static str| {
+        let lab = &lab;
+        async move { lab.ok(&["get", "ty", "t", "-o", path]).await }
+    };
+    assert_eq!(
+        field("jsonpath={.spec.color} {.metadata.generation}").await,
+        "red 1"
+    );
+
+    // The old object has the new default, and an old value may stay that a new one may not be.
+    let changed = TOY
+        .replace("#new", "size: {type: string, default: small}")
+        .replace("maximum: 5", "maximum: 3");
+    establish(&lab, &changed).await;
+    assert_eq!(field("jsonpath={.spec.size}").await, "small");
+    lab.ok(&["label", "toy", "t", "a=b"]).await;
+    let refused = lab.refused(&["scale", "toy", "t", "--replicas=5"]).await;
+    assert!(
+        refused.contains("should be less than or equal to 3"),
+        "{refused}"
+    );
+    lab.ok(&["scale", "toy", "t", "--replicas=2"]).await;
+    assert_eq!(
+        field("jsonpath={.spec.count} {.metadata.generation}").await,
+        "2 2"
+    );
+
+    let status = [
+        "patch",
+        "toy",
+        "t",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+    ];
+    let change = [
+        &status[..],
+        &[r#"{"status":{"count":1},"spec":{"count":9}}"#],
+    ]
+    .concat();
+    lab.ok(&change).await;
+    let both = "jsonpath={.spec.count} {.status.count} {.metadata.generation}";
+    assert_eq!(field(both).await, "2 1 2");
+    let selected = |color: &'static str| ["get", "toys", "--field-selector", color, "-o", "name"];
+    assert_eq!(
+        lab.ok(&selected("spec.color=red")).await,
+        "toy.example.org/t\n"
+    );
+    assert_eq!(lab.ok(&selected("spec.color=blue")).await, "");
+
+    // A second definition must find other names.
+    let rival = TOY.replace("toys", "tools").replace("Toy", "Tool");
+    lab.ok(&["apply", "-f", &lab.manifest(&rival)]).await;
+    let condition = r#"jsonpath={.status.conditions[?(@.type=="NamesAccepted")].message}"#;
+    let told = lab
+        .ok(&["get", "crd", "tools.example.org", "-o", condition])
+        .await;
+    assert_eq!(told, "\"ty\" is already in use");
+    lab.refused(&["get", "tools"]).await;
+
+    // What holds an object holds its definition.
+    let held = r#"{"metadata":{"finalizers":["example.org/hold"]}}"#;
+    lab.ok(&["patch", "toy", "t", "--type=merge", "-p", held])
+        .await;
+    lab.ok(&["delete", "crd", "toys.example.org", "--wait=false"])
+        .await;
+    let terminating = "--for=condition=Terminating";
+    lab.ok(&["wait", terminating, "crd/toys.example.org", "--timeout=20s"])
+        .await;
+    let deleted = "--for=jsonpath={.metadata.deletionTimestamp}";
+    lab.ok(&["wait", deleted, "toy/t", "--timeout=20s"]).await;
+    let another = lab.manifest(&toy.replace("name: t", "name: u"));
+    let refused = lab.refused(&["create", "-f", &another]).await;
+    assert!(refused.contains("is terminating"), "{refused}");
+    let released = r#"{"metadata":{"finalizers":null}}"#;
+    lab.ok(&["patch", "toy", "t", "--type=merge", "-p", released])
+        .await;
+    lab.ok(&[
+        "wait",
+        "--for=delete",
+        "crd/toys.example.org",
+        "--timeout=20s",
+    ])
+    .await;
+    // Its names are free now.
+    lab.ok(&[
+        "wait",
+        "--for=condition=Established",
+        "crd/tools.example.org",
+        "--timeout=20s",
+    ])
+    .await;
+    lab.ok(&["get", "tools"]).await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_are_refused_in_kubernetes_words() {
+    let lab = Lab::start().await;
+    for (from, to, why) in [
+        (
+            "name: toys.example.org",
+            "name: toy.example.org",
+            r#"metadata.name: Invalid value: "toy.example.org": must be spec.names.plural+"."+spec.group"#,
+        ),
+        (
+            "scope: Namespaced",
+            "scope: Everywhere",
+            r#"spec.scope: Unsupported value: "Everywhere": supported values: "Cluster", "Namespaced""#,
+        ),
+        (
+            "storage: true",
+            "storage: false",
+            "must have exactly one version marked as storage version",
+        ),
+        (
+            "color: {type: string,",
+            "color: {",
+            "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[color].type: Required value: must not be empty for specified object fields",
+        ),
+        (
+            "specReplicasPath: .spec.count",
+            "specReplicasPath: .status.count",
+            r#"scale.specReplicasPath: Invalid value: ".status.count": should be a json path under .spec"#,
+        ),
+        (
+            "default: red",
+            "default: 1",
+            r#"properties[color].default: Invalid value: "integer":"#,
+        ),
+    ] {
+        let changed = TOY.replace(from, to);
+        assert_ne!(changed, TOY, "{from}");
+        let refused = lab
+            .refused(&["create", "-f", &lab.manifest(&changed)])
+            .await;
+        assert!(refused.contains(why), "{to}: {refused}");
+    }
+    lab.stop().await;
+}
