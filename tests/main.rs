@@ -10,6 +10,7 @@
 
 mod lab;
 
+mod endpoints;
 mod faults;
 mod hello;
 mod keep;

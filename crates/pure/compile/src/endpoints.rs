@@ -218,12 +218,11 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
         .addresses
         .iter()
         .find(|address| IpFamily::of(**address) == family)?;
-    // KEP-1672: serving is readiness regardless of termination.
-    let serving = pod.ready || service.publish_not_ready;
     Some(Endpoint {
         addresses: vec![*address],
         ready: service.publish_not_ready || (pod.ready && !pod.terminating),
-        serving,
+        // KEP-1672: readiness regardless of termination, and of what is published.
+        serving: pod.ready,
         terminating: pod.terminating,
         node: pod.node.clone(),
         zone: pod.zone.clone(),
@@ -234,7 +233,7 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
 
 /// The Service's ports as this pod has them. A port whose name the pod does not know is
 /// left out.
-fn resolved_ports(service: &Backed, pod: &Selected) -> Vec<SlicePort> {
+pub(crate) fn resolved_ports(service: &Backed, pod: &Selected) -> Vec<SlicePort> {
     let mut ports: Vec<SlicePort> = service
         .ports
         .iter()
@@ -382,7 +381,8 @@ mod tests {
         assert_eq!(conditions(true, false, false), (true, true, false));
         assert_eq!(conditions(false, false, false), (false, false, false));
         assert_eq!(conditions(true, true, false), (false, true, true));
-        assert_eq!(conditions(false, true, true), (true, true, true));
+        assert_eq!(conditions(false, true, true), (true, false, true));
+        assert_eq!(conditions(false, false, true), (true, false, false));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod dns;
 pub mod endpoints;
 pub mod fabric;
 pub mod service;
+pub mod subsets;
 
 pub use compiler::{Compiler, Problem, Settings, Touched};
 pub use dns::{DnsCompiler, DnsSettings};

@@ -184,7 +184,9 @@ impl Collector {
 fn place(kind: Kind) -> (&'static str, bool) {
     match kind {
         Kind::Namespace | Kind::Node => ("v1", false),
-        Kind::Pod | Kind::Service | Kind::ServiceAccount | Kind::ConfigMap => ("v1", true),
+        Kind::Pod | Kind::Service | Kind::Endpoints | Kind::ServiceAccount | Kind::ConfigMap => {
+            ("v1", true)
+        }
         Kind::EndpointSlice => ("discovery.k8s.io/v1", true),
         Kind::Deployment | Kind::ReplicaSet | Kind::DaemonSet => ("apps/v1", true),
         Kind::Lease => ("coordination.k8s.io/v1", true),
@@ -226,6 +228,7 @@ fn keeps(owner: &OwnerReference) -> bool {
         Kind::Node,
         Kind::Pod,
         Kind::Service,
+        Kind::Endpoints,
         Kind::EndpointSlice,
         Kind::Deployment,
         Kind::ReplicaSet,

@@ -4,11 +4,14 @@
 //! Each is a queue of keys and a function that brings one key from what is to what
 //! should be, whatever led there. An event only says which keys to look at again.
 
+mod backing;
 mod daemons;
 mod deployment;
 mod echoes;
+mod endpoints;
 mod expiry;
 mod garbage;
+mod mirror;
 mod namespaces;
 mod nodes;
 mod orphans;
@@ -17,6 +20,7 @@ mod replicas;
 mod rollout;
 mod scheduling;
 mod slices;
+mod trigger_time;
 mod world;
 
 use std::cell::RefCell;
@@ -111,6 +115,8 @@ struct Queues {
     replica_sets: Queue<ObjectKey>,
     daemon_sets: Queue<ObjectKey>,
     slices: Queue<ObjectKey>,
+    endpoints: Queue<ObjectKey>,
+    mirror: Queue<ObjectKey>,
     scheduling: Queue<ObjectKey>,
     orphans: Queue<ObjectKey>,
     garbage: Queue<AnyKey>,
@@ -192,6 +198,11 @@ fn start(
     spawn!(replica_sets, replicas::ReplicaSets::new(context.clone()));
     spawn!(daemon_sets, daemons::DaemonSets::new(context.clone()));
     spawn!(slices, slices::EndpointSlices::new(context.clone()));
+    spawn!(
+        endpoints,
+        endpoints::EndpointsOfServices::new(context.clone())
+    );
+    spawn!(mirror, mirror::Mirror::new(context.clone()));
     spawn!(scheduling, scheduling::Scheduler::new(context.clone()));
     spawn!(orphans, orphans::Orphans::new(context.clone()));
     spawn!(garbage, garbage::Collector::new(context.clone()));
@@ -209,11 +220,12 @@ impl Queues {
             }
             Changed::Node(key, before, after) => {
                 self.nodes.push(key.clone());
-                let zone =
-                    |node: &Option<Arc<Node>>| node.as_deref().and_then(slices::zone).cloned();
+                let zone = |node: &Option<Arc<Node>>| {
+                    node.as_deref().map(|node| backing::zone(node).cloned())
+                };
                 if zone(before) != zone(after) {
                     for service in world.services.keys() {
-                        self.slices.push(service.clone());
+                        self.push_endpoints(service);
                     }
                 }
                 if after.is_none() {
@@ -227,12 +239,25 @@ impl Queues {
                 self.enqueue_unscheduled(world);
             }
             Changed::Lease(key) => self.nodes.push(ObjectKey::new("", &key.name)),
-            Changed::Service(key) => self.slices.push(key.clone()),
+            Changed::Service(key) => {
+                self.push_endpoints(key);
+                self.mirror.push(key.clone());
+            }
+            Changed::Endpoints(key) => {
+                self.mirror.push(key.clone());
+                // Who writes Endpoints before their Service may do so.
+                if world.services.contains_key(key) {
+                    self.endpoints.push(key.clone());
+                }
+            }
             Changed::EndpointSlice(key, before) => {
                 let after = world.slices.get(key);
                 for slice in before.iter().chain(after) {
                     if let Some(service) = slices::service_of(slice) {
                         self.slices.push(service);
+                    }
+                    if let Some(service) = mirror::service_of(slice) {
+                        self.mirror.push(service);
                     }
                 }
             }
@@ -258,8 +283,8 @@ impl Queues {
                             _ => {}
                         }
                     }
-                    for service in slices::services_selecting(world, pod) {
-                        self.slices.push(service);
+                    for service in backing::services_selecting(world, pod) {
+                        self.push_endpoints(&service);
                     }
                 }
                 match after {
@@ -275,6 +300,12 @@ impl Queues {
                 }
             }
         }
+    }
+
+    /// Both forms of a Service's endpoints.
+    fn push_endpoints(&self, service: &ObjectKey) {
+        self.slices.push(service.clone());
+        self.endpoints.push(service.clone());
     }
 
     fn enqueue_unscheduled(&self, world: &World) {
@@ -297,6 +328,13 @@ impl Queues {
         push(&self.replica_sets, &mut world.replica_sets.keys());
         push(&self.daemon_sets, &mut world.daemon_sets.keys());
         push(&self.slices, &mut world.services.keys());
+        push(&self.endpoints, &mut world.services.keys());
+        push(&self.endpoints, &mut world.endpoints.keys());
+        push(&self.mirror, &mut world.endpoints.keys());
+        let mirrored = world.slices.values();
+        for service in mirrored.filter_map(|slice| mirror::service_of(slice)) {
+            self.mirror.push(service);
+        }
         self.enqueue_unscheduled(world);
         for (key, _) in world
             .pods

@@ -14,7 +14,7 @@ use weft_kube::k8s_openapi::NamespaceResourceScope;
 use weft_kube::k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use weft_kube::k8s_openapi::api::coordination::v1::Lease;
 use weft_kube::k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
 };
 use weft_kube::k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -39,6 +39,7 @@ pub(super) enum Kind {
     Node,
     Pod,
     Service,
+    Endpoints,
     EndpointSlice,
     Deployment,
     ReplicaSet,
@@ -119,6 +120,7 @@ caches! {
     nodes: Node,
     pods: Pod,
     services: Service,
+    endpoints: Endpoints,
     slices: EndpointSlice,
     deployments: Deployment,
     replica_sets: ReplicaSet,
@@ -164,6 +166,7 @@ pub(super) enum Changed {
     Node(ObjectKey, Option<Arc<Node>>, Option<Arc<Node>>),
     Pod(ObjectKey, Option<Arc<Pod>>, Option<Arc<Pod>>),
     Service(ObjectKey),
+    Endpoints(ObjectKey),
     EndpointSlice(ObjectKey, Option<Arc<EndpointSlice>>),
     Deployment(ObjectKey),
     ReplicaSet(ObjectKey, Option<Arc<ReplicaSet>>),
@@ -326,6 +329,12 @@ pub(super) fn watch(client: &Client, world: &SharedWorld) -> impl Stream<Item = 
             all(),
             world,
             |key, _, _| Changed::Service(key),
+        ),
+        one(
+            Api::<Endpoints>::all(client.clone()),
+            all(),
+            world,
+            |key, _, _| Changed::Endpoints(key),
         ),
         one(
             Api::<EndpointSlice>::all(client.clone()),

@@ -176,19 +176,37 @@ fn kubernetes_service(options: &ApiServer, addresses: &[IpAddr]) -> Vec<Value> {
             "sessionAffinity": "None",
         },
     })];
-    for listen in &options.listen {
+    let ports =
+        |listen: &SocketAddr| json!([{"name": "https", "port": listen.port(), "protocol": "TCP"}]);
+    for (rank, listen) in options.listen.iter().enumerate() {
         let kind = family(listen.ip());
+        let name = match rank {
+            0 => "kubernetes".to_owned(),
+            _ => format!("kubernetes-{}", kind.to_lowercase()),
+        };
         objects.push(json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {
-                "name": if kind == "IPv4" { "kubernetes" } else { "kubernetes-v6" },
+                "name": name,
                 "namespace": "default",
                 "labels": {"kubernetes.io/service-name": "kubernetes"},
             },
             "addressType": kind,
             "endpoints": [{"addresses": [listen.ip()], "conditions": {"ready": true}}],
-            "ports": [{"name": "https", "port": listen.port(), "protocol": "TCP"}],
+            "ports": ports(listen),
+        }));
+    }
+    if let Some(primary) = options.listen.first() {
+        objects.push(json!({
+            "apiVersion": "v1",
+            "kind": "Endpoints",
+            "metadata": {
+                "name": "kubernetes",
+                "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": [{"addresses": [{"ip": primary.ip()}], "ports": ports(primary)}],
         }));
     }
     objects
