@@ -18,4 +18,5 @@ mod networking;
 mod pods;
 mod refusals;
 mod services;
+mod stateful;
 mod verdicts;

@@ -184,11 +184,18 @@ impl Collector {
 fn place(kind: Kind) -> (&'static str, bool) {
     match kind {
         Kind::Namespace | Kind::Node => ("v1", false),
-        Kind::Pod | Kind::Service | Kind::Endpoints | Kind::ServiceAccount | Kind::ConfigMap => {
-            ("v1", true)
-        }
+        Kind::Pod
+        | Kind::Service
+        | Kind::Endpoints
+        | Kind::PersistentVolumeClaim
+        | Kind::ServiceAccount
+        | Kind::ConfigMap => ("v1", true),
         Kind::EndpointSlice => ("discovery.k8s.io/v1", true),
-        Kind::Deployment | Kind::ReplicaSet | Kind::DaemonSet => ("apps/v1", true),
+        Kind::Deployment
+        | Kind::ReplicaSet
+        | Kind::DaemonSet
+        | Kind::StatefulSet
+        | Kind::ControllerRevision => ("apps/v1", true),
         Kind::Lease => ("coordination.k8s.io/v1", true),
     }
 }
@@ -233,6 +240,9 @@ fn keeps(owner: &OwnerReference) -> bool {
         Kind::Deployment,
         Kind::ReplicaSet,
         Kind::DaemonSet,
+        Kind::StatefulSet,
+        Kind::ControllerRevision,
+        Kind::PersistentVolumeClaim,
         Kind::ServiceAccount,
     ]
     .into_iter()

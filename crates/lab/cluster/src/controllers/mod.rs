@@ -20,6 +20,7 @@ mod replicas;
 mod rollout;
 mod scheduling;
 mod slices;
+mod stateful;
 mod trigger_time;
 mod world;
 
@@ -114,6 +115,7 @@ struct Queues {
     deployments: Queue<ObjectKey>,
     replica_sets: Queue<ObjectKey>,
     daemon_sets: Queue<ObjectKey>,
+    stateful_sets: Queue<ObjectKey>,
     slices: Queue<ObjectKey>,
     endpoints: Queue<ObjectKey>,
     mirror: Queue<ObjectKey>,
@@ -197,6 +199,7 @@ fn start(
     spawn!(deployments, deployment::Deployments::new(context.clone()));
     spawn!(replica_sets, replicas::ReplicaSets::new(context.clone()));
     spawn!(daemon_sets, daemons::DaemonSets::new(context.clone()));
+    spawn!(stateful_sets, stateful::StatefulSets::new(context.clone()));
     spawn!(slices, slices::EndpointSlices::new(context.clone()));
     spawn!(
         endpoints,
@@ -273,6 +276,20 @@ impl Queues {
                 }
             }
             Changed::DaemonSet(key) => self.daemon_sets.push(key.clone()),
+            Changed::StatefulSet(key) => self.stateful_sets.push(key.clone()),
+            Changed::ControllerRevision(key, before) => {
+                for revision in before.iter().chain(world.revisions.get(key)) {
+                    if let Some(owner) = world::controller_of(&**revision) {
+                        self.stateful_sets
+                            .push(ObjectKey::new(&key.namespace, &owner.name));
+                    }
+                }
+            }
+            Changed::PersistentVolumeClaim(key) => {
+                for set in stateful::sets_with_claims(world, &key.namespace) {
+                    self.stateful_sets.push(set);
+                }
+            }
             Changed::Pod(key, before, after) => {
                 for pod in before.iter().chain(after) {
                     if let Some(owner) = world::controller_of(&**pod) {
@@ -280,6 +297,7 @@ impl Queues {
                         match owner.kind.as_str() {
                             "ReplicaSet" => self.replica_sets.push(owner_key),
                             "DaemonSet" => self.daemon_sets.push(owner_key),
+                            "StatefulSet" => self.stateful_sets.push(owner_key),
                             _ => {}
                         }
                     }
@@ -327,6 +345,7 @@ impl Queues {
         push(&self.deployments, &mut world.deployments.keys());
         push(&self.replica_sets, &mut world.replica_sets.keys());
         push(&self.daemon_sets, &mut world.daemon_sets.keys());
+        push(&self.stateful_sets, &mut world.stateful_sets.keys());
         push(&self.slices, &mut world.services.keys());
         push(&self.endpoints, &mut world.services.keys());
         push(&self.endpoints, &mut world.endpoints.keys());

@@ -11,10 +11,12 @@ use futures::stream::{self, Stream, StreamExt};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 use weft_kube::k8s_openapi::NamespaceResourceScope;
-use weft_kube::k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use weft_kube::k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
 use weft_kube::k8s_openapi::api::coordination::v1::Lease;
 use weft_kube::k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use weft_kube::k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -44,6 +46,9 @@ pub(super) enum Kind {
     Deployment,
     ReplicaSet,
     DaemonSet,
+    StatefulSet,
+    ControllerRevision,
+    PersistentVolumeClaim,
     ServiceAccount,
     ConfigMap,
     Lease,
@@ -125,6 +130,9 @@ caches! {
     deployments: Deployment,
     replica_sets: ReplicaSet,
     daemon_sets: DaemonSet,
+    stateful_sets: StatefulSet,
+    revisions: ControllerRevision,
+    claims: PersistentVolumeClaim,
     service_accounts: ServiceAccount,
     config_maps: ConfigMap,
     leases: Lease,
@@ -171,6 +179,9 @@ pub(super) enum Changed {
     Deployment(ObjectKey),
     ReplicaSet(ObjectKey, Option<Arc<ReplicaSet>>),
     DaemonSet(ObjectKey),
+    StatefulSet(ObjectKey),
+    ControllerRevision(ObjectKey, Option<Arc<ControllerRevision>>),
+    PersistentVolumeClaim(ObjectKey),
     ServiceAccount(ObjectKey),
     ConfigMap(ObjectKey),
     Lease(ObjectKey),
@@ -359,6 +370,24 @@ pub(super) fn watch(client: &Client, world: &SharedWorld) -> impl Stream<Item = 
             all(),
             world,
             |key, _, _| Changed::DaemonSet(key),
+        ),
+        one(
+            Api::<StatefulSet>::all(client.clone()),
+            all(),
+            world,
+            |key, _, _| Changed::StatefulSet(key),
+        ),
+        one(
+            Api::<ControllerRevision>::all(client.clone()),
+            all(),
+            world,
+            |key, before, _| Changed::ControllerRevision(key, before),
+        ),
+        one(
+            Api::<PersistentVolumeClaim>::all(client.clone()),
+            all(),
+            world,
+            |key, _, _| Changed::PersistentVolumeClaim(key),
         ),
         one(
             Api::<ServiceAccount>::all(client.clone()),
