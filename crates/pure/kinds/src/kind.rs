@@ -44,6 +44,17 @@ pub struct Column {
     pub priority: i32,
 }
 
+/// How a kind shows objects that another group stores.
+#[derive(Clone, Copy)]
+pub(crate) struct View {
+    /// The group that stores them, under the same plural.
+    pub(crate) group: &'static str,
+    /// Makes a stored object one of this kind.
+    pub(crate) read: fn(&mut Value),
+    /// Makes an object of this kind what is stored.
+    pub(crate) store: fn(&mut Value),
+}
+
 /// Everything an API server has to know about a kind.
 #[derive(Clone, Copy)]
 pub struct Kind {
@@ -91,6 +102,8 @@ pub struct Kind {
     pub(crate) selectable: &'static [&'static str],
     /// Whether `metadata.generation` counts changes of the spec.
     pub(crate) counts_generation: bool,
+    /// Set where the objects are another kind's in another form.
+    pub(crate) view: Option<View>,
 }
 
 impl std::fmt::Debug for Kind {
@@ -111,6 +124,31 @@ impl Kind {
     /// Whether its objects live in namespaces.
     pub fn namespaced(&self) -> bool {
         self.scope == Scope::Namespaced
+    }
+
+    /// The group under which its objects are stored; its own but for a kind that is another
+    /// one in another form.
+    pub fn stored_group(&self) -> &'static str {
+        self.view.map_or(self.group, |view| view.group)
+    }
+
+    /// Whether its objects are stored as clients read them.
+    pub fn reads_as_stored(&self) -> bool {
+        self.view.is_none()
+    }
+
+    /// Makes a stored object what clients of this kind read.
+    pub fn read_stored(&self, object: &mut Value) {
+        if let Some(view) = self.view {
+            (view.read)(object);
+        }
+    }
+
+    /// Makes an object of this kind what is stored.
+    pub fn store(&self, object: &mut Value) {
+        if let Some(view) = self.view {
+            (view.store)(object);
+        }
     }
 
     /// The subresource of this name.
@@ -221,6 +259,9 @@ impl Kind {
         if !known {
             return None;
         }
+        if field == "source" {
+            return Some(event_source(object).to_owned());
+        }
         let mut here = object;
         for part in field.split('.') {
             match here.get(part) {
@@ -233,6 +274,14 @@ impl Kind {
             Value::Bool(_) | Value::Number(_) => here.to_string(),
             Value::Null | Value::Array(_) | Value::Object(_) => unset(field),
         })
+    }
+}
+
+/// Who reported an Event, under the older name or the newer.
+fn event_source(event: &Value) -> &str {
+    match text(event, &["source", "component"]) {
+        "" => text(event, &["reportingComponent"]),
+        component => component,
     }
 }
 

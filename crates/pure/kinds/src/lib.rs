@@ -26,6 +26,7 @@ mod registry;
 mod schema;
 mod syntax;
 mod validate;
+mod view;
 
 pub use allocate::{
     AllocateError, AllocationFailure, ClusterIpAllocator, NodePortAllocator, ServiceAllocator,

@@ -87,6 +87,11 @@ impl Definition {
         self.name.rsplit('.').next().unwrap_or("")
     }
 
+    #[cfg(test)]
+    pub(crate) fn field_names(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(|name| &**name)
+    }
+
     pub(crate) fn field(&self, name: &str) -> Option<&Type> {
         self.fields.get(name)
     }
@@ -199,8 +204,10 @@ impl Types {
     }
 
     #[cfg(test)]
-    pub(crate) fn by_short_name(&self, name: &str) -> Option<&Definition> {
-        self.definitions.iter().find(|one| one.short_name() == name)
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Definition> {
+        self.definitions
+            .iter()
+            .find(|one| &*one.name == name || one.short_name() == name)
     }
 
     pub(crate) fn root(&self, kind: &Kind) -> Type {

@@ -186,6 +186,13 @@ pub(crate) fn event(object: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+/// The row of an Event of events.k8s.io.
+pub(crate) fn regarding_event(object: &Value, now: Timestamp) -> Vec<Value> {
+    let mut object = object.clone();
+    crate::view::store_event(&mut object);
+    event(&object, now)
+}
+
 fn source(event: &Value) -> String {
     let or = |old: &[&str], new: &str| match text(event, old) {
         "" => text(event, &[new]).to_owned(),

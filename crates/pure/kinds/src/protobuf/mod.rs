@@ -94,12 +94,20 @@ fn message(bytes: &[u8], at: u32, types: &Types, depth: usize) -> Result<Map<Str
         &mut out,
         bytes,
         definition,
-        definition.short_name(),
+        message_name(definition),
         types,
         depth,
     )?;
     out.retain(|name, value| says_something(name, value));
     Ok(out)
+}
+
+/// The name under which a type's fields are numbered.
+fn message_name(definition: &Definition) -> &str {
+    match fields(&definition.name) {
+        Some(_) => &definition.name,
+        None => definition.short_name(),
+    }
 }
 
 /// Reads the fields of `message` into a document of the type `definition`.
@@ -123,7 +131,7 @@ fn take_fields(
         let expected = name.and_then(|(_, name)| Some((*name, definition.field(name)?)));
         let Some((name, expected)) = expected else {
             return Err(ProtobufError::Field {
-                message: message.to_owned(),
+                message: message.rsplit('.').next().unwrap_or(message).to_owned(),
                 number,
             });
         };
@@ -431,9 +439,7 @@ mod tests {
                 .iter()
                 .find(|(_, known)| known.iter().any(|(_, field)| *field == inline))
                 .map_or(*message, |(holder, _)| holder);
-            let definition = types
-                .by_short_name(holder)
-                .unwrap_or_else(|| panic!("{message}"));
+            let definition = types.by_name(holder).unwrap_or_else(|| panic!("{message}"));
             for (_, field) in *known {
                 let known = match field.strip_prefix(INLINE) {
                     Some(inline) => fields(inline).is_some(),

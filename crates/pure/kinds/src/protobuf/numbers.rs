@@ -4,7 +4,8 @@
 
 pub(super) type Fields = &'static [(u32, &'static str)];
 
-/// The fields of a message, by its Go name.
+/// The fields of a message, by its Go name, or by its name in OpenAPI where Go has two of
+/// the same name.
 pub(super) fn fields(message: &str) -> Option<Fields> {
     MESSAGES
         .iter()
@@ -297,7 +298,7 @@ const MESSAGES: &[(&str, Fields)] = &[
         ],
     ),
     (
-        "EndpointPort",
+        "io.k8s.api.core.v1.EndpointPort",
         &[
             (1, "name"),
             (2, "port"),
@@ -308,6 +309,49 @@ const MESSAGES: &[(&str, Fields)] = &[
     (
         "TypedLocalObjectReference",
         &[(1, "apiGroup"), (2, "kind"), (3, "name")],
+    ),
+    (
+        "io.k8s.api.core.v1.Event",
+        &[
+            (1, "metadata"),
+            (2, "involvedObject"),
+            (3, "reason"),
+            (4, "message"),
+            (5, "source"),
+            (6, "firstTimestamp"),
+            (7, "lastTimestamp"),
+            (8, "count"),
+            (9, "type"),
+            (10, "eventTime"),
+            (11, "series"),
+            (12, "action"),
+            (13, "related"),
+            (14, "reportingComponent"),
+            (15, "reportingInstance"),
+        ],
+    ),
+    ("EventSource", &[(1, "component"), (2, "host")]),
+    ("EventSeries", &[(1, "count"), (2, "lastObservedTime")]),
+    // events/v1
+    (
+        "io.k8s.api.events.v1.Event",
+        &[
+            (1, "metadata"),
+            (2, "eventTime"),
+            (3, "series"),
+            (4, "reportingController"),
+            (5, "reportingInstance"),
+            (6, "action"),
+            (7, "reason"),
+            (8, "regarding"),
+            (9, "related"),
+            (10, "note"),
+            (11, "type"),
+            (12, "deprecatedSource"),
+            (13, "deprecatedFirstTimestamp"),
+            (14, "deprecatedLastTimestamp"),
+            (15, "deprecatedCount"),
+        ],
     ),
     // networking/v1
     ("Ingress", &[(1, "metadata"), (2, "spec"), (3, "status")]),

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod container;
+mod event;
 mod ingress;
 mod metadata;
 mod network;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use crate::{FieldError, Kind};
 
 pub(crate) use addresses::{cluster_ip_fields, service_update};
+pub(crate) use event::{event, regarding_event, regarding_event_new, regarding_event_update};
 pub(crate) use ingress::{
     ingress, ingress_class, ingress_class_update, ingress_create, ingress_status,
 };
@@ -27,8 +29,8 @@ pub(crate) use metadata::{check as metadata, check_update as metadata_update};
 pub(crate) use network::{endpoint_slice, endpoint_slice_update, endpoints};
 pub(crate) use network_policy::network_policy;
 pub(crate) use object::{
-    config_map, config_map_update, event, lease, node, node_update, role_binding,
-    role_binding_update, secret, secret_update,
+    config_map, config_map_update, lease, node, node_update, role_binding, role_binding_update,
+    secret, secret_update,
 };
 pub(crate) use pod::{pod, pod_update};
 pub(crate) use service::service;

@@ -1,4 +1,4 @@
-//! Rules of nodes, configuration, leases, events and role bindings.
+//! Rules of nodes, configuration, leases and role bindings.
 
 use std::collections::BTreeSet;
 
@@ -155,23 +155,6 @@ pub(crate) fn secret(object: &Value) -> Vec<FieldError> {
 pub(crate) fn secret_update(object: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = frozen(object, old, &["data"]);
     immutable(&mut errors, &Path::new("type"), &["type"], object, old);
-    errors
-}
-
-pub(crate) fn event(object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let about = text(object, &["involvedObject", "namespace"]);
-    let own = text(object, &["metadata", "namespace"]);
-    // An event about a cluster-wide object lives in `default`.
-    let fits = about == own || (about.is_empty() && own == "default");
-    if !fits {
-        let path = Path::new("involvedObject").child("namespace");
-        errors.push(FieldError::invalid(
-            &path,
-            about,
-            "does not match event.namespace",
-        ));
-    }
     errors
 }
 
