@@ -8,6 +8,7 @@
 mod api;
 mod apply;
 mod body;
+mod companion;
 mod compress;
 mod custom;
 mod delete;
@@ -49,8 +50,9 @@ pub use negotiate::ProtobufDecoder;
 pub use openapi::DocumentSource;
 pub use pki::{Credential, Pki, PkiError, SubjectName, kubeconfig};
 pub use resource::{
-    ALL_VERBS, Admission, ApplyList, Column, Decoded, FieldError, FieldReason, NoAdmission,
-    Operation, PatchList, Refusal, Registry, Resource, Strategy, Subresource, WriteContext,
+    ALL_VERBS, Admission, ApplyList, Column, Companion, Decoded, FieldError, FieldReason,
+    NoAdmission, Operation, PatchList, Refusal, Registry, Resource, Strategy, Subresource,
+    WriteContext,
 };
 pub use server::{Config, Server, ServerError, serve};
 pub use state::HistoryLimits;

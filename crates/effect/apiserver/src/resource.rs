@@ -422,6 +422,12 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// The group whose objects these are, where the kind is another one in another form: its
+    /// objects are stored among that group's of the same plural.
+    fn stored_group(&self) -> Option<&str> {
+        None
+    }
+
     /// Makes a stored object what clients read: in their version of the kind, and by the
     /// schema of today.
     fn read_stored(&self, object: &mut Value) {
@@ -496,6 +502,46 @@ pub trait Admission: Send {
 
     /// The writes since the last `commit` or `rollback` did not happen.
     fn rollback(&mut self);
+
+    /// Whether writes of this kind can have companions.
+    fn has_companions(&self, resource: &Resource) -> bool {
+        let _ = resource;
+        false
+    }
+
+    /// What else changes in the transaction in which `old` becomes `new`: both are stored
+    /// objects of this kind, absent before a create and after a removal.
+    fn companions(
+        &mut self,
+        resource: &Resource,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) -> Vec<Companion> {
+        let _ = (resource, old, new);
+        Vec::new()
+    }
+
+    /// What the last `repair` found missing or left over, once.
+    fn outstanding(&mut self) -> Vec<Companion> {
+        Vec::new()
+    }
+}
+
+/// A cluster-wide object that exists because of another one. It is neither allocated for nor
+/// validated.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Companion {
+    /// This object exists: it is made if none has its name.
+    Needed(Value),
+    /// No object of this name exists.
+    Ended {
+        /// Its API version.
+        api_version: String,
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Why an [`Admission`] refuses a write.
@@ -566,7 +612,8 @@ impl Resource {
 
     /// The name of its collection in the store; one for all versions of the group.
     pub fn collection(&self) -> String {
-        format!("{}/{}", self.group, self.plural)
+        let group = self.strategy.stored_group().unwrap_or(&self.group);
+        format!("{group}/{}", self.plural)
     }
 
     /// The subresource of this name.

@@ -122,6 +122,9 @@ pub enum ServerError {
     /// A listener can't be used.
     #[error("the API server can't use its listener")]
     Listener(#[source] io::Error),
+    /// What goes with the stored objects can't be completed.
+    #[error("the stored objects can't be repaired: {0}")]
+    Repair(#[source] Box<ApiError>),
     /// An object that must be there from the start can't be created.
     #[error("{kind} {name} can't be created at start: {source}")]
     Bootstrap {
@@ -197,6 +200,13 @@ impl Server {
             check,
             stop,
         };
+        let repaired = server.api.store.write(|tx| {
+            tx.complete();
+            Ok(())
+        });
+        repaired
+            .await
+            .map_err(|source| ServerError::Repair(Box::new(source)))?;
         for object in config.bootstrap {
             server.ensure(object).await?;
         }
@@ -235,7 +245,21 @@ impl Server {
         let (object, warnings) = request.decode(object.into()).map_err(failed)?;
         self.api
             .store
-            .write(move |tx| write::create(tx, &request, object, warnings))
+            .write(move |tx| {
+                let status = object.get("status").cloned();
+                let created = write::create(tx, &request, object, warnings)?;
+                let Some(status) = status else {
+                    return Ok(created);
+                };
+                // Nobody but us would say it.
+                let mut object = created.object.value();
+                object["status"] = status;
+                let request = Request {
+                    subresource: Some("status".to_owned()),
+                    ..request
+                };
+                write::update(tx, &request, created.object, object, Vec::new())
+            })
             .await
             .map_err(failed)?;
         Ok(())

@@ -13,6 +13,7 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::companion;
 use crate::custom::{self, Catalog};
 use crate::disk::{Commit, Disk, Loaded, Objects, StoreError};
 use crate::object::{self, Object};
@@ -458,13 +459,35 @@ impl Tx<'_> {
         previous: Option<Arc<Object>>,
     ) -> Arc<Object> {
         let object = Arc::new(object);
-        let event = Event {
+        let event = Arc::new(Event {
             change,
             object: object.clone(),
             previous,
-        };
-        self.changes.push((resource.collection(), Arc::new(event)));
+        });
+        self.changes.push((resource.collection(), event.clone()));
+        if self.admission.has_companions(resource) {
+            self.follow(resource, &event);
+        }
         object.seen_as(resource)
+    }
+
+    /// Writes what goes with a change.
+    fn follow(&mut self, resource: &Resource, event: &Event) {
+        let old = event.previous.as_ref().map(|previous| previous.value());
+        let new = match event.change {
+            Change::Added | Change::Modified => Some(event.object.value()),
+            Change::Deleted => None,
+        };
+        let wanted = self
+            .admission
+            .companions(resource, old.as_ref(), new.as_ref());
+        companion::settle(self, wanted);
+    }
+
+    /// Writes what a repair found missing, and removes what it found left over.
+    pub(crate) fn complete(&mut self) {
+        let wanted = self.admission.outstanding();
+        companion::settle(self, wanted);
     }
 }
 

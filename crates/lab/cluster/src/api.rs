@@ -1,18 +1,21 @@
 //! The lab's API server: the table of kinds on the server's seam.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use weft_apiserver::{
-    Admission, ApiError, ApplyList, Column, CommonRules, Decoded, DocumentSource, FieldError,
-    FieldReason, Operation, PatchList, ProtobufDecoder, Refusal, Registry, Resource, Strategy,
-    Subresource, WriteContext,
+    Admission, ApiError, ApplyList, Column, CommonRules, Companion, Decoded, DocumentSource,
+    FieldError, FieldReason, Operation, PatchList, ProtobufDecoder, Refusal, Registry, Resource,
+    Strategy, Subresource, WriteContext,
 };
 use weft_kinds::{
-    AllocationFailure, ErrorKind, Kind, ListMerge, MergeRule, ProtobufError, ServiceAllocator,
-    ServiceRanges,
+    AddressObjects, AllocationFailure, ErrorKind, Kind, ListMerge, MergeRule, ProtobufError,
+    ServiceAllocator, ServiceRanges, is_of_a_service, restored_address_object,
 };
 
 /// All kinds of the lab's API.
@@ -50,6 +53,32 @@ pub fn bootstrap() -> Vec<Value> {
         .collect()
 }
 
+/// The ServiceCIDR of the ranges from which Services get their addresses. As on a cluster
+/// it can't go while a Service has one, and the `kubernetes` Service always has.
+pub fn service_cidr(ranges: &[IpNet]) -> Value {
+    let ranges: Vec<String> = ranges
+        .iter()
+        .map(|range| range.trunc().to_string())
+        .collect();
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {
+            "name": "kubernetes",
+            "finalizers": ["networking.k8s.io/service-cidr-finalizer"],
+        },
+        "spec": {"cidrs": ranges},
+        "status": {"conditions": [{
+            "type": "Ready",
+            "status": "True",
+            "reason": "",
+            "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": now,
+        }]},
+    })
+}
+
 /// Allocation of Service addresses and node ports.
 pub fn admission(ranges: ServiceRanges) -> Box<dyn Admission> {
     // A new start of the server begins its searches elsewhere, so that an address that
@@ -57,6 +86,7 @@ pub fn admission(ranges: ServiceRanges) -> Box<dyn Admission> {
     let seed = Timestamp::now().as_nanosecond().unsigned_abs() % u128::from(u64::MAX);
     Box::new(Services {
         allocator: ServiceAllocator::new(ranges),
+        outstanding: Vec::new(),
         seed: u64::try_from(seed).unwrap_or_default(),
     })
 }
@@ -211,6 +241,22 @@ impl Strategy for Row {
         self.kind.shows_deleted()
     }
 
+    fn stored_group(&self) -> Option<&str> {
+        (!self.kind.reads_as_stored()).then(|| self.kind.stored_group())
+    }
+
+    fn reads_as_stored(&self, _: &[u8], _: u64) -> bool {
+        self.kind.reads_as_stored()
+    }
+
+    fn read_stored(&self, object: &mut Value) {
+        self.kind.read_stored(object);
+    }
+
+    fn store(&self, object: &mut Value) {
+        self.kind.store(object);
+    }
+
     fn forbids_deletion(&self, name: &str) -> Option<&'static str> {
         self.kind.forbids_deletion(name)
     }
@@ -270,6 +316,8 @@ impl CommonRules for Common {
 /// The allocator of Services as the server's admission.
 struct Services {
     allocator: ServiceAllocator,
+    /// IPAddress objects that must be made or removed after a repair.
+    outstanding: Vec<Companion>,
     seed: u64,
 }
 
@@ -277,18 +325,89 @@ fn is_service(resource: &Resource) -> bool {
     resource.group.is_empty() && resource.kind == "Service"
 }
 
-impl Admission for Services {
-    fn repair(&mut self, objects: &mut dyn Iterator<Item = (&Resource, Value)>) {
-        let services: Vec<Value> = objects
-            .filter(|(resource, _)| is_service(resource))
-            .map(|(_, service)| service)
-            .collect();
-        for complaint in self.allocator.repair(&services) {
-            tracing::warn!(complaint, "a Service's allocation could not be repaired");
+const NETWORKING: &str = "networking.k8s.io";
+
+fn is_address(resource: &Resource) -> bool {
+    resource.group == NETWORKING && resource.kind == "IPAddress"
+}
+
+/// The address that an IPAddress object is about: its name.
+fn address_of(object: &Value) -> Option<IpAddr> {
+    object["metadata"]["name"].as_str()?.parse().ok()
+}
+
+fn address_object_ended(name: String) -> Companion {
+    Companion::Ended {
+        api_version: format!("{NETWORKING}/v1"),
+        kind: "IPAddress".to_owned(),
+        name,
+    }
+}
+
+impl Services {
+    /// An IPAddress that is not a Service's keeps its address from them.
+    fn admit_address(&mut self, operation: &Operation<'_>) {
+        match operation {
+            Operation::Create { object } => {
+                if let Some(address) = address_of(object) {
+                    self.allocator.reserve(address);
+                }
+            }
+            Operation::Delete { old } => {
+                if let Some(address) = address_of(old) {
+                    self.allocator.unreserve(address);
+                }
+            }
+            Operation::Update { .. } => {}
         }
     }
 
+    /// Compares the IPAddress objects there are with the addresses of the Services.
+    fn check_addresses(&mut self, services: &[Value], addresses: &[Value]) {
+        let there: BTreeSet<IpAddr> = addresses.iter().filter_map(address_of).collect();
+        let needed = services
+            .iter()
+            .flat_map(|service| AddressObjects::of_change(None, Some(service)).needed)
+            .filter(|object| address_of(object).is_some_and(|one| !there.contains(&one)));
+        self.outstanding = needed.map(Companion::Needed).collect();
+        for object in addresses {
+            let Some(address) = address_of(object) else {
+                continue;
+            };
+            if self.allocator.serves(address) {
+                continue;
+            }
+            if is_of_a_service(object) {
+                self.outstanding
+                    .push(address_object_ended(address.to_string()));
+            } else {
+                self.allocator.reserve(address);
+            }
+        }
+        self.allocator.commit();
+    }
+}
+
+impl Admission for Services {
+    fn repair(&mut self, objects: &mut dyn Iterator<Item = (&Resource, Value)>) {
+        let (mut services, mut addresses) = (Vec::new(), Vec::new());
+        for (resource, object) in objects {
+            if is_service(resource) {
+                services.push(object);
+            } else if is_address(resource) {
+                addresses.push(object);
+            }
+        }
+        for complaint in self.allocator.repair(&services) {
+            tracing::warn!(complaint, "a Service's allocation could not be repaired");
+        }
+        self.check_addresses(&services, &addresses);
+    }
+
     fn admit(&mut self, resource: &Resource, operation: Operation<'_>) -> Result<(), Refusal> {
+        if is_address(resource) {
+            self.admit_address(&operation);
+        }
         if !is_service(resource) {
             return Ok(());
         }
@@ -315,5 +434,98 @@ impl Admission for Services {
 
     fn rollback(&mut self) {
         self.allocator.rollback();
+    }
+
+    fn has_companions(&self, resource: &Resource) -> bool {
+        is_service(resource) || is_address(resource)
+    }
+
+    fn companions(
+        &mut self,
+        resource: &Resource,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) -> Vec<Companion> {
+        if is_service(resource) {
+            let AddressObjects { needed, ended } = AddressObjects::of_change(old, new);
+            let ended = ended.iter().map(ToString::to_string);
+            return needed
+                .into_iter()
+                .map(Companion::Needed)
+                .chain(ended.map(address_object_ended))
+                .collect();
+        }
+        // Somebody removes the object of an address that a Service has: it comes back.
+        let removed = old.filter(|_| new.is_none());
+        let served = removed.and_then(|object| {
+            let address = address_of(object).filter(|one| self.allocator.serves(*one))?;
+            Some(Companion::Needed(restored_address_object(address, object)))
+        });
+        served.into_iter().collect()
+    }
+
+    fn outstanding(&mut self) -> Vec<Companion> {
+        std::mem::take(&mut self.outstanding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, address: &str) -> Value {
+        json!({"metadata": {"namespace": "default", "name": name},
+            "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address]}})
+    }
+
+    fn address(name: &str, manager: &str) -> Value {
+        json!({"metadata": {"name": name,
+            "labels": {"ipaddress.kubernetes.io/managed-by": manager}},
+            "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "x"}}})
+    }
+
+    fn name(companion: &Companion) -> String {
+        match companion {
+            Companion::Needed(object) => {
+                format!("+{}", object["metadata"]["name"].as_str().unwrap())
+            }
+            Companion::Ended { name, .. } => format!("-{name}"),
+        }
+    }
+
+    /// A store of an older version has no IPAddress objects, or some that are left over.
+    #[test]
+    fn a_repair_completes_addresses_and_reserves_those_of_others() {
+        let registry = registry();
+        let of = |group: &str, plural: &str| registry.find(group, "v1", plural).unwrap().clone();
+        let (services, addresses) = (of("", "services"), of(NETWORKING, "ipaddresses"));
+        let mut admission = Services {
+            allocator: ServiceAllocator::new(ServiceRanges {
+                addresses: vec!["10.96.0.0/12".parse().unwrap()],
+                node_ports: 30000..=32767,
+            }),
+            outstanding: Vec::new(),
+            seed: 0,
+        };
+        let objects: Vec<(&Resource, Value)> = vec![
+            (&*services, service("a", "10.96.0.1")),
+            (&*services, service("b", "10.96.0.2")),
+            (&*addresses, address("10.96.0.2", "ipallocator.k8s.io")),
+            (&*addresses, address("10.96.0.3", "ipallocator.k8s.io")),
+            (&*addresses, address("10.96.0.4", "somebody.example.com")),
+        ];
+        admission.repair(&mut objects.into_iter());
+        let outstanding: Vec<String> = admission.outstanding().iter().map(name).collect();
+        assert_eq!(outstanding, ["+10.96.0.1", "-10.96.0.3"]);
+        assert!(admission.outstanding().is_empty());
+        let free = |address: &str| admission.allocator.is_free(address.parse().unwrap());
+        assert!(free("10.96.0.3"));
+        assert!(!free("10.96.0.4"), "somebody else has it");
+
+        let gone = address("10.96.0.2", "");
+        let back = admission.companions(&addresses, Some(&gone), None);
+        assert_eq!(back.iter().map(name).collect::<Vec<_>>(), ["+10.96.0.2"]);
+        let other = address("10.96.0.4", "somebody.example.com");
+        assert_eq!(admission.companions(&addresses, Some(&other), None), []);
     }
 }

@@ -29,8 +29,8 @@ mod validate;
 mod view;
 
 pub use allocate::{
-    AllocateError, AllocationFailure, ClusterIpAllocator, NodePortAllocator, ServiceAllocator,
-    ServiceRanges,
+    AddressObjects, AllocateError, AllocationFailure, ClusterIpAllocator, NodePortAllocator,
+    ServiceAllocator, ServiceRanges, is_of_a_service, restored_address_object,
 };
 pub use custom::{
     OBJECT_META, decode_metadata, metadata_schemas, validate_metadata, validate_metadata_update,

@@ -111,6 +111,9 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
     config.bootstrap = api::bootstrap();
     config
         .bootstrap
+        .push(api::service_cidr(&options.service_cidrs));
+    config
+        .bootstrap
         .extend(kubernetes_service(&options, &kubernetes));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -9,10 +9,12 @@ mod band;
 mod cluster_ip;
 mod families;
 mod node_port;
+mod objects;
 mod service;
 
 pub use cluster_ip::ClusterIpAllocator;
 pub use node_port::NodePortAllocator;
+pub use objects::{AddressObjects, is_of_a_service, restored_address_object};
 pub use service::{AllocationFailure, ServiceAllocator, ServiceRanges};
 
 /// Why an address or port could not be allocated; the texts are Kubernetes'.

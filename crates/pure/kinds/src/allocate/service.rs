@@ -1,5 +1,6 @@
 //! Addresses and node ports of Services: what a write takes and what it gives back.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -38,6 +39,8 @@ enum Step {
     GaveAddress(IpAddr),
     TookPort(u16),
     GavePort(u16),
+    Reserved(IpAddr),
+    Unreserved(IpAddr),
 }
 
 /// The addresses and node ports of all Services of a cluster.
@@ -48,6 +51,8 @@ enum Step {
 pub struct ServiceAllocator {
     addresses: Vec<ClusterIpAllocator>,
     ports: NodePortAllocator,
+    /// Addresses that are taken by something else than a Service.
+    reserved: BTreeSet<IpAddr>,
     steps: Vec<Step>,
 }
 
@@ -63,6 +68,7 @@ impl ServiceAllocator {
                 .map(ClusterIpAllocator::new)
                 .collect(),
             ports: NodePortAllocator::new(ranges.node_ports),
+            reserved: BTreeSet::new(),
             steps: Vec::new(),
         }
     }
@@ -76,6 +82,7 @@ impl ServiceAllocator {
             .map(|one| ClusterIpAllocator::new(one.range()))
             .collect();
         self.ports = NodePortAllocator::new(self.ports.range());
+        self.reserved.clear();
         self.steps.clear();
         let mut complaints = Vec::new();
         for service in services {
@@ -176,6 +183,30 @@ impl ServiceAllocator {
         }
     }
 
+    /// Keeps an address from Services, if none of them has it and a range holds it.
+    pub fn reserve(&mut self, address: IpAddr) {
+        let taken = self
+            .range_of(address)
+            .is_some_and(|range| range.allocate(address).is_ok());
+        if taken {
+            self.reserved.insert(address);
+            self.steps.push(Step::Reserved(address));
+        }
+    }
+
+    /// Gives a reserved address back.
+    pub fn unreserve(&mut self, address: IpAddr) {
+        if self.reserved.remove(&address) {
+            self.range_of(address).map(|range| range.release(address));
+            self.steps.push(Step::Unreserved(address));
+        }
+    }
+
+    /// Whether a Service has the address.
+    pub fn serves(&self, address: IpAddr) -> bool {
+        !self.reserved.contains(&address) && self.addresses.iter().any(|range| range.has(address))
+    }
+
     /// What was done since the last commit stands.
     pub fn commit(&mut self) {
         self.steps.clear();
@@ -203,6 +234,14 @@ impl ServiceAllocator {
                 }
                 Step::GavePort(port) => {
                     let _ = self.ports.allocate(port);
+                }
+                Step::Reserved(address) => {
+                    self.reserved.remove(&address);
+                    self.range_of(address).map(|range| range.release(address));
+                }
+                Step::Unreserved(address) => {
+                    self.reserved.insert(address);
+                    self.range_of(address).map(|range| range.allocate(address));
                 }
             }
         }
@@ -456,7 +495,7 @@ fn needs_health_port(service: &Value) -> bool {
         && text(service, &["spec", "externalTrafficPolicy"]) == "Local"
 }
 
-fn held_addresses(service: &Value) -> Vec<IpAddr> {
+pub(super) fn held_addresses(service: &Value) -> Vec<IpAddr> {
     if !wants_address(service) {
         return Vec::new();
     }
@@ -592,6 +631,31 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn reserved_addresses_are_not_for_services() {
+        let mut addresses = allocator(&[V4]);
+        let address: IpAddr = "10.96.0.77".parse().unwrap();
+        addresses.reserve(address);
+        addresses.commit();
+        let mut asks = service(json!({"clusterIP": "10.96.0.77", "ports": [{"port": 80}]}));
+        let outcome = addresses.allocate_create(&mut asks, 0);
+        assert!(
+            line(outcome)
+                .ends_with("failed to allocate IP 10.96.0.77: provided IP is already allocated")
+        );
+        assert!(!addresses.serves(address));
+        addresses.unreserve(address);
+        addresses.rollback();
+        assert!(!addresses.is_free(address));
+        addresses.unreserve(address);
+        addresses.commit();
+        addresses.allocate_create(&mut asks, 0).unwrap();
+        assert!(addresses.serves(address));
+        addresses.reserve(address);
+        addresses.unreserve(address);
+        assert!(addresses.serves(address), "a Service keeps what it has");
+    }
+
+    #[test]
     fn repair_takes_what_is_there() {
         let mut addresses = allocator(&[V4]);
         let mut one = service(json!({"type": "NodePort", "ports": [{"port": 80}]}));
@@ -614,6 +678,9 @@ pub(super) mod tests {
             addresses.commit();
             let before = format!("{addresses:?}");
             addresses.release(&kept);
+            addresses.reserve("10.0.0.200".parse().unwrap());
+            addresses.unreserve("10.0.0.200".parse().unwrap());
+            addresses.reserve("10.0.0.201".parse().unwrap());
             for seed in seeds {
                 let spec = json!({"type": "NodePort", "ports": [{"port": 1}], "ipFamilyPolicy": "PreferDualStack"});
                 addresses.allocate_create(&mut service(spec), seed).unwrap();
