@@ -459,6 +459,9 @@ impl Tx<'_> {
         previous: Option<Arc<Object>>,
     ) -> Arc<Object> {
         let object = Arc::new(object);
+        // As it is stored: other kinds may read it in other forms.
+        let previous =
+            previous.and_then(|previous| self.held(resource, &previous.namespace, &previous.name));
         let event = Arc::new(Event {
             change,
             object: object.clone(),

@@ -260,8 +260,9 @@ async fn is_true(flag: Option<&mut watch::Receiver<bool>>) {
 impl Watcher {
     fn tell(&mut self, event: &Event, out: &mut Vec<u8>) {
         let resource = self.encoder.resource.clone();
-        let inside = |object: &Object| self.scope.contains(&resource, object);
-        let before = event.previous.as_deref().is_some_and(&inside);
+        let inside =
+            |object: &Arc<Object>| self.scope.contains(&resource, &object.seen_as(&resource));
+        let before = event.previous.as_ref().is_some_and(&inside);
         let after = match event.change {
             Change::Added | Change::Modified => inside(&event.object),
             Change::Deleted => false,
