@@ -349,3 +349,122 @@ async fn objects_are_created_without_a_manifest() {
     lab.ok(&["delete", "configmap", "c"]).await;
     lab.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_of_services_have_objects() {
+    let lab = Lab::start().await;
+    lab.ok(&["create", "service", "clusterip", "web", "--tcp=80"])
+        .await;
+    let address = lab
+        .ok(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"])
+        .await;
+    let parent = "jsonpath={.spec.parentRef.namespace}/{.spec.parentRef.name}";
+    let shown = lab.ok(&["get", "ip", &address, "-o", parent]).await;
+    assert_eq!(shown, "default/web");
+    lab.ok(&["delete", "ip", &address]).await;
+    let shown = lab.ok(&["get", "ip", &address, "-o", parent]).await;
+    assert_eq!(shown, "default/web", "the Service still has the address");
+    assert!(
+        lab.ok(&["describe", "ip", &address])
+            .await
+            .contains("Parent Reference"),
+        "kubectl describes it in an older version"
+    );
+    lab.ok(&["delete", "service", "web"]).await;
+    assert!(
+        lab.refused(&["get", "ip", &address])
+            .await
+            .contains("not found")
+    );
+
+    let manifest = lab.manifest(
+        "apiVersion: networking.k8s.io/v1\nkind: IPAddress\nmetadata: {name: 10.96.0.55}\n\
+         spec: {parentRef: {group: example.com, resource: gateways, name: g}}\n",
+    );
+    lab.ok(&["apply", "-f", &manifest]).await;
+    let asked = [
+        "create",
+        "service",
+        "clusterip",
+        "web",
+        "--clusterip=10.96.0.55",
+        "--tcp=80",
+    ];
+    assert!(
+        lab.refused(&asked)
+            .await
+            .contains("provided IP is already allocated")
+    );
+    lab.ok(&["delete", "ip", "10.96.0.55"]).await;
+    lab.ok(&asked).await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_one_object_in_two_groups() {
+    let lab = Lab::start().await;
+    let manifest = lab.manifest(
+        "apiVersion: events.k8s.io/v1\nkind: Event\n\
+         metadata: {name: seen, namespace: default}\n\
+         eventTime: 2024-01-01T00:00:00.000000Z\n\
+         reportingController: example.com/c\nreportingInstance: c-1\n\
+         action: Look\nreason: Seen\ntype: Normal\nnote: hello\n\
+         regarding: {kind: Pod, namespace: default, name: p}\n",
+    );
+    let mut watching = lab
+        .kubectl(&[
+            "get",
+            "events",
+            "--watch",
+            "--field-selector=involvedObject.name=p",
+            "--output=jsonpath={.apiVersion} {.message} {.series.count}{'\\n'}",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    lab.ok(&["create", "-f", &manifest]).await;
+    let new = "events.v1.events.k8s.io";
+    let selected = [
+        "get",
+        new,
+        "--field-selector=regarding.name=p",
+        "-o",
+        "jsonpath={.items[*].note}",
+    ];
+    assert_eq!(lab.ok(&selected).await, "hello");
+    let patch = ["patch", new, "seen", "--type=merge", "-p"];
+    assert!(
+        lab.refused(&[&patch[..], &[r#"{"note":"other"}"#]].concat())
+            .await
+            .contains("message: Invalid value: \"other\": field is immutable")
+    );
+    let series = r#"{"series":{"count":2,"lastObservedTime":"2024-01-01T00:00:01.000000Z"}}"#;
+    lab.ok(&[&patch[..], &[series]].concat()).await;
+    let shown = lab
+        .ok(&[
+            "get",
+            "event",
+            "seen",
+            "-o",
+            "jsonpath={.message} {.series.count}",
+        ])
+        .await;
+    assert_eq!(shown, "hello 2");
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let seen = tokio::task::spawn_blocking(move || {
+        let last = lines
+            .map_while(Result::ok)
+            .find(|line| line.ends_with(" 2"));
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+        last
+    });
+    assert_eq!(seen.await.unwrap().as_deref(), Some("v1 hello 2"));
+    lab.ok(&["delete", new, "seen"]).await;
+    assert!(
+        lab.refused(&["get", "event", "seen"])
+            .await
+            .contains("not found")
+    );
+    lab.stop().await;
+}

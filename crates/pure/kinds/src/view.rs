@@ -32,6 +32,16 @@ pub(crate) fn store_event(object: &mut Value) {
     );
 }
 
+/// Makes an object of networking.k8s.io/v1 one of v1beta1.
+pub(crate) fn read_networking_beta(object: &mut Value) {
+    rename(object, "networking.k8s.io/v1beta1", [].into_iter());
+}
+
+/// Makes an object of networking.k8s.io/v1beta1 one of v1.
+pub(crate) fn store_networking(object: &mut Value) {
+    rename(object, "networking.k8s.io/v1", [].into_iter());
+}
+
 fn rename<'a>(
     object: &mut Value,
     api_version: &str,
@@ -76,6 +86,20 @@ mod tests {
         plain.read_stored(&mut object);
         assert_eq!(object, core);
         assert_eq!((plain.stored_group(), kind.stored_group()), ("", ""));
+    }
+
+    #[test]
+    fn ranges_and_addresses_have_an_older_version() {
+        for name in ["IPAddress", "ServiceCIDR"] {
+            let kind = find_kind("networking.k8s.io", "v1beta1", name).unwrap();
+            let stored = json!({"apiVersion": "networking.k8s.io/v1", "spec": {"a": 1}});
+            let mut object = stored.clone();
+            kind.read_stored(&mut object);
+            assert_eq!(object["apiVersion"], kind.api_version());
+            kind.store(&mut object);
+            assert_eq!(object, stored);
+            assert_eq!(kind.stored_group(), "networking.k8s.io");
+        }
     }
 
     #[test]
