@@ -1,4 +1,6 @@
-//! Sans-IO codecs and state machines: CNI and DNS.
+//! Sans-IO codecs and state machines: CNI, DNS, SPDY, the kubelet's requests.
 
 pub mod cni;
 pub mod dns;
+pub mod kubelet;
+pub mod spdy;

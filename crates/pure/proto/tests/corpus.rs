@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use weft_proto::{cni, dns};
+use weft_proto::{cni, dns, kubelet, spdy};
 
 fn replay(target: &str, exercise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -32,4 +32,14 @@ fn cni_requests() {
 #[test]
 fn dns_queries() {
     replay("dns_query", dns::exercise);
+}
+
+#[test]
+fn kubelet_requests() {
+    replay("kubelet_request", kubelet::exercise);
+}
+
+#[test]
+fn spdy_frames() {
+    replay("spdy_frames", spdy::exercise);
 }
