@@ -19,4 +19,5 @@ mod pods;
 mod refusals;
 mod services;
 mod stateful;
+mod streams;
 mod verdicts;

@@ -269,6 +269,23 @@ impl Lab {
         run(self.kubectl_command(arguments), "")
     }
 
+    /// kubectl with this input, whatever bytes it and the output are.
+    pub(crate) fn kubectl_fed(&self, arguments: &[&str], input: Vec<u8>) -> Output {
+        let mut child = self
+            .kubectl_command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // Beside the reading: more than a pipe holds may go through.
+        let feeder = thread::spawn(move || stdin.write_all(&input));
+        let output = child.wait_with_output().unwrap();
+        let _unread = feeder.join().unwrap();
+        output
+    }
+
     /// Starts kubectl and leaves it running.
     pub(crate) fn kubectl_start(&self, arguments: &[&str]) -> Running {
         Running::start(self.kubectl_command(arguments))

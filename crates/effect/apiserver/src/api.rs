@@ -19,6 +19,7 @@ use crate::negotiate::{self, Accepted, Encoding, PatchType, ProtobufDecoder, Sha
 use crate::openapi::{self, Documents};
 use crate::options::{self, WriteOptions, delete_options};
 use crate::patch;
+use crate::relay::{self, Relay};
 use crate::resource::{Registry, Resource};
 use crate::reviews;
 use crate::route::{self, Query, Route};
@@ -37,6 +38,7 @@ pub(crate) struct Api {
     pub(crate) token_key: TokenKey,
     pub(crate) documents: Arc<Documents>,
     pub(crate) protobuf: Option<ProtobufDecoder>,
+    pub(crate) relay: Option<Relay>,
     pub(crate) shutdown: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -53,7 +55,7 @@ impl Api {
     /// Answers a request of `peer`.
     pub(crate) async fn answer<B>(&self, request: HttpRequest<B>, peer: &Peer) -> Response<Answer>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let method = request.method().clone();
@@ -80,7 +82,7 @@ impl Api {
         peer: &Peer,
     ) -> Result<Response<Answer>, ApiError>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
@@ -92,6 +94,11 @@ impl Api {
         let identity = identity.ok_or_else(ApiError::unauthorized)?;
         if asks_impersonation(&head) {
             return Err(ApiError::no_impersonation());
+        }
+        if let Some(relay) = &self.relay
+            && let Some(route) = relay::route(self, head.uri.path())
+        {
+            return relay::answer(self, relay, head, body, route).await;
         }
         let body = body::read(body).await?;
         let call = Call {

@@ -1,6 +1,5 @@
 //! Bodies: bounded ones from clients, whole or streamed ones to them.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +15,10 @@ use crate::negotiate::{Encoding, encode, media_type};
 use crate::status::ApiError;
 
 /// The body of an answer.
-pub(crate) type Answer = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Answer = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Why a body that comes from elsewhere broke off.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The longest body a client may send, as in Kubernetes.
 const MAX_BODY: usize = 3 << 20;
@@ -29,7 +31,11 @@ pub(crate) fn whole(
     media: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<Answer> {
-    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    let mut response = Response::new(
+        Full::new(body.into())
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    );
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -74,7 +80,11 @@ pub(crate) fn tagged(
         .flat_map(|value| value.split(','))
         .any(|one| matches!(one.trim(), "*") || one.trim().trim_start_matches("W/") == quoted);
     let mut response = if known {
-        let mut response = Response::new(Full::new(Bytes::new()).boxed_unsync());
+        let mut response = Response::new(
+            Full::new(Bytes::new())
+                .map_err(|never| match never {})
+                .boxed_unsync(),
+        );
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {

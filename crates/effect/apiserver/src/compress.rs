@@ -1,6 +1,5 @@
 //! Long answers, made shorter on the way: gzip, for clients that take it.
 
-use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
 
-use crate::body::Answer;
+use crate::body::{Answer, BoxError};
 
 /// Shorter answers are not worth it. Both numbers are kube-apiserver's.
 const LONG: u64 = 128 << 10;
@@ -23,6 +22,10 @@ const LEVEL: u32 = 1;
 /// Marks an answer that is long, though its length is not known yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Long;
+
+/// Marks an answer of somebody else, which is passed on as it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untouched;
 
 /// Whether a client takes gzip.
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
@@ -42,7 +45,8 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
 pub(crate) fn shorten(mut response: Response<Answer>) -> Response<Answer> {
     let long = response.extensions().get::<Long>().is_some()
         || response.body().size_hint().exact().unwrap_or(0) > LONG;
-    if !long || response.headers().contains_key(header::CONTENT_ENCODING) {
+    let untouched = response.extensions().get::<Untouched>().is_some();
+    if !long || untouched || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }
     mark(response.headers_mut());
@@ -78,17 +82,20 @@ pub(crate) fn unpack(packed: &[u8]) -> io::Result<Bytes> {
 }
 
 /// The next data of a body; `None` at its end.
-fn next_data(body: &mut Answer, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+fn next_data(
+    body: &mut Answer,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, BoxError>>> {
     loop {
         match ready!(Pin::new(&mut *body).poll_frame(context)) {
             None => return Poll::Ready(None),
             // Answers have no trailers.
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
-                    return Poll::Ready(Some(data));
+                    return Poll::Ready(Some(Ok(data)));
                 }
             }
-            Some(Err(never)) => match never {},
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
         }
     }
 }
@@ -102,19 +109,23 @@ struct Gzip {
 
 impl Body for Gzip {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             let this = &mut *self;
             let Some(encoder) = &mut this.encoder else {
                 return Poll::Ready(None);
             };
             let data = match ready!(next_data(&mut this.body, context)) {
-                Some(data) => {
+                Some(Err(error)) => {
+                    this.encoder = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some(Ok(data)) => {
                     // Writing into memory can't fail.
                     let _ = encoder.write_all(&data);
                     std::mem::take(encoder.get_mut())

@@ -8,6 +8,7 @@
 mod api;
 mod apply;
 mod body;
+mod client_tls;
 mod companion;
 mod compress;
 mod custom;
@@ -24,6 +25,7 @@ mod options;
 mod patch;
 mod pki;
 mod read;
+mod relay;
 mod resource;
 mod reviews;
 mod route;
@@ -38,6 +40,7 @@ mod strict;
 mod subresource;
 mod table;
 mod token;
+mod upstream;
 mod watch;
 mod write;
 
@@ -57,3 +60,4 @@ pub use resource::{
 pub use server::{Config, Server, ServerError, serve};
 pub use state::HistoryLimits;
 pub use status::ApiError;
+pub use upstream::{Objects, Upstream, UpstreamRequest, Upstreams, Way};

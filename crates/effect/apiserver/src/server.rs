@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
+use crate::client_tls;
 use crate::custom::{self, Catalog, CommonRules};
 use crate::disk::StoreError;
 use crate::identity::CertificateCheck;
@@ -36,6 +37,7 @@ use crate::state::HistoryLimits;
 use crate::status::ApiError;
 use crate::store::Store;
 use crate::token::TokenKey;
+use crate::upstream::Upstreams;
 use crate::write::{self, FieldValidation, Request};
 
 /// Connections at once; more wait to be accepted.
@@ -78,6 +80,8 @@ pub struct Config {
     pub bootstrap: Vec<Value>,
     /// How much history watches can go back.
     pub history: HistoryLimits,
+    /// Where streams into pods and proxies go; without this they get 501.
+    pub upstreams: Option<Box<dyn Upstreams>>,
 }
 
 impl Config {
@@ -94,6 +98,7 @@ impl Config {
             names,
             bootstrap: Vec::new(),
             history: HistoryLimits::default(),
+            upstreams: None,
         }
     }
 }
@@ -168,6 +173,10 @@ impl Server {
         let tls = tls_config(&config.pki, &config.names, check.clone())?;
         let token_key = TokenKey::from_pem(config.pki.token_key())
             .ok_or_else(|| ServerError::Tls("the token key is not an Ed25519 key".to_owned()))?;
+        let relay = config
+            .upstreams
+            .map(|upstreams| client_tls::relay(&config.pki, upstreams))
+            .transpose()?;
         let mut registry = config.registry;
         if let Some(common) = &config.common {
             let row = registry
@@ -194,6 +203,7 @@ impl Server {
                 token_key,
                 documents: Arc::new(Documents::new(config.documents, config.common)),
                 protobuf: config.protobuf,
+                relay,
                 shutdown,
             }),
             tls: TlsAcceptor::from(Arc::new(tls)),
@@ -407,7 +417,7 @@ async fn serve_connection(
     }
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, ServerError> {
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, ServerError> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| ServerError::Tls(error.to_string()))

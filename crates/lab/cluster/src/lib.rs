@@ -8,3 +8,4 @@ pub mod lab;
 pub mod node_ranges;
 pub mod placement;
 pub mod programs;
+pub mod upstreams;

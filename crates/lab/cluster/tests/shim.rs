@@ -146,6 +146,9 @@ fn plan(name: &str, argv: &[&str]) -> ContainerPlan {
         privileged: false,
         identity: None,
         log: PathBuf::from(format!("/var/log/pods/{name}/0.log")),
+        input: false,
+        input_once: false,
+        terminal: false,
     }
 }
 

@@ -51,6 +51,16 @@ const SCALE: Subresource = Subresource {
     verbs: STATUS_VERBS,
 };
 
+/// HTTP to what runs behind an object; the path below is the target's.
+const fn proxy(kind: &'static str) -> Subresource {
+    Subresource {
+        name: "proxy",
+        api_version: "v1",
+        kind,
+        verbs: &["create", "delete", "get", "patch", "update"],
+    }
+}
+
 const fn create_only(
     name: &'static str,
     api_version: &'static str,
@@ -177,7 +187,7 @@ const KINDS: &[Kind] = &[
         singular: "node",
         short_names: &["no"],
         scope: Scope::Cluster,
-        subresources: &[status("v1", "Node")],
+        subresources: &[status("v1", "Node"), proxy("NodeProxyOptions")],
         columns: print::NODE,
         cells: print::node,
         schema: schema_of::<Node>,
@@ -213,6 +223,19 @@ const KINDS: &[Kind] = &[
                 kind: "PodExecOptions",
                 verbs: &["create", "get"],
             },
+            Subresource {
+                name: "attach",
+                api_version: "v1",
+                kind: "PodAttachOptions",
+                verbs: &["create", "get"],
+            },
+            Subresource {
+                name: "portforward",
+                api_version: "v1",
+                kind: "PodPortForwardOptions",
+                verbs: &["create", "get"],
+            },
+            proxy("PodProxyOptions"),
         ],
         columns: print::POD,
         cells: print::pod,
@@ -243,7 +266,7 @@ const KINDS: &[Kind] = &[
         singular: "service",
         short_names: &["svc"],
         categories: &["all"],
-        subresources: &[status("v1", "Service")],
+        subresources: &[status("v1", "Service"), proxy("ServiceProxyOptions")],
         columns: print::SERVICE,
         cells: print::service,
         schema: schema_of::<Service>,

@@ -18,6 +18,7 @@ mod pod;
 pub mod probe;
 mod probing;
 pub mod sandbox;
+mod server;
 pub mod services;
 pub mod shim;
 pub mod status;
@@ -69,6 +70,10 @@ pub struct Config {
     /// The machine's file system on the node, which containers see changes of their own over.
     #[serde(default = "default_machine")]
     pub machine: PathBuf,
+    /// Certificate and key of its own server (PEM, one file), with the authority whose
+    /// clients it knows taken from the kubeconfig; no server without.
+    #[serde(default)]
+    pub serving: Option<PathBuf>,
     /// The weft binary, which is every pod's first process.
     #[serde(default = "default_weft")]
     pub weft: PathBuf,
@@ -132,6 +137,9 @@ pub enum Error {
     /// The API.
     #[error("the kubelet has no access to the API")]
     Access(#[from] AccessError),
+    /// Its own server.
+    #[error(transparent)]
+    Server(#[from] server::Error),
     /// The folder of network configurations.
     #[error("the folder {} cannot be watched for a pod network", folder.display())]
     Network {
@@ -192,6 +200,9 @@ async fn serve(config: Config) -> Result<(), Error> {
         client,
         config,
     });
+    if let Some(certificate) = shared.config.serving.clone() {
+        server::start(Arc::clone(&shared), &certificate)?;
+    }
     tokio::spawn(node::keep(Arc::clone(&shared)));
     tokio::spawn(node::renew_lease(Arc::clone(&shared)));
     Manager::new(shared).run().await;

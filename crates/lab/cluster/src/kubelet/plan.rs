@@ -162,6 +162,9 @@ pub(super) fn container(
             .unwrap_or(false),
         identity: identity(pod, container)?,
         log: PathBuf::from(log),
+        input: container.stdin.unwrap_or(false),
+        input_once: container.stdin_once.unwrap_or(false),
+        terminal: container.tty.unwrap_or(false),
     })
 }
 

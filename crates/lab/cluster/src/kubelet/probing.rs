@@ -64,9 +64,13 @@ async fn program(
         Ok(Answer::Executed { code: 0, .. }) => Outcome::Success,
         Ok(Answer::Executed { output, .. }) => Outcome::Failure(output),
         Ok(Answer::Refused(reason)) => Outcome::Failure(reason),
-        Ok(Answer::Done | Answer::Started(_) | Answer::Containers(_)) => {
-            Outcome::Failure("the shim answered something else".to_owned())
-        }
+        Ok(
+            Answer::Done
+            | Answer::Started(_)
+            | Answer::Containers(_)
+            | Answer::Terminal
+            | Answer::Joined { .. },
+        ) => Outcome::Failure("the shim answered something else".to_owned()),
         Err(error) => Outcome::Failure(error.to_string()),
     }
 }

@@ -16,7 +16,7 @@ use weft_netlab::process;
 use super::boot;
 use super::plan::{API_PORT_INSIDE, nth_host};
 use crate::node_ranges::Masks;
-use crate::{api, controllers};
+use crate::{api, controllers, upstreams};
 
 /// The ports that Services get at the nodes (kube-apiserver's `--service-node-port-range`).
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -108,6 +108,7 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
     config.documents = Some(api::documents());
     config.common = Some(api::common());
     config.protobuf = Some(api::protobuf());
+    config.upstreams = Some(Box::new(upstreams::ToKubelets));
     config.bootstrap = api::bootstrap();
     config
         .bootstrap

@@ -4,10 +4,10 @@
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 
-use weft_apiserver::{Pki, PkiError, kubeconfig};
+use weft_apiserver::{Pki, PkiError, SubjectName, kubeconfig};
 
 use super::paths;
-use super::plan::Plan;
+use super::plan::{NodePlan, Plan};
 
 /// The group that may do everything (Kubernetes' RBAC reference, "Default roles").
 const MASTERS: &str = "system:masters";
@@ -57,6 +57,15 @@ impl Credentials {
     /// A node's kubeconfig.
     pub(super) fn kubelet(&self, node: &str) -> Result<String, PkiError> {
         self.kubeconfig(&self.inside, &format!("system:node:{node}"), NODES)
+    }
+
+    /// Certificate and key of a node's own server, for its name and addresses.
+    pub(super) fn serving(&self, node: &NodePlan) -> Result<String, PkiError> {
+        let names: Vec<SubjectName> = std::iter::once(SubjectName::Dns(node.name.clone()))
+            .chain(node.addresses.iter().map(|one| SubjectName::Ip(one.addr())))
+            .collect();
+        let own = self.pki.server(&names)?;
+        Ok(own.certificate + &own.key)
     }
 
     fn kubeconfig(&self, server: &str, user: &str, group: &str) -> Result<String, PkiError> {

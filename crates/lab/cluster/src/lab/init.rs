@@ -19,7 +19,7 @@ use weft_netlab::process::{self, Child, Exit, Spawn};
 use weft_netlab::sys_namespace::{self, Kind};
 
 use super::credentials::Credentials;
-use super::node::NodeConfig;
+use super::node::{KubeletCredentials, NodeConfig};
 use super::plan::{API_PORT_INSIDE, NodePlan, Plan};
 use super::supervise::{Supervisor, describe};
 use super::{paths, rootfs};
@@ -397,10 +397,13 @@ fn spawn_node(
     let settings = NodeConfig {
         node: node.clone(),
         plan: config.plan.clone(),
-        kubeconfig: if is_outside {
+        kubelet: if is_outside {
             None
         } else {
-            Some(credentials.kubelet(&node.name)?)
+            Some(KubeletCredentials {
+                kubeconfig: credentials.kubelet(&node.name)?,
+                serving: credentials.serving(node)?,
+            })
         },
     };
     let text = serde_json::to_vec(&settings)?;

@@ -65,8 +65,17 @@ const SYSCTLS: [(&str, &str); 6] = [
 pub(super) struct NodeConfig {
     pub(super) node: NodePlan,
     pub(super) plan: Plan,
-    /// The kubelet's; `None` where no kubelet runs.
-    pub(super) kubeconfig: Option<String>,
+    /// `None` where no kubelet runs.
+    pub(super) kubelet: Option<KubeletCredentials>,
+}
+
+/// What a kubelet shows to others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct KubeletCredentials {
+    /// To the API.
+    pub(super) kubeconfig: String,
+    /// To clients of its own server: certificate and key.
+    pub(super) serving: String,
 }
 
 /// The whole life of a node's PID 1.
@@ -92,8 +101,8 @@ pub fn run(name: &str, in_user_namespace: bool, keep: bool) -> Result<(), Error>
     debug!(took = ?began.elapsed(), "network");
 
     let mut supervisor = Supervisor::new().map_err(Error::Watch)?;
-    if let Some(kubeconfig) = &config.kubeconfig {
-        kubelet_files(&config, kubeconfig)?;
+    if let Some(credentials) = &config.kubelet {
+        kubelet_files(&config, credentials)?;
         supervisor.keep("kubelet", kubelet());
     }
     supervisor
@@ -212,14 +221,19 @@ fn machine_id(lab: &str, node: &str) -> String {
     )
 }
 
-fn kubelet_files(config: &NodeConfig, kubeconfig: &str) -> Result<(), Error> {
-    write(paths::KUBELET_KUBECONFIG, kubeconfig, 0o600)?;
+fn kubelet_files(config: &NodeConfig, credentials: &KubeletCredentials) -> Result<(), Error> {
+    write(paths::KUBELET_KUBECONFIG, &credentials.kubeconfig, 0o600)?;
+    if let Some(folder) = Path::new(paths::KUBELET_SERVING).parent() {
+        fs::create_dir_all(folder).map_err(on("make the directory", folder))?;
+    }
+    write(paths::KUBELET_SERVING, &credentials.serving, 0o600)?;
     // What is not said here has the kubelet's defaults.
     let addresses: Vec<IpAddr> = config.node.addresses.iter().map(IpNet::addr).collect();
     let settings = serde_json::json!({
         "nodeName": config.node.name,
         "nodeAddresses": addresses,
         "kubeconfig": paths::KUBELET_KUBECONFIG,
+        "serving": paths::KUBELET_SERVING,
         "clusterDns": config.plan.dns_service(),
         "clusterDomain": config.plan.cluster_domain,
     });

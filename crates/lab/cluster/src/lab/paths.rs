@@ -23,6 +23,9 @@ pub const KUBELET_CONFIG: &str = "/run/weft-lab/kubelet.json";
 /// In a node: the kubelet's kubeconfig.
 pub const KUBELET_KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 
+/// In a node: certificate and key of the kubelet's own server.
+pub const KUBELET_SERVING: &str = "/var/lib/kubelet/pki/kubelet.pem";
+
 /// In PID 1's view: the binary, held by a mount so that a rebuild does not take it away.
 pub(super) fn held_binary() -> PathBuf {
     PathBuf::from(HOME).join("weft")

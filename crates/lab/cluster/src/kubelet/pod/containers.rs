@@ -139,6 +139,7 @@ impl Worker {
         let reason = match asked {
             Ok(Answer::Started(state)) => {
                 record.life = Life::Running(state.started);
+                self.forget_logs(name, restarts);
                 self.note_container(
                     name,
                     Severity::Normal,
@@ -155,9 +156,13 @@ impl Worker {
                 return;
             }
             Ok(Answer::Refused(reason)) => reason,
-            Ok(Answer::Done | Answer::Containers(_) | Answer::Executed { .. }) => {
-                "the pod's shim answers something else".to_owned()
-            }
+            Ok(
+                Answer::Done
+                | Answer::Containers(_)
+                | Answer::Executed { .. }
+                | Answer::Terminal
+                | Answer::Joined { .. },
+            ) => "the pod's shim answers something else".to_owned(),
             // Its connection ends too, and with that the sandbox is made anew.
             Err(error) => error.to_string(),
         };
@@ -182,6 +187,28 @@ impl Worker {
             "Failed",
             format!("Error: {reason}"),
         );
+    }
+
+    /// Removes the logs of a container's runs before the last one, as the kubelet removes the
+    /// containers themselves (its maximum-dead-containers-per-container is 1).
+    fn forget_logs(&self, container: &str, attempt: u32) {
+        let folder = format!(
+            "/var/log/pods/{}_{}_{}/{container}",
+            self.namespace(),
+            self.name(),
+            self.uid()
+        );
+        let run = |name: &std::ffi::OsStr| -> Option<u32> {
+            name.to_str()?.split_once(".log")?.0.parse().ok()
+        };
+        let listed = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        for old in listed.filter(|entry| {
+            run(&entry.file_name()).is_some_and(|run| run.saturating_add(1) < attempt)
+        }) {
+            if let Err(error) = std::fs::remove_file(old.path()) {
+                tracing::warn!(path = %old.path().display(), %error, "an old log stays");
+            }
+        }
     }
 
     fn not_planned(&mut self, name: &str, image: &str, error: &plan::Error) {

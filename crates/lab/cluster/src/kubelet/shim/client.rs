@@ -92,7 +92,12 @@ pub fn execute(
                 return Err(io::Error::other(reason));
             }
             Message::Answer {
-                answer: Answer::Done | Answer::Started(_) | Answer::Containers(_),
+                answer:
+                    Answer::Done
+                    | Answer::Started(_)
+                    | Answer::Containers(_)
+                    | Answer::Terminal
+                    | Answer::Joined { .. },
                 ..
             }
             | Message::Ended(_) => {}
@@ -101,7 +106,7 @@ pub fn execute(
     Err(io::Error::other("the pod ended"))
 }
 
-fn encode(number: u64, request: Request) -> io::Result<Vec<u8>> {
+pub(super) fn encode(number: u64, request: Request) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(&Numbered { number, request })?;
     line.push(b'\n');
     Ok(line)

@@ -11,9 +11,10 @@ use rustix::process::Signal;
 use weft_netlab::process::{self, Child, Exit, Spawn};
 use weft_netlab::sys_namespace::{self as namespace, Kind};
 
+use super::audience::Audience;
 use super::log::{Lines, LogFile, Stream};
-use super::root;
 use super::{ContainerPlan, ContainerState, Ended, Identity};
+use super::{root, terminal};
 use crate::kubelet::chain;
 
 /// One of a container's outputs, until it is closed.
@@ -33,6 +34,24 @@ pub(super) struct Container {
     env: Vec<(String, String)>,
     directory: String,
     identity: Option<Identity>,
+    input: Option<Input>,
+    terminal: bool,
+    audience: Audience,
+}
+
+/// Where a container's input is written.
+struct Input {
+    pipe: OwnedFd,
+    /// It ends with the first one who writes to it.
+    once: bool,
+    /// The connection that has it.
+    taken: Option<u64>,
+}
+
+/// A started program's streams, seen from here.
+struct Ends {
+    outputs: Vec<(OwnedFd, Stream)>,
+    input: Option<OwnedFd>,
 }
 
 impl Container {
@@ -42,26 +61,26 @@ impl Container {
             .map_err(|error| format!("cannot open the log {}: {error}", plan.log.display()))?;
         let root = root::build(&plan, shm).map_err(|error| chain(&error))?;
         let program = program(&root.path, &plan.argv, &plan.env, &plan.directory)?;
-        let (output, output_end) = process::pipe().map_err(|error| error.to_string())?;
-        let (errors, errors_end) = process::pipe().map_err(|error| error.to_string())?;
-        let null = fs::File::open("/dev/null").map_err(|error| error.to_string())?;
         let mut spawn = Spawn::new(&program)
             .arg0(&plan.argv[0])
             .args(&plan.argv[1..])
-            .env(plan.env.clone())
+            .env(if plan.terminal {
+                terminal::environment(&plan.env)
+            } else {
+                plan.env.clone()
+            })
             .namespaces(&[Kind::Mount])
             .new_root(&root.path)
-            .new_session()
-            .directory(working_directory(&plan.directory))
-            .descriptor(null, 0)
-            .descriptor(output_end, 1)
-            .descriptor(errors_end, 2);
+            .directory(working_directory(&plan.directory));
+        let ends;
+        (spawn, ends) = streams(spawn, &plan, &root.path).map_err(|error| error.to_string())?;
         if let Some(identity) = &plan.identity {
             spawn = spawn.identity(identity.user, identity.group, identity.groups.clone());
         }
         let child = spawn.spawn().map_err(|error| chain(&error))?;
         let mounts = mount_namespace(child.id()).unwrap_or_default();
-        let outputs = [(output, Stream::Output), (errors, Stream::Errors)]
+        let outputs = ends
+            .outputs
             .into_iter()
             .filter(|(pipe, _)| rustix::io::ioctl_fionbio(pipe, true).is_ok())
             .map(|(pipe, stream)| Output {
@@ -86,14 +105,20 @@ impl Container {
             env: plan.env,
             directory: plan.directory,
             identity: plan.identity,
+            input: ends.input.map(|pipe| Input {
+                pipe,
+                once: plan.input_once,
+                taken: None,
+            }),
+            terminal: plan.terminal,
+            audience: Audience::default(),
         })
     }
 
     /// Prepares a program inside the container.
-    pub(super) fn command(&self, argv: &[String]) -> Result<Spawn, String> {
-        if self.state.ended.is_some() {
-            return Err(format!("container {} is not running", self.state.name));
-        }
+    /// `on_terminal` tells it what terminal it has.
+    pub(super) fn command(&self, argv: &[String], on_terminal: bool) -> Result<Spawn, String> {
+        self.running()?;
         let pid = self.state.pid;
         let root = PathBuf::from(format!("/proc/{pid}/root"));
         let program = program(&root, argv, &self.env, &self.directory)?;
@@ -102,7 +127,11 @@ impl Container {
         let mut spawn = Spawn::new(&program)
             .arg0(&argv[0])
             .args(&argv[1..])
-            .env(self.env.clone())
+            .env(if on_terminal {
+                terminal::environment(&self.env)
+            } else {
+                self.env.clone()
+            })
             .enter_mounts(mounts)
             .directory(working_directory(&self.directory));
         if let Some(identity) = &self.identity {
@@ -133,6 +162,8 @@ impl Container {
             output.lines.finish(output.stream, now, &mut rest);
         }
         self.write_log(&rest);
+        self.input = None;
+        self.audience.finish();
         self.state.ended = Some(Ended {
             at: now,
             code: exit.shell_code(),
@@ -143,9 +174,81 @@ impl Container {
         });
     }
 
-    /// The descriptors to wait on.
-    pub(super) fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.outputs.iter().map(|output| output.pipe.as_fd())
+    /// The outputs to wait on, with their numbers.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        self.outputs
+            .iter()
+            .enumerate()
+            .filter(|(_, output)| self.audience.has_room(output.stream))
+            .map(|(number, output)| (number, output.pipe.as_fd()))
+    }
+
+    /// The pipes of listeners to wait on.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.audience.waiting()
+    }
+
+    /// A listener reads again.
+    pub(super) fn flush(&mut self) {
+        if self.state.ended.is_some() {
+            self.audience.finish();
+        } else {
+            self.audience.flush();
+        }
+    }
+
+    /// Makes a terminal in the container: our end and its.
+    pub(super) fn terminal(&self) -> Result<[OwnedFd; 2], String> {
+        self.running()?;
+        let root = PathBuf::from(format!("/proc/{}/root", self.state.pid));
+        let (ours, theirs) = terminal::open(&root).map_err(|error| error.to_string())?;
+        Ok([ours, theirs])
+    }
+
+    /// Adds a listener. Returns the way to the container's input where that is asked for.
+    pub(super) fn join(
+        &mut self,
+        connection: u64,
+        [output, errors]: [OwnedFd; 2],
+        input: bool,
+    ) -> Result<(bool, Option<OwnedFd>), String> {
+        self.running()?;
+        for (stream, pipe) in [(Stream::Output, output), (Stream::Errors, errors)] {
+            rustix::io::ioctl_fionbio(&pipe, true).map_err(|error| error.to_string())?;
+            self.audience.join(connection, stream, pipe);
+        }
+        let given = match &mut self.input {
+            Some(own) if input || self.terminal => {
+                if input {
+                    own.taken = Some(connection);
+                }
+                Some(own.pipe.try_clone().map_err(|error| error.to_string())?)
+            }
+            Some(_) | None => None,
+        };
+        Ok((self.terminal, given))
+    }
+
+    /// A connection gives no more input.
+    pub(super) fn close_input(&mut self, connection: u64) {
+        let taken = |input: &Input| input.once && input.taken == Some(connection);
+        // Input of a terminal does not end; its session does.
+        if !self.terminal && self.input.as_ref().is_some_and(taken) {
+            self.input = None;
+        }
+    }
+
+    /// A connection is gone.
+    pub(super) fn leave(&mut self, connection: u64) {
+        self.audience.leave(connection);
+        self.close_input(connection);
+    }
+
+    fn running(&self) -> Result<(), String> {
+        match self.state.ended {
+            Some(_) => Err(format!("container {} is not running", self.state.name)),
+            None => Ok(()),
+        }
     }
 
     /// Reads what output `index` has to say, once.
@@ -160,6 +263,7 @@ impl Container {
                 output
                     .lines
                     .take(&buffer[..count], output.stream, now, &mut out);
+                self.audience.tell(output.stream, &buffer[..count]);
                 Read::More
             }
             Err(Errno::AGAIN | Errno::INTR) => Read::Later,
@@ -178,6 +282,39 @@ impl Container {
             tracing::warn!(container = self.state.name, %error, "log lines are lost");
         }
     }
+}
+
+/// Gives a program its streams: a terminal, or a pipe for each.
+fn streams(spawn: Spawn, plan: &ContainerPlan, root: &Path) -> io::Result<(Spawn, Ends)> {
+    if plan.terminal {
+        let (ours, theirs) = terminal::open(root)?;
+        let spawn = spawn
+            .controlling_terminal()
+            .descriptor(theirs.try_clone()?, 0)
+            .descriptor(theirs.try_clone()?, 1)
+            .descriptor(theirs, 2);
+        let ends = Ends {
+            input: Some(ours.try_clone()?),
+            outputs: vec![(ours, Stream::Output)],
+        };
+        return Ok((spawn, ends));
+    }
+    let (output, output_end) = process::pipe()?;
+    let (errors, errors_end) = process::pipe()?;
+    let (input_end, input) = if plan.input {
+        let (end, pipe) = process::pipe()?;
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        (end, Some(pipe))
+    } else {
+        (fs::File::open("/dev/null")?.into(), None)
+    };
+    let spawn = spawn
+        .new_session()
+        .descriptor(input_end, 0)
+        .descriptor(output_end, 1)
+        .descriptor(errors_end, 2);
+    let outputs = vec![(output, Stream::Output), (errors, Stream::Errors)];
+    Ok((spawn, Ends { outputs, input }))
 }
 
 /// What reading an output gave.

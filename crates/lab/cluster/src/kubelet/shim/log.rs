@@ -12,6 +12,27 @@ const LINE_LIMIT: usize = 16 * 1024;
 /// At this size the file is set aside (kubelet's containerLogMaxSize).
 const FILE_LIMIT: u64 = 10 * 1024 * 1024;
 
+/// How many files of a run are kept (kubelet's containerLogMaxFiles).
+const FILES: usize = 5;
+
+/// The files of a log that were set aside, the oldest first.
+#[must_use]
+pub fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("{name}.");
+    let listed = path.parent().map(std::fs::read_dir);
+    let mut files: Vec<PathBuf> = listed
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
+}
+
 /// One of a container's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -99,13 +120,25 @@ impl LogFile {
             return Ok(());
         }
         if self.size > FILE_LIMIT {
-            let mut aside = self.path.clone().into_os_string();
-            aside.push(".1");
-            std::fs::rename(&self.path, aside)?;
-            *self = LogFile::open(&self.path)?;
+            self.rotate()?;
         }
         self.file.write_all(lines)?;
         self.size += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Sets the file aside, under a name with the time in it, and lets go of the oldest.
+    fn rotate(&mut self) -> io::Result<()> {
+        let mut aside = self.path.clone().into_os_string();
+        // As the kubelet's, finer: a busy program fills a file in less than a second.
+        let now = Timestamp::now().strftime("%Y%m%d-%H%M%S.%9f");
+        aside.push(format!(".{now}"));
+        std::fs::rename(&self.path, aside)?;
+        let files = set_aside(&self.path);
+        for old in files.iter().take((files.len() + 1).saturating_sub(FILES)) {
+            std::fs::remove_file(old)?;
+        }
+        *self = LogFile::open(&self.path)?;
         Ok(())
     }
 }
@@ -150,10 +183,16 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("weft-log-{}", std::process::id()));
         let path = folder.join("0.log");
         let mut log = LogFile::open(&path).unwrap();
-        log.size = FILE_LIMIT + 1;
-        log.write(b"new\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new\n");
-        assert!(folder.join("0.log.1").exists());
+        for number in 0..2 * FILES {
+            log.size = FILE_LIMIT + 1;
+            log.write(format!("{number}\n").as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"9\n");
+        let kept: Vec<_> = set_aside(&path)
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .collect();
+        assert_eq!(kept, ["5\n", "6\n", "7\n", "8\n"]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

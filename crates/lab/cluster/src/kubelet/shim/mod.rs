@@ -6,18 +6,23 @@
 //!
 //! Messages are JSON, one a line, in both directions.
 
+mod audience;
 pub(crate) mod client;
 mod container;
 mod log;
 pub(crate) mod root;
 mod server;
+mod session;
+mod terminal;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::{Connection, Events, connect_blocking, execute};
+pub use log::set_aside;
 pub use server::main;
+pub use session::Session;
 
 /// The folder of all pods on a node; a pod's own is `NAMESPACE_NAME`.
 pub const PODS: &str = "/run/weft-lab/pods";
@@ -95,6 +100,15 @@ pub struct ContainerPlan {
     pub identity: Option<Identity>,
     /// The log file.
     pub log: PathBuf,
+    /// Whether somebody may give it input.
+    #[serde(default)]
+    pub input: bool,
+    /// Whether its input ends with the first one who gave it some.
+    #[serde(default)]
+    pub input_once: bool,
+    /// Whether its streams are a terminal.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// How a container is.
@@ -158,6 +172,26 @@ pub enum Request {
         /// Whether the input is a terminal that becomes the controlling one.
         terminal: bool,
     },
+    /// Make a terminal in a container. Answered by [`Answer::Terminal`], with two descriptors:
+    /// the terminal's two ends, the container's last.
+    Terminal {
+        /// The container.
+        container: String,
+    },
+    /// Also write what the container's own program says to the two descriptors (output, errors)
+    /// that came with the message, until it ends. Answered by [`Answer::Joined`]; with a
+    /// descriptor for its input, where that was asked for and it takes any.
+    Join {
+        /// The container.
+        container: String,
+        /// Whether its input is asked for.
+        input: bool,
+    },
+    /// End the input of a container that this connection has joined.
+    CloseInput {
+        /// The container.
+        container: String,
+    },
     /// End, and everything in the pod with it.
     Exit,
 }
@@ -176,6 +210,13 @@ pub enum Answer {
     Done,
     /// The container runs.
     Started(ContainerState),
+    /// A terminal was made.
+    Terminal,
+    /// The program was joined.
+    Joined {
+        /// Whether its streams are a terminal.
+        terminal: bool,
+    },
     /// It could not be done, and why.
     Refused(String),
     /// Every container the shim has started, the latest of each name.

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 use rustix::process::Signal;
 use weft_netlab::mount;
 use weft_netlab::process::{self, Child, Exit, SignalFd};
@@ -148,6 +151,8 @@ struct Connection {
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
+    /// To go with the next bytes.
+    outgoing_descriptors: Vec<OwnedFd>,
     closed: bool,
 }
 
@@ -179,6 +184,7 @@ enum Source {
     Signals,
     Connection(usize),
     Output(usize, usize),
+    Listeners(usize),
     Program(usize),
 }
 
@@ -193,6 +199,7 @@ impl Shim {
                 Source::Output(container, output) => {
                     let _handled_inside: Read = self.containers[container].read_output(output);
                 }
+                Source::Listeners(container) => self.containers[container].flush(),
                 Source::Connection(index) => self.serve(index),
                 Source::Signals => {
                     self.signals.take()?;
@@ -204,6 +211,11 @@ impl Shim {
         self.expire();
         for connection in &mut self.connections {
             connection.flush();
+        }
+        for connection in self.connections.iter().filter(|one| one.closed) {
+            for container in &mut self.containers {
+                container.leave(connection.number);
+            }
         }
         self.connections.retain(|connection| !connection.closed);
         Ok(())
@@ -222,9 +234,13 @@ impl Shim {
             polled.push(PollFd::new(&connection.stream, flags));
         }
         for (index, container) in self.containers.iter().enumerate() {
-            for (output, pipe) in container.outputs().enumerate() {
+            for (output, pipe) in container.outputs() {
                 sources.push(Source::Output(index, output));
                 polled.push(PollFd::from_borrowed_fd(pipe, PollFlags::IN));
+            }
+            for pipe in container.listeners() {
+                sources.push(Source::Listeners(index));
+                polled.push(PollFd::from_borrowed_fd(pipe, PollFlags::OUT));
             }
         }
         for (index, program) in self.programs.iter().enumerate() {
@@ -268,6 +284,7 @@ impl Shim {
                     incoming: Vec::new(),
                     outgoing: Vec::new(),
                     descriptors: VecDeque::new(),
+                    outgoing_descriptors: Vec::new(),
                     closed: false,
                 });
                 self.next_connection += 1;
@@ -366,6 +383,29 @@ impl Shim {
                     Err(reason) => refused(reason),
                 }
             }
+            Request::Terminal { container } => {
+                match self.find(&container).and_then(Container::terminal) {
+                    Ok(ends) => {
+                        self.connections[connection]
+                            .outgoing_descriptors
+                            .extend(ends);
+                        Some(Answer::Terminal)
+                    }
+                    Err(reason) => refused(reason),
+                }
+            }
+            Request::Join { container, input } => match self.join(connection, &container, input) {
+                Ok(terminal) => Some(Answer::Joined { terminal }),
+                Err(reason) => refused(reason),
+            },
+            Request::CloseInput { container } => {
+                let number = self.connections[connection].number;
+                let named = |one: &&mut Container| one.state.name == container;
+                if let Some(found) = self.containers.iter_mut().find(named) {
+                    found.close_input(number);
+                }
+                Some(Answer::Done)
+            }
             Request::Exit => {
                 // The kernel ends everything else in the PID namespace with its first process.
                 std::process::exit(0)
@@ -380,8 +420,25 @@ impl Shim {
             .ok_or_else(|| format!("container {name} was not started"))
     }
 
+    fn join(&mut self, connection: usize, container: &str, input: bool) -> Result<bool, String> {
+        let connection = &mut self.connections[connection];
+        let given = connection
+            .descriptors
+            .drain(..connection.descriptors.len().min(2));
+        let pipes = <[OwnedFd; 2]>::try_from(given.collect::<Vec<_>>())
+            .map_err(|_| "two descriptors belong to the request".to_owned())?;
+        let (terminal, input) = self
+            .containers
+            .iter_mut()
+            .find(|one| one.state.name == container)
+            .ok_or_else(|| format!("container {container} was not started"))?
+            .join(connection.number, pipes, input)?;
+        connection.outgoing_descriptors.extend(input);
+        Ok(terminal)
+    }
+
     fn execute(&self, container: &str, argv: &[String]) -> Result<(Child, OwnedFd), String> {
-        let command = self.find(container)?.command(argv)?;
+        let command = self.find(container)?.command(argv, false)?;
         let (output, end) = process::pipe().map_err(|error| error.to_string())?;
         let errors_end = end.try_clone().map_err(|error| error.to_string())?;
         let null = std::fs::File::open("/dev/null").map_err(|error| error.to_string())?;
@@ -403,7 +460,7 @@ impl Shim {
         terminal: bool,
         streams: Vec<OwnedFd>,
     ) -> Result<Child, String> {
-        let mut command = self.find(container)?.command(argv)?;
+        let mut command = self.find(container)?.command(argv, terminal)?;
         let [input, output, errors] = <[OwnedFd; 3]>::try_from(streams)
             .map_err(|_| "three descriptors belong to the request".to_owned())?;
         command = command
@@ -549,14 +606,29 @@ impl Connection {
         }
     }
 
+    /// Sends what it can; descriptors go with the first byte.
+    fn write(&self) -> Result<usize, Errno> {
+        let descriptors: Vec<BorrowedFd<'_>> =
+            self.outgoing_descriptors.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors))
+        {
+            return Err(Errno::TOOBIG);
+        }
+        rustix::net::sendmsg(
+            &self.stream,
+            &[io::IoSlice::new(&self.outgoing)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )
+    }
+
     fn flush(&mut self) {
         while !self.outgoing.is_empty() && !self.closed {
-            match rustix::net::send(
-                &self.stream,
-                &self.outgoing,
-                rustix::net::SendFlags::NOSIGNAL,
-            ) {
+            match self.write() {
                 Ok(count) => {
+                    self.outgoing_descriptors.clear();
                     self.outgoing.drain(..count);
                 }
                 Err(Errno::INTR) => {}
