@@ -217,11 +217,11 @@ impl Api {
 
     async fn verb(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
         let collection = route.name.is_empty();
-        let watch = call.query.flag("watch");
+        let watch = call.query.flag("watch") || route.watched;
         let verb = match (&call.head.method, collection) {
             (&Method::GET | &Method::HEAD, true) if watch => "watch",
             (&Method::GET | &Method::HEAD, true) => "list",
-            (&Method::GET | &Method::HEAD, false) if watch => "watch",
+            (&Method::GET | &Method::HEAD, false) if route.watched => "watch",
             (&Method::GET | &Method::HEAD, false) => "get",
             (&Method::POST, true) => "create",
             (&Method::PUT, false) => "update",
@@ -468,11 +468,15 @@ fn warn(response: &mut Response<Answer>, text: &str) {
     }
 }
 
-/// Who writes, for a request that does not say: the client program's name.
+/// Who writes, for a request that does not say: the client program's name, or the user's.
 fn program(call: &Call) -> String {
     let agent = call.head.headers.get(header::USER_AGENT);
     let agent = agent.and_then(|value| value.to_str().ok());
-    options::manager_of_agent(agent.unwrap_or("unknown"))
+    options::manager_of_agent(agent.unwrap_or_else(|| {
+        // `system:kube-scheduler` is called as its program is.
+        let user = call.identity.user.as_str();
+        user.rsplit(':').next().unwrap_or(user)
+    }))
 }
 
 /// What a write needs to know of a call.
@@ -522,7 +526,7 @@ pub(crate) fn include(query: &Query) -> Result<IncludeObject, ApiError> {
         "None" => Ok(IncludeObject::None),
         "Object" => Ok(IncludeObject::Object),
         other => Err(ApiError::bad_request(format!(
-            "unrecognized includeObject value: {other:?}; one of None, Metadata, Object"
+            "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
         ))),
     }
 }

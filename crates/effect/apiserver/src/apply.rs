@@ -20,6 +20,13 @@ const BEFORE: &str = "before-first-apply";
 pub(crate) async fn answer(api: &Api, call: &Call, request: Request) -> Result<Written, ApiError> {
     let force = call.query.flag("force");
     let body = negotiate::decode_yaml(&call.body)?;
+    let said = |field: &str| body.value[field].as_str().unwrap_or_default();
+    let (version, kind) = (said("apiVersion"), said("kind"));
+    if version.is_empty() || kind.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {version}, Kind={kind}"
+        )));
+    }
     let warnings = refuse_unknown(&request, &body)?;
     let config = request.decode(body)?.0;
     if config["metadata"].get("managedFields").is_some() {
@@ -165,7 +172,7 @@ impl Application<'_> {
                 continue;
             }
             if self.force {
-                let left = entry.fields.without(&differing);
+                let left = entry.fields.minus(&differing);
                 entry.leave(left);
             } else {
                 conflicts.push((entry.description(), shared));

@@ -110,6 +110,24 @@ impl Fields {
         }
     }
 
+    /// The fields that are not in `other`. What `other` owns whole takes all below with it.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        if other.own && other.below.is_empty() {
+            return Self::default();
+        }
+        let below = self.below.iter().filter_map(|(element, fields)| {
+            let left = match other.below.get(element) {
+                Some(theirs) => fields.minus(theirs),
+                None => fields.clone(),
+            };
+            (!left.is_empty()).then(|| (element.clone(), left))
+        });
+        Self {
+            own: self.own && !other.own,
+            below: below.collect(),
+        }
+    }
+
     /// The fields that are not in `other`, and have nothing of `other` below them.
     pub(crate) fn without(&self, other: &Self) -> Self {
         let below = self.below.iter().filter_map(|(element, fields)| {
@@ -490,7 +508,7 @@ pub(crate) fn follow(
     for entry in &mut entries {
         entry.fields = entry.fields.within(change.new);
         if !entry.is(&writer) {
-            entry.fields = entry.fields.without(&changed);
+            entry.fields = entry.fields.minus(&changed);
         }
     }
     if !changed.is_empty() {
@@ -537,5 +555,25 @@ fn gather_ancient(mut entries: Vec<Entry>) -> Vec<Entry> {
         ANCIENT.clone_into(&mut entries[next].manager);
         entries[next].subresource.clear();
         entries.remove(oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        Fields::from_json(&value)
+    }
+
+    #[test]
+    fn what_is_taken_away_leaves_what_is_around_it() {
+        let held =
+            json!({"f:list": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}, "f:name": {}}}});
+        let taken = json!({"f:list": {"k:{\"name\":\"c\"}": {"f:image": {}}}});
+        let left = json!({"f:list": {"k:{\"name\":\"c\"}": {".": {}, "f:name": {}}}});
+        assert_eq!(fields(held.clone()).minus(&fields(taken)).to_json(), left);
+        let whole = fields(json!({"f:list": {}}));
+        assert!(fields(held).minus(&whole).is_empty());
     }
 }

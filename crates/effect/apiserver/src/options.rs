@@ -305,6 +305,12 @@ pub(crate) fn delete_options(body: &Value, query: &Query) -> Result<DeleteOption
     if !body.is_null() && !body.is_object() {
         return Err(ApiError::bad_request("the body must be DeleteOptions"));
     }
+    let kind = &body["kind"];
+    if !matches!(kind.as_str(), None | Some("" | "DeleteOptions")) {
+        return Err(ApiError::bad_request(format!(
+            "the body must be DeleteOptions, not {kind}"
+        )));
+    }
     let mut errors = Vec::new();
     let seconds = &body["gracePeriodSeconds"];
     let grace_period = if seconds.is_null() {
@@ -536,6 +542,8 @@ mod tests {
             .is_err()
         );
         assert!(parse(json!([]), "").is_err());
+        assert!(parse(json!({"kind": "Pod"}), "").is_err());
+        assert!(parse(json!({"kind": "DeleteOptions"}), "").is_ok());
         assert!(parse(json!({"gracePeriodSeconds": "soon"}), "").is_err());
         let read = parse(
             Value::Null,

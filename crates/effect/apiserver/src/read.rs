@@ -47,8 +47,11 @@ fn continue_token(version: u64, last: &str) -> String {
 }
 
 fn read_token(token: &str) -> Result<(Option<u64>, String), ApiError> {
-    let invalid =
-        || ApiError::bad_request("continue key is not valid: it is not one of this server's");
+    let invalid = || {
+        ApiError::bad_request(
+            "invalid continue token: continue key is not valid: it is not one of this server's",
+        )
+    };
     let decoded = URL_SAFE_NO_PAD
         .decode(token.trim_end_matches('='))
         .map_err(|_| invalid())?;

@@ -15,6 +15,8 @@ pub(crate) struct Route {
     pub(crate) name: String,
     /// The subresource in the path; empty for the object.
     pub(crate) subresource: String,
+    /// Whether the path is one of those below `watch`, which are watched without a word.
+    pub(crate) watched: bool,
 }
 
 /// `group`, `version` and what follows, of `/api/v1/…` and `/apis/GROUP/VERSION/…`.
@@ -37,13 +39,17 @@ impl Route {
         parts: &[String],
     ) -> Result<Self, ApiError> {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let (watched, parts) = match parts.split_first() {
+            Some((&"watch", rest)) => (true, rest),
+            _ => (false, &*parts),
+        };
         let find = |plural: &str| {
             registry
                 .find(group, version, plural)
                 .cloned()
                 .ok_or_else(ApiError::no_such_path)
         };
-        let (resource, namespace, rest) = match parts.as_slice() {
+        let (resource, namespace, rest) = match parts {
             // Parts of a Namespace itself, not kinds inside it.
             ["namespaces", _, "status" | "finalize"] | ["namespaces"] | ["namespaces", _] => {
                 (find("namespaces")?, "", &parts[1..])
@@ -67,7 +73,11 @@ impl Route {
         if !subresource.is_empty() && resource.subresource(subresource).is_none() {
             return Err(ApiError::no_such_path());
         }
+        if watched && !subresource.is_empty() {
+            return Err(ApiError::no_such_path());
+        }
         Ok(Self {
+            watched,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             subresource: subresource.to_owned(),

@@ -133,6 +133,17 @@ fn rescale(tx: &mut Tx<'_>, request: &Request, scale: Value) -> Result<Written, 
     let previous = write::existing(tx, request)?;
     let mut object = previous.value();
     let wanted = replicas(request, &scale)?;
+    let name = &scale["metadata"]["name"];
+    if name
+        .as_str()
+        .is_some_and(|name| !name.is_empty() && name != request.name)
+    {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            name.as_str().unwrap_or_default(),
+            request.name
+        )));
+    }
     set_replicas(&mut object, &request.resource, wanted)?;
     let version = scale_version(&scale)?;
     if !version.is_empty() {
@@ -273,11 +284,7 @@ fn replicas(request: &Request, scale: &Value) -> Result<i64, ApiError> {
         _ => {
             let error =
                 FieldError::invalid("spec.replicas", value, "must be greater than or equal to 0");
-            Err(ApiError::invalid(
-                &request.resource,
-                &request.name,
-                &[error],
-            ))
+            Err(ApiError::invalid_scale(&request.name, &[error]))
         }
     }
 }

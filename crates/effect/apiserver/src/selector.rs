@@ -50,8 +50,7 @@ pub(crate) struct Selector {
 impl Selector {
     /// Parses `labelSelector` and `fieldSelector` of a request.
     pub(crate) fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, ApiError> {
-        let labels = parse_labels(labels)
-            .map_err(|why| ApiError::bad_request(format!("unable to parse requirement: {why}")))?;
+        let labels = parse_labels(labels).map_err(ApiError::bad_request)?;
         let fields = parse_fields(fields).map_err(ApiError::bad_request)?;
         for term in &fields {
             let known = term.field == "metadata.name"
@@ -149,9 +148,10 @@ fn unescape(text: &str) -> Result<String, String> {
         }
         match characters.next() {
             Some(next @ ('\\' | ',' | '=')) => out.push(next),
-            _ => {
+            other => {
+                let next = other.map(String::from).unwrap_or_default();
                 return Err(format!(
-                    "invalid field selector: invalid escape sequence in {text:?}"
+                    "invalid field selector: invalid escape sequence: \\{next}"
                 ));
             }
         }
@@ -190,7 +190,15 @@ fn parse_labels(text: &str) -> Result<Vec<LabelTerm>, String> {
     let mut terms = Vec::new();
     let mut at = tokens.iter().peekable();
     while at.peek().is_some() {
-        terms.push(parse_term(&mut at)?);
+        if let Some(Token::Symbol(symbol)) = at.peek()
+            && *symbol != "!"
+        {
+            return Err(format!(
+                "found '{symbol}', expected: !, identifier, or 'end of string'"
+            ));
+        }
+        let term = parse_term(&mut at);
+        terms.push(term.map_err(|why| format!("unable to parse requirement: {why}"))?);
         match at.next() {
             None => break,
             Some(Token::Symbol(",")) if at.peek().is_some() => {}
@@ -221,18 +229,20 @@ fn parse_term(at: &mut Tokens<'_>) -> Result<LabelTerm, String> {
         None | Some(Token::Symbol(",")) => Ok(LabelTerm::Exists(key)),
         Some(Token::Symbol("=" | "==")) => {
             at.next();
-            Ok(LabelTerm::In(key, vec![value(at)?]))
+            let value = value(at, &key)?;
+            Ok(LabelTerm::In(key, vec![value]))
         }
         Some(Token::Symbol("!=")) => {
             at.next();
-            Ok(LabelTerm::NotIn(key, vec![value(at)?]))
+            let value = value(at, &key)?;
+            Ok(LabelTerm::NotIn(key, vec![value]))
         }
         Some(Token::Symbol(symbol @ (">" | "<"))) => {
             let above = *symbol == ">";
             at.next();
             let bound = word(at)?;
             let bound = bound.parse().map_err(|_| {
-                format!("for 'Gt', 'Lt' operators, the value must be an integer, found '{bound}'")
+                format!("values[0]: Invalid value: {bound:?}: for 'Gt', 'Lt' operators, the value must be an integer")
             })?;
             Ok(if above {
                 LabelTerm::Above(key, bound)
@@ -244,6 +254,9 @@ fn parse_term(at: &mut Tokens<'_>) -> Result<LabelTerm, String> {
             let within = operator == "in";
             at.next();
             let values = list(at)?;
+            for (at, value) in values.iter().enumerate() {
+                check_value(value, at, &key)?;
+            }
             Ok(if within {
                 LabelTerm::In(key, values)
             } else {
@@ -259,7 +272,7 @@ fn parse_term(at: &mut Tokens<'_>) -> Result<LabelTerm, String> {
 
 fn list(at: &mut Tokens<'_>) -> Result<Vec<String>, String> {
     if at.next_if_eq(&&Token::Symbol("(")).is_none() {
-        return Err("expected: '('".into());
+        return Err(format!("found {} expected: '('", shown(at)));
     }
     let mut values = Vec::new();
     loop {
@@ -278,10 +291,18 @@ fn list(at: &mut Tokens<'_>) -> Result<Vec<String>, String> {
                 match at.next() {
                     Some(Token::Symbol(",")) => {}
                     Some(Token::Symbol(")")) => return Ok(values),
-                    _ => return Err("expected: ',' or ')'".into()),
+                    Some(other) => {
+                        return Err(format!("found {}, expected: ',' or ')'", show(other)));
+                    }
+                    None => return Err("found '', expected: ',' or ')'".into()),
                 }
             }
-            _ => return Err("expected: ',', ')' or identifier".into()),
+            _ => {
+                return Err(format!(
+                    "found {}, expected: ',', ')' or identifier",
+                    shown(at)
+                ));
+            }
         }
     }
 }
@@ -294,38 +315,74 @@ fn word(at: &mut Tokens<'_>) -> Result<String, String> {
     }
 }
 
-/// A value, which may be empty.
-fn value(at: &mut Tokens<'_>) -> Result<String, String> {
+/// A value of the label `key`, which may be empty.
+fn value(at: &mut Tokens<'_>, key: &str) -> Result<String, String> {
     match at.peek() {
         None | Some(Token::Symbol(",")) => Ok(String::new()),
         Some(_) => {
             let value = word(at)?;
-            let fine = value.len() <= 63
-                && value
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-            if fine {
-                Ok(value)
-            } else {
-                Err(format!("invalid label value: {value:?}"))
-            }
+            check_value(&value, 0, key)?;
+            Ok(value)
         }
     }
 }
 
-fn check_key(key: &str) -> Result<(), String> {
-    let name = key.rsplit('/').next().unwrap_or_default();
-    let fine = !name.is_empty()
-        && name.len() <= 63
-        && key.matches('/').count() <= 1
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
-    if fine {
-        Ok(())
+/// The longest name part of a key, and the longest value, in bytes.
+const LONGEST: usize = 63;
+/// What apimachinery says of a value and of a key that are not well formed.
+const VALUE_FORM: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+const KEY_FORM: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+
+/// Alphanumeric at both ends, and `-`, `_`, `.` besides in between.
+fn is_name(text: &str) -> bool {
+    let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    text.bytes().all(inside) && end(text.bytes().next()) && end(text.bytes().next_back())
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let inside = |byte: u8| byte != b'_' && !byte.is_ascii_uppercase();
+    is_name(text) && text.bytes().all(inside)
+}
+
+fn check_value(value: &str, at: usize, key: &str) -> Result<(), String> {
+    let why = if value.len() > LONGEST {
+        "must be no more than 63 characters"
+    } else if value.is_empty() || is_name(value) {
+        return Ok(());
     } else {
-        Err(format!("invalid label key {key:?}"))
-    }
+        VALUE_FORM
+    };
+    Err(format!(
+        "values[{at}][{key}]: Invalid value: {value:?}: {why}"
+    ))
+}
+
+fn check_key(key: &str) -> Result<(), String> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let why = if name.contains('/') {
+        "a qualified name must consist of a DNS subdomain, a slash and a name, or of a name"
+    } else if name.is_empty() {
+        "name part must be non-empty"
+    } else if name.len() > LONGEST {
+        "name part must be no more than 63 characters"
+    } else if !is_name(name) {
+        KEY_FORM
+    } else if prefix.is_some_and(|prefix| !is_subdomain(prefix)) {
+        "prefix part must be a DNS subdomain"
+    } else {
+        return Ok(());
+    };
+    Err(format!("<nil>: Invalid value: {key:?}: {why}"))
+}
+
+/// The next token, as messages show it.
+fn shown(at: &mut Tokens<'_>) -> String {
+    at.peek()
+        .map_or_else(|| "''".to_owned(), |token| show(token))
 }
 
 fn show(token: &Token) -> String {
@@ -385,6 +442,54 @@ mod tests {
         ] {
             assert!(parse_labels(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn complaints_are_worded_as_in_kubernetes() {
+        let unable = |why: &str| format!("unable to parse requirement: {why}");
+        for (text, wanted) in [
+            (
+                "a=b,",
+                "found '', expected: identifier after ','".to_owned(),
+            ),
+            (
+                "=a",
+                "found '=', expected: !, identifier, or 'end of string'".to_owned(),
+            ),
+            ("a in b", unable("found 'b' expected: '('")),
+            ("a in (b", unable("found '', expected: ',' or ')'")),
+            ("a>=x", unable("found '=', expected: identifier")),
+            (
+                "a>x",
+                unable(
+                    "values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+                ),
+            ),
+            (
+                "a b",
+                unable("found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+            ),
+            (
+                "a=é",
+                unable(&format!("values[0][a]: Invalid value: \"é\": {VALUE_FORM}")),
+            ),
+            (
+                "a in (b,c-)",
+                unable(&format!(
+                    "values[1][a]: Invalid value: \"c-\": {VALUE_FORM}"
+                )),
+            ),
+            (
+                "-a-=b",
+                unable(&format!("<nil>: Invalid value: \"-a-\": {KEY_FORM}")),
+            ),
+        ] {
+            assert_eq!(parse_labels(text), Err(wanted), "{text:?}");
+        }
+        for text in ["Example.com/a", "/a", "a/", "a/b/c", &"a".repeat(64)] {
+            assert!(parse_labels(text).is_err(), "{text:?}");
+        }
+        assert!(parse_labels("example.com/a_b.C=,x notin (,1)").is_ok());
     }
 
     #[test]

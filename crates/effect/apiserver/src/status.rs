@@ -95,6 +95,11 @@ impl ApiError {
         Self::fields(&qualified, "meta.k8s.io", kind, "", errors)
     }
 
+    /// 422: the Scale of the object called `name` breaks its rules.
+    pub(crate) fn invalid_scale(name: &str, errors: &[FieldError]) -> Self {
+        Self::fields("Scale.autoscaling", "autoscaling", "Scale", name, errors)
+    }
+
     /// 422: a review in `group` asks nothing that can be answered.
     pub(crate) fn invalid_review(group: &str, errors: &[FieldError]) -> Self {
         Self::fields(&format!(".{group}"), group, "", "", errors)
@@ -229,7 +234,7 @@ impl ApiError {
         let mut error = Self::new(
             StatusCode::GATEWAY_TIMEOUT,
             "Timeout",
-            format!("Too large resource version: {asked}, current: {current}"),
+            format!("Timeout: Too large resource version: {asked}, current: {current}"),
         );
         error.details = json!({
             "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],

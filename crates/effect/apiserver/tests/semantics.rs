@@ -106,7 +106,7 @@ async fn what_requests_may_not_ask() {
             "",
             504,
             "Timeout",
-            "Too large resource version: 100000, current: ",
+            "Timeout: Too large resource version: 100000, current: ",
         ),
         (
             Method::DELETE,
@@ -427,6 +427,16 @@ async fn a_scale_is_applied() {
         )
         .await;
     assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    let nameless = json!({"metadata": {"name": "b"}, "spec": {"replicas": 4}});
+    let nameless = client.put(&format!("{WIDGETS}/a/scale"), nameless).await;
+    assert_eq!(nameless.status, StatusCode::BAD_REQUEST, "another name");
+    let negative =
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": -1}});
+    let negative = client.patch(&path("one", true), APPLY, negative).await;
+    assert_eq!(
+        negative.json()["message"],
+        "Scale.autoscaling \"a\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"
+    );
     let wrong = widget("a", json!({"replicas": 4}));
     let wrong = client.patch(&path("one", false), APPLY, wrong).await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
@@ -666,5 +676,170 @@ async fn configurations_that_are_not_of_their_kind_are_refused() {
         client.get(&format!("{WIDGETS}/a")).await.status,
         StatusCode::NOT_FOUND
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_says_what_it_is() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    client.post(WIDGETS, widget("a", json!({}))).await;
+    let path = format!("{WIDGETS}/a");
+    let other = json!({"kind": "Widget", "apiVersion": "example.com/v1"}).to_string();
+    let other = client.call(Method::DELETE, &path, JSON, other).await;
+    assert_eq!(other.status, StatusCode::BAD_REQUEST);
+    let kindless = json!({"metadata": {"name": "a"}, "spec": {"size": 2}});
+    let kindless = client
+        .patch(&format!("{path}?fieldManager=me"), APPLY, kindless)
+        .await;
+    assert_eq!(kindless.status, StatusCode::BAD_REQUEST);
+    assert_eq!(client.get(&path).await.json()["spec"]["size"], 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_object_is_watched_below_watch_only() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for name in ["a", "b"] {
+        client.post(WIDGETS, widget(name, json!({}))).await;
+    }
+    let one = client.get(&format!("{WIDGETS}/a?watch=1")).await;
+    assert_eq!(one.json()["kind"], "Widget");
+    let old = "/apis/example.com/v1/watch/namespaces/default/widgets";
+    let mut watch = server.client().await.watch(&format!("{old}/b"), &[]).await;
+    assert_eq!(watch.brief().await, ("ADDED".into(), "b".into()));
+    client.delete(&format!("{WIDGETS}/a")).await;
+    client.delete(&format!("{WIDGETS}/b")).await;
+    assert_eq!(watch.brief().await, ("DELETED".into(), "b".into()));
+    let status = client.get(&format!("{old}/b/status")).await;
+    assert_eq!(status.status, StatusCode::NOT_FOUND);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_no_trace() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for name in ["a", "b"] {
+        client
+            .post(WIDGETS, widget(name, json!({"replicas": 1})))
+            .await;
+    }
+    let before = client.get(WIDGETS).await.json();
+    let a = format!("{WIDGETS}/a");
+    let dry = "dryRun=All&fieldManager=me";
+    let changed = widget("a", json!({"size": 5}));
+    let media = |kind: &str| format!("application/{kind}");
+    let cases: [(Method, String, String, Value); 11] = [
+        (
+            Method::POST,
+            WIDGETS.into(),
+            media("json"),
+            widget("c", json!({})),
+        ),
+        (Method::PUT, a.clone(), media("json"), changed.clone()),
+        (
+            Method::PUT,
+            format!("{WIDGETS}/new"),
+            media("json"),
+            widget("new", json!({})),
+        ),
+        (
+            Method::PUT,
+            format!("{a}/status"),
+            media("json"),
+            json!({"metadata": {"name": "a"}, "status": {"x": 1}}),
+        ),
+        (
+            Method::PUT,
+            format!("{a}/scale"),
+            media("json"),
+            json!({"spec": {"replicas": 4}}),
+        ),
+        (
+            Method::PATCH,
+            a.clone(),
+            media("merge-patch+json"),
+            json!({"spec": {"size": 5}}),
+        ),
+        (
+            Method::PATCH,
+            a.clone(),
+            media("json-patch+json"),
+            json!([{"op": "add", "path": "/spec/size", "value": 5}]),
+        ),
+        (
+            Method::PATCH,
+            a.clone(),
+            media("strategic-merge-patch+json"),
+            json!({"spec": {"size": 5}}),
+        ),
+        (
+            Method::PATCH,
+            format!("{WIDGETS}/new"),
+            media("apply-patch+yaml"),
+            widget("new", json!({})),
+        ),
+        (Method::DELETE, a.clone(), media("json"), json!({})),
+        (
+            Method::DELETE,
+            WIDGETS.into(),
+            media("json"),
+            json!({"dryRun": ["All"]}),
+        ),
+    ];
+    for (method, path, kind, body) in cases {
+        let headers = [("content-type", kind.as_str())];
+        let asked = format!("{path}?{dry}");
+        let reply = client
+            .call(method.clone(), &asked, &headers, body.to_string())
+            .await;
+        assert!(
+            reply.status.is_success(),
+            "{method} {path}: {:?}",
+            reply.body
+        );
+        let after = client.get(WIDGETS).await.json();
+        assert_eq!(after, before, "{method} {path}");
+    }
+    let real = client.post(WIDGETS, widget("c", json!({}))).await.json();
+    let number = &real["metadata"]["annotations"]["number"];
+    assert_eq!(number, "2", "no number was taken");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_as_far_as_it_is_selected() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for (name, color) in [("a", "red"), ("b", "red"), ("c", "red"), ("d", "blue")] {
+        client
+            .post(WIDGETS, widget(name, json!({"color": color})))
+            .await;
+    }
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|one| one["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let gone = client
+        .delete(&format!("{WIDGETS}?fieldSelector=spec.color%3Dred&limit=2"))
+        .await;
+    assert_eq!(names(&gone.json()), ["a", "b"]);
+    assert_eq!(names(&client.get(WIDGETS).await.json()), ["c", "d"]);
+    let selector = client
+        .delete(&format!("{WIDGETS}?labelSelector=a%3Db%2C"))
+        .await;
+    assert_eq!(
+        selector.status,
+        StatusCode::BAD_REQUEST,
+        "nothing goes by mistake"
+    );
+    client
+        .delete(&format!("{WIDGETS}?fieldSelector=spec.color!%3Dred"))
+        .await;
+    assert_eq!(names(&client.get(WIDGETS).await.json()), ["c"]);
     server.stop().await;
 }
