@@ -352,9 +352,16 @@ impl Tx<'_> {
         Some(held.seen_as(resource))
     }
 
-    /// Whether this transaction changed something in `collection`.
-    pub(crate) fn touches(&self, collection: &str) -> bool {
-        self.changes.iter().any(|(name, _)| name == collection)
+    /// The names of what this transaction changed in `collection`.
+    pub(crate) fn changed_names<'b>(
+        &'b self,
+        collection: &'b str,
+    ) -> impl Iterator<Item = &'b str> {
+        let changes = self
+            .changes
+            .iter()
+            .filter(move |(name, _)| name == collection);
+        changes.map(|(_, event)| &*event.object.name)
     }
 
     /// All objects of a kind, this transaction's own writes included.

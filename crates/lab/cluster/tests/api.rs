@@ -1,9 +1,4 @@
 //! kubectl against the lab's API server and its kinds.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on fails"
-)]
 
 mod support;
 

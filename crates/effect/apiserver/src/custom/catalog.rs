@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::definition::{Definition, Version, is_true};
 use super::strategy::Custom;
 use super::{COLLECTION, Common, columns, rules};
+use crate::body::hash;
 use crate::object::Object;
 use crate::resource::{ALL_VERBS, Registry, Resource, Subresource};
 use crate::state::{Change, Event};
@@ -25,8 +26,8 @@ pub(crate) struct Catalog {
 
 /// What one definition makes.
 struct Kinds {
-    /// What it is made of; as long as that stays, so do they.
-    source: Value,
+    /// A hash of what it is made of; as long as that stays, so do they.
+    source: String,
     resources: Vec<Arc<Resource>>,
     /// For what is stored of it, whatever is served.
     storage: Option<Arc<Resource>>,
@@ -87,6 +88,7 @@ impl Catalog {
             object["status"]["acceptedNames"],
             is_true(&object, "Established"),
         ]);
+        let source = hash([source.to_string().as_bytes()]);
         let held = self.kinds.get(&text.name);
         if held.is_some_and(|held| held.source == source) {
             return false;

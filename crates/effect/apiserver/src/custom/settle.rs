@@ -16,9 +16,13 @@ use crate::status::ApiError;
 use crate::store::Tx;
 use crate::write::{Request, time_text};
 
-/// Settles all definitions, if this transaction wrote one.
+/// Settles the definitions of each group of which this transaction wrote one.
 pub(crate) fn settle(tx: &mut Tx<'_>) {
-    if !tx.touches(COLLECTION) {
+    let groups: BTreeSet<String> = tx
+        .changed_names(COLLECTION)
+        .map(|name| group_of(name).to_owned())
+        .collect();
+    if groups.is_empty() {
         return;
     }
     let Some(resource) = tx.registry().find(GROUP, VERSION, PLURAL).cloned() else {
@@ -32,6 +36,7 @@ pub(crate) fn settle(tx: &mut Tx<'_>) {
         let mut definitions: Vec<(Value, _)> = tx
             .collection(&resource)
             .into_iter()
+            .filter(|object| groups.contains(group_of(&object.name)))
             .map(|object| (object.value(), object))
             .collect();
         definitions.sort_by_key(|(value, _)| age(value));
@@ -50,6 +55,11 @@ pub(crate) fn settle(tx: &mut Tx<'_>) {
             }
         }
     }
+}
+
+/// The group in a definition's name, which is `plural.group`. Names are contended for inside it.
+fn group_of(name: &str) -> &str {
+    name.split_once('.').map_or("", |(_, group)| group)
 }
 
 fn age(value: &Value) -> (String, String) {
