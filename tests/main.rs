@@ -4,12 +4,14 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test fails by panicking"
 )]
 
 mod lab;
 
+mod durability;
 mod endpoints;
 mod faults;
 mod hello;
@@ -21,3 +23,8 @@ mod services;
 mod stateful;
 mod streams;
 mod verdicts;
+
+#[test]
+fn acknowledged_writes_survive_twenty_kills() {
+    durability::killed_while_writing(20);
+}

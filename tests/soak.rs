@@ -4,10 +4,12 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test fails by panicking"
 )]
 
+mod durability;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod lab;
 
@@ -412,4 +414,10 @@ fn churn(lab: &Lab, namespace: &str, pods: usize) {
     lab.pods_ready(namespace, "app=churn");
     lab.kubectl(&["delete", "namespace", namespace, "--timeout=90s"])
         .ok();
+}
+
+#[test]
+#[ignore = "soak: 200 rounds"]
+fn acknowledged_writes_survive_every_kill() {
+    durability::killed_while_writing(rounds(200));
 }

@@ -9,6 +9,7 @@
     reason = "a program that prints what it measures"
 )]
 
+mod api;
 mod cni;
 mod dns;
 mod lab;
@@ -38,6 +39,9 @@ Sections:
               containernetworking-plugins), DEL beside the kernel's own deletion of a link
   services    programming of 10,000 Services beside `nft -f` of the same state
   dns         queries per second of `weft dns` in a pod beside unbound in a pod
+  api         the API server with 10,000 Services and EndpointSlices: lists, memory, restart; durable
+              writes and 1,000 watchers beside etcd (Debian's package etcd-server), and beside
+              the disk's own syncs
   throughput  TCP from pod to pod across nodes beside the same links wired by hand
 
 A ratio above 1 means that weft is better. `>=` gives the lower 95 % bound of the median ratio:
@@ -68,6 +72,7 @@ enum Section {
     Cni,
     Services,
     Dns,
+    Api,
     Throughput,
 }
 
@@ -114,6 +119,7 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
         Section::Cni => cni::measure(weft, pairs, report),
         Section::Services => services::measure(pairs, report),
         Section::Dns => dns::measure(weft, pairs, report),
+        Section::Api => api::measure(weft, pairs, report),
         Section::Throughput => throughput::measure(weft, pairs, report),
     }
 }

@@ -11,7 +11,7 @@ use crate::report::{Report, Samples, Unit};
 
 /// Memory of one or more processes, in KiB (proc(5), smaps_rollup).
 #[derive(Debug, Clone, Copy, Default)]
-struct Memory {
+pub(crate) struct Memory {
     /// Each shared page in proportion to the number of processes that share it: the sum over
     /// all processes is what they occupy together.
     proportional: u64,
@@ -22,7 +22,7 @@ struct Memory {
 }
 
 impl Memory {
-    fn of(pid: u32) -> anyhow::Result<Self> {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let path = format!("/proc/{pid}/smaps_rollup");
         let text = fs::read_to_string(&path).context(path)?;
         let field = |name: &str| {
@@ -36,6 +36,11 @@ impl Memory {
             resident: field("Rss"),
             anonymous: field("Anonymous"),
         })
+    }
+
+    /// Shared pages in full, in KiB.
+    pub(crate) fn resident(self) -> u64 {
+        self.resident
     }
 
     fn add(&mut self, other: Memory) {

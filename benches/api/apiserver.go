@@ -1,0 +1,332 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// An API server, with as many connections as clients.
+type apiServer struct {
+	url     string
+	clients []*http.Client
+	put0    sync.Map
+}
+
+func newAPIServer(url, pki string, connections int) (*apiServer, error) {
+	config, err := credentials(pki)
+	if err != nil {
+		return nil, err
+	}
+	server := &apiServer{url: url}
+	for range connections {
+		transport := &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true, DisableCompression: true}
+		server.clients = append(server.clients, &http.Client{Transport: transport})
+	}
+	return server, nil
+}
+
+// credentials makes a client's certificate with the authority in the folder.
+func credentials(pki string) (*tls.Config, error) {
+	authorityText, err := os.ReadFile(filepath.Join(pki, "ca.crt"))
+	if err != nil {
+		return nil, err
+	}
+	keyText, err := os.ReadFile(filepath.Join(pki, "ca.key"))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(authorityText)
+	keyBlock, _ := pem.Decode(keyText)
+	if block == nil || keyBlock == nil {
+		return nil, fmt.Errorf("%s: no certificate authority", pki)
+	}
+	authority, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	authorityKey, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{CommonName: "bench", Organization: []string{"system:masters"}},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, authority, &key.PublicKey, authorityKey)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(authority)
+	return &tls.Config{
+		RootCAs:      roots,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}},
+	}, nil
+}
+
+func (s *apiServer) client(number int) *http.Client {
+	return s.clients[number%len(s.clients)]
+}
+
+func (s *apiServer) request(client int, method, path string, body []byte) (*http.Response, error) {
+	request, err := http.NewRequest(method, s.url+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Accept", "application/json")
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := s.client(client).Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode >= 300 {
+		said, _ := io.ReadAll(io.LimitReader(response.Body, 2000))
+		response.Body.Close()
+		return response, fmt.Errorf("%s %s: %s: %s", method, path, response.Status, said)
+	}
+	return response, nil
+}
+
+func (s *apiServer) do(client int, method, path string, body []byte) error {
+	response, err := s.request(client, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return err
+}
+
+const configMaps = "/api/v1/namespaces/default/configmaps"
+
+func configMap(name, value string) ([]byte, error) {
+	return json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{"name": name},
+		"data":     map[string]string{"value": value},
+	})
+}
+
+// put creates a ConfigMap the first time, and replaces it from then on.
+func (s *apiServer) put(worker, _ int, value string) error {
+	name := fmt.Sprintf("bench-%d", worker)
+	body, err := configMap(name, value)
+	if err != nil {
+		return err
+	}
+	if _, known := s.put0.Load(name); !known {
+		s.put0.Store(name, true)
+		response, err := s.request(worker, http.MethodPost, configMaps, body)
+		if err == nil {
+			response.Body.Close()
+			return nil
+		}
+		if response == nil || response.StatusCode != http.StatusConflict {
+			return err
+		}
+	}
+	return s.do(worker, http.MethodPut, configMaps+"/"+name, body)
+}
+
+func (s *apiServer) watch(number int, told func(string)) error {
+	response, err := s.request(number, http.MethodGet, configMaps+"?watch=1&resourceVersion=0&timeoutSeconds=3600&fieldSelector="+url.QueryEscape("metadata.name=bench-0"), nil)
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer response.Body.Close()
+		lines := bufio.NewReaderSize(response.Body, 16<<10)
+		for {
+			line, err := lines.ReadBytes('\n')
+			if err != nil {
+				return
+			}
+			told(between(line, `"data":{"value":"`))
+		}
+	}()
+	return nil
+}
+
+// between is the text from after a mark to the next quote.
+func between(line []byte, mark string) string {
+	at := bytes.Index(line, []byte(mark))
+	if at < 0 {
+		return ""
+	}
+	rest := line[at+len(mark):]
+	return string(rest[:max(bytes.IndexByte(rest, '"'), 0)])
+}
+
+// ready returns when the server answers with what it has stored.
+func (s *apiServer) ready() error {
+	deadline := time.Now().Add(time.Minute)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/v1/namespaces/default", nil)
+		if err == nil {
+			var response *http.Response
+			if response, err = s.client(0).Do(request); err == nil {
+				response.Body.Close()
+				if response.StatusCode == http.StatusOK {
+					cancel()
+					return nil
+				}
+				err = fmt.Errorf("%s", response.Status)
+			}
+		}
+		cancel()
+		if time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// fill creates so many Services, and for each an EndpointSlice of ten endpoints.
+func (s *apiServer) fill(count, clients int) error {
+	numbers := make(chan int)
+	errors := make(chan error, clients)
+	var all sync.WaitGroup
+	for client := range clients {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for number := range numbers {
+				if err := s.pair(client, number); err != nil {
+					errors <- err
+					for range numbers {
+					}
+					return
+				}
+			}
+		}()
+	}
+	for number := range count {
+		numbers <- number
+	}
+	close(numbers)
+	all.Wait()
+	select {
+	case err := <-errors:
+		return err
+	default:
+		return nil
+	}
+}
+
+func (s *apiServer) pair(client, number int) error {
+	name := fmt.Sprintf("service-%05d", number)
+	labels := map[string]string{"app": name, "tier": "bench"}
+	service, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Service",
+		"metadata": map[string]any{"name": name, "labels": labels},
+		"spec": map[string]any{
+			"selector": map[string]string{"app": name},
+			"ports":    []any{map[string]any{"name": "http", "port": 80, "targetPort": 8080}},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.do(client, http.MethodPost, "/api/v1/namespaces/default/services", service); err != nil {
+		return err
+	}
+	var endpoints []any
+	for endpoint := range 10 {
+		address := fmt.Sprintf("10.%d.%d.%d", 128+number>>12, number>>4&255, number&15<<4+endpoint)
+		endpoints = append(endpoints, map[string]any{
+			"addresses":  []string{address},
+			"conditions": map[string]bool{"ready": true, "serving": true, "terminating": false},
+			"nodeName":   fmt.Sprintf("node-%d", endpoint),
+			"targetRef":  map[string]string{"kind": "Pod", "namespace": "default", "name": fmt.Sprintf("%s-%d", name, endpoint)},
+		})
+	}
+	slice, err := json.Marshal(map[string]any{
+		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+		"metadata": map[string]any{
+			"name":   name + "-abcde",
+			"labels": map[string]string{"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
+		},
+		"addressType": "IPv4",
+		"endpoints":   endpoints,
+		"ports":       []any{map[string]any{"name": "http", "port": 8080, "protocol": "TCP"}},
+	})
+	if err != nil {
+		return err
+	}
+	return s.do(client, http.MethodPost, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice)
+}
+
+// list reads a whole list so many times, in pages if there is a limit.
+func (s *apiServer) list(path string, limit, times int) error {
+	var seconds []float64
+	var length int64
+	// The first one warms the connection up.
+	for time0 := range times + 1 {
+		began := time.Now()
+		length = 0
+		next := ""
+		for {
+			page := path + "?limit=" + strconv.Itoa(limit)
+			if next != "" {
+				page += "&continue=" + url.QueryEscape(next)
+			}
+			response, err := s.request(0, http.MethodGet, page, nil)
+			if err != nil {
+				return err
+			}
+			if limit == 0 {
+				read, err := io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+				if err != nil {
+					return err
+				}
+				length += read
+				break
+			}
+			text, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			if err != nil {
+				return err
+			}
+			length += int64(len(text))
+			// A list's metadata comes before its items.
+			if next = between(text[:min(len(text), 1024)], `"continue":"`); next == "" {
+				break
+			}
+		}
+		if time0 > 0 {
+			seconds = append(seconds, time.Since(began).Seconds())
+		}
+	}
+	return tell(map[string]any{"seconds": seconds, "bytes": length})
+}

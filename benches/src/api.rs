@@ -1,0 +1,407 @@
+//! The lab's API server with 10,000 Services and their EndpointSlices, beside Debian's etcd and the
+//! disk's own limit.
+//!
+//! The clients are a Go program (`benches/api`): Kubernetes' own clients are written in Go, and so
+//! is etcd's.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::memory::Memory;
+use crate::report::{Report, Samples, Unit};
+
+const SERVICES: u32 = 10_000;
+const WATCHERS: u32 = 1000;
+/// Of all clients of one program together.
+const CONNECTIONS: u32 = 10;
+/// Writers at once, and bytes of what each writes.
+const WRITERS: [u32; 2] = [1, 64];
+const VALUE: usize = 1024;
+/// How long writing lasts in one member of a pair.
+const WRITING: Duration = Duration::from_secs(1);
+/// Writes in one member of a pair that reach all watchers.
+const FANOUTS: u32 = 20;
+const LISTS: u32 = 20;
+const RESTARTS: u32 = 5;
+const PEER: &str = "etcd (Debian)";
+
+/// A server under measurement; dropped, it is killed.
+struct Server {
+    child: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// A port that is free at this moment.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// What weft's API server and its clients are started with.
+struct Api<'a> {
+    weft: &'a Path,
+    program: &'a Path,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Api<'_> {
+    fn start(&self) -> anyhow::Result<Server> {
+        let child = Command::new(self.weft)
+            .args(["internal", "apiserver", "--cluster-domain", "cluster.local"])
+            .args(["--service-cidr", "10.96.0.0/12"])
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .arg("--pki")
+            .arg(self.folder.join("pki"))
+            .arg("--store")
+            .arg(self.folder.join("store.redb"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(self.folder.join("apiserver.log"))?)
+            .spawn()?;
+        Ok(Server { child })
+    }
+
+    fn client(&self, command: &str) -> Command {
+        let mut client = Command::new(self.program);
+        client
+            .arg(command)
+            .arg(format!("-url=https://127.0.0.1:{}", self.port))
+            .arg(format!("-pki={}", self.folder.join("pki").display()))
+            .arg(format!("-connections={CONNECTIONS}"));
+        client
+    }
+
+    /// Waits until the server answers with what it has.
+    fn ready(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.folder.join("pki/ca.crt").exists() {
+            if Instant::now() > deadline {
+                bail!("the API server does not start");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        run(&mut self.client("ready")).map(drop)
+    }
+}
+
+fn etcd(folder: &Path, port: u16, peer_port: u16) -> anyhow::Result<Server> {
+    let url = format!("http://127.0.0.1:{port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let child = Command::new("etcd")
+        .arg("--data-dir")
+        .arg(folder.join("etcd"))
+        .args(["--listen-client-urls", &url])
+        .args(["--advertise-client-urls", &url])
+        .args(["--listen-peer-urls", &peer])
+        .args(["--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("default={peer}")])
+        .args(["--log-level", "error"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok(Server { child })
+}
+
+fn run(command: &mut Command) -> anyhow::Result<Value> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    if output.stdout.is_empty() {
+        return Ok(Value::Null);
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn seconds(told: &Value) -> anyhow::Result<Samples> {
+    let mut samples = Samples::default();
+    for value in told["seconds"].as_array().context("no times")? {
+        samples.push(value.as_f64().context("a time is no number")?);
+    }
+    Ok(samples)
+}
+
+pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow::Result<()> {
+    report.section("the API (10,000 Services, 10,000 EndpointSlices of 10 endpoints)");
+    let Some(program) = build()? else {
+        report.note("no Go toolchain for the clients: left out");
+        return Ok(());
+    };
+    // Not on a tmpfs: a sync of one costs nothing.
+    let folder = tempfile::Builder::new().tempdir_in("target")?;
+    let api = Api {
+        weft,
+        program: &program,
+        folder: folder.path().to_owned(),
+        port: free_port()?,
+    };
+    let mut server = api.start()?;
+    api.ready()?;
+    let began = Instant::now();
+    run(api
+        .client("fill")
+        .args([format!("-count={SERVICES}"), "-clients=64".to_owned()]))?;
+    let created = f64::from(2 * SERVICES) / began.elapsed().as_secs_f64();
+    report.value("objects created", Unit::Rate("per second"), created);
+
+    lists(&api, report)?;
+    let memory = Memory::of(server.child.id())?;
+    report.value("resident memory", Unit::Kibibytes, memory.resident() as f64);
+    let file = fs::metadata(api.folder.join("store.redb"))?.len();
+    report.value("the store's file", Unit::Kibibytes, file as f64 / 1024.0);
+
+    let mut restarts = Samples::default();
+    for _ in 0..RESTARTS {
+        drop(server);
+        let started = Instant::now();
+        server = api.start()?;
+        api.ready()?;
+        restarts.push_time(started.elapsed());
+    }
+    report.spread("kill -9, start, first answer", Unit::Seconds, &restarts);
+
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let peer = match address
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok())
+    {
+        Some(port) => etcd(&api.folder, port, free_port()?),
+        None => bail!("no port for etcd"),
+    };
+    let peer = match peer {
+        Ok(peer) => Some(peer),
+        Err(error) => {
+            report.note(&format!(
+                "no etcd beside it ({error}): Debian's package is etcd-server"
+            ));
+            None
+        }
+    };
+    let etcd = peer.is_some().then(|| {
+        let mut client = vec![format!("-etcd={address}")];
+        client.push(format!("-connections={CONNECTIONS}"));
+        client
+    });
+    for writers in WRITERS {
+        writes(&api, etcd.as_deref(), writers, pairs, report)?;
+    }
+    fanouts(&api, etcd.as_deref(), pairs, report)?;
+    let memory = Memory::of(server.child.id())?;
+    report.value(
+        "resident memory after it all",
+        Unit::Kibibytes,
+        memory.resident() as f64,
+    );
+    Ok(())
+}
+
+/// The program of the clients; `None` without Go.
+fn build() -> anyhow::Result<Option<PathBuf>> {
+    let program = std::env::current_dir()?.join("target/bench-api");
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir("benches/api")
+        .status();
+    match built {
+        Ok(status) if status.success() => Ok(Some(program)),
+        Ok(status) => bail!("go build of benches/api: {status}"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn lists(api: &Api<'_>, report: &mut Report) -> anyhow::Result<()> {
+    for (what, path) in [
+        ("Services", "/api/v1/services"),
+        ("EndpointSlices", "/apis/discovery.k8s.io/v1/endpointslices"),
+    ] {
+        for limit in [0, 500] {
+            let told = run(api.client("list").args([
+                format!("-path={path}"),
+                format!("-count={LISTS}"),
+                format!("-limit={limit}"),
+            ]))?;
+            let mebibytes = told["bytes"].as_f64().unwrap_or_default() / f64::from(1 << 20);
+            let how = match limit {
+                0 => "at once".to_owned(),
+                limit => format!("in pages of {limit}"),
+            };
+            report.spread(
+                &format!("list of {what} {how} ({mebibytes:.1} MiB)"),
+                Unit::Seconds,
+                &seconds(&told)?,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Durable writes of so many clients at once, beside etcd and beside the disk.
+fn writes(
+    api: &Api<'_>,
+    etcd: Option<&[String]>,
+    writers: u32,
+    pairs: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let flags = [
+        format!("-clients={writers}"),
+        format!("-size={VALUE}"),
+        format!("-duration={}ms", WRITING.as_millis()),
+    ];
+    let rate = |told: Value| told["rate"].as_f64().context("no rate");
+    let (mut ours, mut theirs, mut disk) =
+        (Samples::default(), Samples::default(), Samples::default());
+    for _ in 0..pairs {
+        ours.push(rate(run(api.client("put").args(&flags))?)?);
+        if let Some(etcd) = etcd {
+            theirs.push(rate(run(Command::new(api.program)
+                .arg("put")
+                .args(etcd)
+                .args(&flags))?)?);
+        }
+        disk.push(synced(&api.folder, writers)?);
+    }
+    let unit = Unit::Rate("per second");
+    let name = format!("durable writes of 1 KiB by {writers} at once");
+    if etcd.is_some() {
+        report.pairs(&name, unit, &ours, PEER, &theirs);
+    }
+    report.pairs(&name, unit, &ours, "the disk, group commit", &disk);
+    Ok(())
+}
+
+/// What waits for the disk, and how far it has come.
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<u8>,
+    /// Records that wait, and those that are on the disk, by number.
+    next: u64,
+    done: u64,
+    syncing: bool,
+}
+
+/// Records a second that so many writers can bring to the disk, when all that wait share one
+/// write and one sync.
+fn synced(folder: &Path, writers: u32) -> anyhow::Result<f64> {
+    let path = folder.join("synced");
+    let file = File::create(&path)?;
+    let queue = Mutex::new(Queue::default());
+    let moved = Condvar::new();
+    let started = Instant::now();
+    let counts: Vec<std::io::Result<u64>> = thread::scope(|scope| {
+        let all: Vec<_> = (0..writers)
+            .map(|_| scope.spawn(|| write_on(&file, &queue, &moved, started + WRITING)))
+            .collect();
+        all.into_iter()
+            .map(|one| one.join().unwrap_or(Err(std::io::ErrorKind::Other.into())))
+            .collect()
+    });
+    let mut sum = 0;
+    for count in counts {
+        sum += count?;
+    }
+    fs::remove_file(path)?;
+    Ok(sum as f64 / started.elapsed().as_secs_f64())
+}
+
+/// One writer: one record after the other, each on the disk before the next.
+fn write_on(
+    mut file: &File,
+    queue: &Mutex<Queue>,
+    moved: &Condvar,
+    end: Instant,
+) -> std::io::Result<u64> {
+    let lock = || -> MutexGuard<'_, Queue> { queue.lock().unwrap_or_else(PoisonError::into_inner) };
+    let record = [b'x'; VALUE];
+    let mut count = 0;
+    while Instant::now() < end {
+        let mut queued = lock();
+        queued.waiting.extend_from_slice(&record);
+        queued.next += 1;
+        let own = queued.next;
+        while queued.done < own {
+            if queued.syncing {
+                queued = moved.wait(queued).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            queued.syncing = true;
+            let batch = std::mem::take(&mut queued.waiting);
+            let last = queued.next;
+            drop(queued);
+            let written = file.write_all(&batch).and_then(|()| file.sync_data());
+            queued = lock();
+            queued.syncing = false;
+            queued.done = last;
+            moved.notify_all();
+            written?;
+        }
+        drop(queued);
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// One write, told to 1,000 watchers.
+fn fanouts(
+    api: &Api<'_>,
+    etcd: Option<&[String]>,
+    pairs: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let flags = [
+        format!("-clients={WATCHERS}"),
+        format!("-count={FANOUTS}"),
+        format!("-size={VALUE}"),
+    ];
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    let (mut our_all, mut their_all) = (Samples::default(), Samples::default());
+    for _ in 0..pairs.min(10) {
+        let told = seconds(&run(api.client("fanout").args(&flags))?)?;
+        ours.push(told.median());
+        our_all.extend(&told);
+        if let Some(etcd) = etcd {
+            let told = seconds(&run(Command::new(api.program)
+                .arg("fanout")
+                .args(etcd)
+                .args(&flags))?)?;
+            theirs.push(told.median());
+            their_all.extend(&told);
+        }
+    }
+    let name = format!("from a write to {WATCHERS} watchers of {CONNECTIONS} connections");
+    if etcd.is_some() {
+        report.compare(
+            &name,
+            Unit::Seconds,
+            (&ours, &our_all),
+            PEER,
+            (&theirs, &their_all),
+        );
+    } else {
+        report.spread(&name, Unit::Seconds, &our_all);
+    }
+    Ok(())
+}
