@@ -6,15 +6,16 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use weft_netlab::process::{Child, Spawn};
 
 use crate::memory::Memory;
 use crate::report::{Report, Samples, Unit};
@@ -35,14 +36,17 @@ const RESTARTS: u32 = 5;
 const PEER: &str = "etcd (Debian)";
 
 /// A server under measurement; dropped, it is killed.
-struct Server {
-    child: Child,
+struct Server(Child);
+
+impl Server {
+    fn pid(&self) -> anyhow::Result<u32> {
+        Ok(u32::try_from(self.0.id())?)
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
+        self.0.end();
     }
 }
 
@@ -56,31 +60,36 @@ struct Api<'a> {
     weft: &'a Path,
     program: &'a Path,
     folder: PathBuf,
-    port: u16,
+    /// Outlives the server: clients wait in it.
+    listener: TcpListener,
+    address: SocketAddr,
 }
 
 impl Api<'_> {
     fn start(&self) -> anyhow::Result<Server> {
-        let child = Command::new(self.weft)
+        let log = File::create(self.folder.join("apiserver.log"))?;
+        let child = Spawn::new(self.weft)
             .args(["internal", "apiserver", "--cluster-domain", "cluster.local"])
             .args(["--service-cidr", "10.96.0.0/12"])
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(["--listen-fd", "3"])
             .arg("--pki")
             .arg(self.folder.join("pki"))
             .arg("--store")
             .arg(self.folder.join("store.redb"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(self.folder.join("apiserver.log"))?)
+            .descriptor(File::open("/dev/null")?, 0)
+            .descriptor(log.try_clone()?, 1)
+            .descriptor(log, 2)
+            .descriptor(self.listener.try_clone()?, 3)
+            .dies_with_parent()
             .spawn()?;
-        Ok(Server { child })
+        Ok(Server(child))
     }
 
     fn client(&self, command: &str) -> Command {
         let mut client = Command::new(self.program);
         client
             .arg(command)
-            .arg(format!("-url=https://127.0.0.1:{}", self.port))
+            .arg(format!("-url=https://{}", self.address))
             .arg(format!("-pki={}", self.folder.join("pki").display()))
             .arg(format!("-connections={CONNECTIONS}"));
         client
@@ -102,7 +111,8 @@ impl Api<'_> {
 fn etcd(folder: &Path, port: u16, peer_port: u16) -> anyhow::Result<Server> {
     let url = format!("http://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
-    let child = Command::new("etcd")
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let child = Spawn::new("/usr/bin/etcd")
         .arg("--data-dir")
         .arg(folder.join("etcd"))
         .args(["--listen-client-urls", &url])
@@ -111,11 +121,12 @@ fn etcd(folder: &Path, port: u16, peer_port: u16) -> anyhow::Result<Server> {
         .args(["--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("default={peer}")])
         .args(["--log-level", "error"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .descriptor(null.try_clone()?, 0)
+        .descriptor(null.try_clone()?, 1)
+        .descriptor(null, 2)
+        .dies_with_parent()
         .spawn()?;
-    Ok(Server { child })
+    Ok(Server(child))
 }
 
 fn run(command: &mut Command) -> anyhow::Result<Value> {
@@ -149,11 +160,13 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
     };
     // Not on a tmpfs: a sync of one costs nothing.
     let folder = tempfile::Builder::new().tempdir_in("target")?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
     let api = Api {
         weft,
         program: &program,
         folder: folder.path().to_owned(),
-        port: free_port()?,
+        address: listener.local_addr()?,
+        listener,
     };
     let mut server = api.start()?;
     api.ready()?;
@@ -165,7 +178,7 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
     report.value("objects created", Unit::Rate("per second"), created);
 
     lists(&api, report)?;
-    let memory = Memory::of(server.child.id())?;
+    let memory = Memory::of(server.pid()?)?;
     report.value("resident memory", Unit::Kibibytes, memory.resident() as f64);
     let file = fs::metadata(api.folder.join("store.redb"))?.len();
     report.value("the store's file", Unit::Kibibytes, file as f64 / 1024.0);
@@ -180,15 +193,8 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
     }
     report.spread("kill -9, start, first answer", Unit::Seconds, &restarts);
 
-    let address = format!("127.0.0.1:{}", free_port()?);
-    let peer = match address
-        .rsplit_once(':')
-        .and_then(|(_, port)| port.parse().ok())
-    {
-        Some(port) => etcd(&api.folder, port, free_port()?),
-        None => bail!("no port for etcd"),
-    };
-    let peer = match peer {
+    let port = free_port()?;
+    let peer = match etcd(&api.folder, port, free_port()?) {
         Ok(peer) => Some(peer),
         Err(error) => {
             report.note(&format!(
@@ -198,15 +204,16 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
         }
     };
     let etcd = peer.is_some().then(|| {
-        let mut client = vec![format!("-etcd={address}")];
-        client.push(format!("-connections={CONNECTIONS}"));
-        client
+        vec![
+            format!("-etcd=127.0.0.1:{port}"),
+            format!("-connections={CONNECTIONS}"),
+        ]
     });
     for writers in WRITERS {
         writes(&api, etcd.as_deref(), writers, pairs, report)?;
     }
     fanouts(&api, etcd.as_deref(), pairs, report)?;
-    let memory = Memory::of(server.child.id())?;
+    let memory = Memory::of(server.pid()?)?;
     report.value(
         "resident memory after it all",
         Unit::Kibibytes,

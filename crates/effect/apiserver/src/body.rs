@@ -12,6 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::negotiate::{Encoding, encode, media_type};
+use crate::stalled::{self, Watched};
 use crate::status::ApiError;
 
 /// The body of an answer.
@@ -43,10 +44,11 @@ pub(crate) fn whole(
     response
 }
 
-/// An answer that goes on for a while.
+/// An answer that goes on for a while; given up when the client does not take it.
 pub(crate) fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Response<Answer> {
     use futures::StreamExt;
-    let frames = chunks.map(|chunk| Ok(Frame::data(chunk)));
+    let frames = Watched::new(chunks, stalled::PATIENCE)
+        .map(|chunk| chunk.map(Frame::data).map_err(BoxError::from));
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(
         header::CONTENT_TYPE,

@@ -7,6 +7,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
@@ -25,9 +26,11 @@ const TABLES: usize = 3;
 
 /// The database's page cache. Reads come from memory, so it only serves commits.
 const PAGE_CACHE: usize = 2 << 20;
-/// A file is compacted at start when more than this many of its bytes, and more than half of
-/// it, hold nothing: below it a start is faster without.
+/// A file is compacted at start when it is longer than this, and so many times as long as what is
+/// stored in it: short of that a start is faster without. Half of a file is free in the long run,
+/// for a commit writes its pages anew.
 const COMPACT_FROM: u64 = 16 << 20;
+const COMPACT_TIMES: u64 = 4;
 
 /// Why the store can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +114,9 @@ pub(crate) struct Commit<'a> {
 impl Disk {
     /// Opens the file at `path` (made if missing), and fills `state` with what it holds.
     pub(crate) fn open(path: &Path, state: &mut State) -> Result<(Self, Loaded), StoreError> {
-        let database = open(path)?;
-        let version = load(&database, path, state)?;
+        let mut database = open(path)?;
+        let (version, stored) = load(&database, path, state)?;
+        compact(&mut database, path, stored);
         let disk = Self {
             path: path.to_owned(),
             database: Some(database),
@@ -215,17 +219,24 @@ fn open(path: &Path) -> Result<Database, StoreError> {
 
 fn open_checked(path: &Path) -> Result<Database, StoreError> {
     let refused = |error: redb::Error| refused(path, error);
-    let mut database = reopen(path).map_err(refused)?;
-    if !database
-        .check_integrity()
-        .map_err(|error| refused(error.into()))?
+    let repaired = Arc::new(AtomicBool::new(false));
+    let noted = repaired.clone();
+    let mut database = Database::builder()
+        .set_cache_size(PAGE_CACHE)
+        .set_repair_callback(move |_| noted.store(true, Ordering::Relaxed))
+        .create(path)
+        .map_err(|error| refused(error.into()))?;
+    // A file that was not closed has just been checked.
+    if !repaired.load(Ordering::Relaxed)
+        && !database
+            .check_integrity()
+            .map_err(|error| refused(error.into()))?
     {
         return Err(StoreError::Damaged {
             path: path.to_owned(),
             what: "a part of it is not what was written".to_owned(),
         });
     }
-    compact(&mut database, path);
     let begin = || -> Result<(), redb::Error> {
         if database.begin_read()?.list_tables()?.count() == TABLES {
             return Ok(());
@@ -247,30 +258,19 @@ fn reopen(path: &Path) -> Result<Database, redb::Error> {
         .create(path)?)
 }
 
-/// Gives back what deleted objects and old versions have left.
-fn compact(database: &mut Database, path: &Path) {
-    let wasted = || -> Result<(u64, u64), redb::Error> {
+/// Gives back what deleted objects and old versions have left. `stored` is what the objects take,
+/// in bytes.
+fn compact(database: &mut Database, path: &Path, stored: u64) {
+    let mut done = || -> Result<(), redb::Error> {
         let length = fs::metadata(path)?.len();
-        let read = database.begin_read()?;
-        let used = match read.open_table(OBJECTS) {
-            Ok(objects) => {
-                let stats = objects.stats()?;
-                stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes()
-            }
-            // A new file.
-            Err(_) => length,
-        };
-        Ok((length, length.saturating_sub(used)))
-    };
-    let done = wasted().and_then(|(length, waste)| {
-        if waste < COMPACT_FROM || waste < length / 2 {
+        if length < COMPACT_FROM || length < COMPACT_TIMES * stored {
             return Ok(());
         }
         database.compact()?;
-        tracing::info!(path = %path.display(), before = length, waste, "compacted the store");
+        tracing::info!(path = %path.display(), before = length, stored, "compacted the store");
         Ok(())
-    });
-    if let Err(error) = done {
+    };
+    if let Err(error) = done() {
         // It goes on as large as it is.
         tracing::warn!(path = %path.display(), %error, "the store can't be compacted");
     }
@@ -298,7 +298,8 @@ fn refused(path: &Path, error: redb::Error) -> StoreError {
     }
 }
 
-fn load(database: &Database, path: &Path, state: &mut State) -> Result<u64, StoreError> {
+/// Fills `state`; returns the newest version, and what the objects take, in bytes.
+fn load(database: &Database, path: &Path, state: &mut State) -> Result<(u64, u64), StoreError> {
     let open = |error: redb::Error| refused(path, error);
     let damaged = |what: String| StoreError::Damaged {
         path: path.to_owned(),
@@ -306,7 +307,7 @@ fn load(database: &Database, path: &Path, state: &mut State) -> Result<u64, Stor
     };
     let read = database.begin_read().map_err(|e| open(e.into()))?;
     let objects = read.open_table(OBJECTS).map_err(|e| open(e.into()))?;
-    let mut count = 0;
+    let (mut count, mut stored) = (0, 0);
     for entry in objects.iter().map_err(|e| open(e.into()))? {
         let (key, value) = entry.map_err(|e| open(e.into()))?;
         let key = key.value();
@@ -314,6 +315,7 @@ fn load(database: &Database, path: &Path, state: &mut State) -> Result<u64, Stor
             .map_err(|error| damaged(format!("the object {key} can't be read: {error}")))?;
         state.load(collection_of(key), object);
         count += 1;
+        stored += (key.len() + value.value().len()) as u64;
     }
     let expected = objects.len().map_err(|e| open(e.into()))?;
     if count != expected {
@@ -331,7 +333,7 @@ fn load(database: &Database, path: &Path, state: &mut State) -> Result<u64, Stor
         changed.insert(collection.value().to_owned(), version.value());
     }
     state.loaded(version, &changed);
-    Ok(version)
+    Ok((version, stored))
 }
 
 fn disk_key(collection: &str, key: &str) -> String {

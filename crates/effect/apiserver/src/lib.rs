@@ -33,6 +33,7 @@ mod scale;
 mod schema;
 mod selector;
 mod server;
+mod stalled;
 mod state;
 mod status;
 mod store;

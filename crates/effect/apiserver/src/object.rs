@@ -1,8 +1,10 @@
 //! A stored object: its JSON text, and what lists and watches look at.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::resource::{Resource, Strategy};
@@ -18,6 +20,23 @@ pub(crate) struct Object {
     pub(crate) json: Bytes,
     labels: Box<[(Box<str>, Box<str>)]>,
     fields: OnceLock<Box<[Box<str>]>>,
+}
+
+/// What of a stored document is looked at; the rest is only checked to be JSON.
+#[derive(Deserialize)]
+struct Stored {
+    #[serde(default)]
+    metadata: StoredMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct StoredMeta {
+    namespace: Box<str>,
+    name: Box<str>,
+    uid: Box<str>,
+    resource_version: String,
+    labels: Option<BTreeMap<String, Option<Box<str>>>>,
 }
 
 impl Object {
@@ -47,14 +66,20 @@ impl Object {
 
     /// The object as it was stored.
     pub(crate) fn from_json(json: Vec<u8>) -> Result<Self, serde_json::Error> {
-        let value: Value = serde_json::from_slice(&json)?;
-        let version = value["metadata"]["resourceVersion"]
-            .as_str()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default();
-        let mut object = Self::new(&value, version);
-        object.json = Bytes::from(json);
-        Ok(object)
+        // Reading all of the document takes many times as long, and a start reads all objects.
+        let Stored { metadata } = serde_json::from_slice(&json)?;
+        let labels = metadata.labels.into_iter().flatten();
+        Ok(Self {
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            version: metadata.resource_version.parse().unwrap_or_default(),
+            labels: labels
+                .map(|(key, value)| (key.into_boxed_str(), value.unwrap_or_default()))
+                .collect(),
+            json: Bytes::from(json),
+            fields: OnceLock::new(),
+        })
     }
 
     /// The document.

@@ -494,6 +494,12 @@ pub trait Admission: Send {
     /// commit that the disk refused.
     fn repair(&mut self, objects: &mut dyn Iterator<Item = (&Resource, Value)>);
 
+    /// Whether objects of this kind hold what is allocated: only those are shown to `repair`.
+    fn concerns(&self, resource: &Resource) -> bool {
+        let _ = resource;
+        true
+    }
+
     /// Allocates for a write, or refuses it.
     fn admit(&mut self, resource: &Resource, operation: Operation<'_>) -> Result<(), Refusal>;
 

@@ -44,6 +44,8 @@ pub struct HistoryLimits {
     pub events: usize,
     /// Bytes of objects.
     pub bytes: usize,
+    /// Bytes of objects of all collections together.
+    pub total_bytes: usize,
 }
 
 impl Default for HistoryLimits {
@@ -51,6 +53,7 @@ impl Default for HistoryLimits {
         Self {
             events: 8192,
             bytes: 8 << 20,
+            total_bytes: 48 << 20,
         }
     }
 }
@@ -88,13 +91,19 @@ impl Collection {
         }
         self.history_bytes += event.bytes();
         self.history.push_back(event);
-        while self.history.len() > limits.events || self.history_bytes > limits.bytes {
-            let Some(oldest) = self.history.pop_front() else {
-                break;
-            };
-            self.history_bytes -= oldest.bytes();
-            self.forgotten = oldest.version();
-        }
+        while (self.history.len() > limits.events || self.history_bytes > limits.bytes)
+            && self.forget()
+        {}
+    }
+
+    /// Forgets the oldest change, if there is one.
+    fn forget(&mut self) -> bool {
+        let Some(oldest) = self.history.pop_front() else {
+            return false;
+        };
+        self.history_bytes -= oldest.bytes();
+        self.forgotten = oldest.version();
+        true
     }
 }
 
@@ -169,9 +178,25 @@ impl State {
                 touched.push(name);
             }
         }
+        self.forget_beyond(limits.total_bytes);
         let version = self.version;
         for name in touched {
             self.collection(&name).changed.send_replace(version);
+        }
+    }
+
+    /// The collection with the longest history forgets first: who writes much pays for it.
+    fn forget_beyond(&mut self, limit: usize) {
+        let bytes = |one: &Collection| one.history_bytes;
+        let mut total: usize = self.collections.values().map(bytes).sum();
+        while total > limit {
+            let longest = self.collections.values_mut().max_by_key(|one| bytes(one));
+            let Some(longest) = longest else { return };
+            let before = longest.history_bytes;
+            if !longest.forget() {
+                return;
+            }
+            total -= before - longest.history_bytes;
         }
     }
 

@@ -4,7 +4,7 @@
 //! committed and what the same batch has written before. A batch is one transaction on
 //! disk, synced once; only then are its changes visible and its callers answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -202,11 +202,18 @@ fn current(registry: &RwLock<Arc<Registry>>) -> Arc<Registry> {
 }
 
 fn repair(state: &State, registry: &Registry, admission: &mut dyn Admission) {
+    let concerned: BTreeSet<String> = registry
+        .iter()
+        .filter(|resource| admission.concerns(resource))
+        .map(|resource| resource.collection())
+        .collect();
+    let concerned = |resource: &Resource| concerned.contains(&resource.collection());
     let mut known: BTreeMap<&str, Option<&Arc<Resource>>> = BTreeMap::new();
     let mut objects = state.all().filter_map(|(collection, object)| {
-        let resource = *known
-            .entry(collection)
-            .or_insert_with(|| registry.find_collection(collection));
+        let resource = *known.entry(collection).or_insert_with(|| {
+            let resource = registry.find_collection(collection);
+            resource.filter(|resource| concerned(resource))
+        });
         Some((&**resource?, object.value()))
     });
     admission.repair(&mut objects);

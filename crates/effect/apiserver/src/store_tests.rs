@@ -39,6 +39,7 @@ fn open(path: &Path, events: usize) -> Store {
     let limits = HistoryLimits {
         events,
         bytes: 1 << 20,
+        ..HistoryLimits::default()
     };
     let registry = registry();
     let catalog = Catalog::new(registry.clone(), None);
@@ -145,6 +146,58 @@ async fn history_is_bounded() {
     );
     assert_eq!(store.since(COLLECTION, versions[6], 9).unwrap().0.len(), 3);
     assert!(store.list(&things(), None, Some(versions[5])).is_err());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_histories_of_all_kinds_share_a_bound() {
+    const KINDS: usize = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let limits = HistoryLimits {
+        events: 1000,
+        bytes: 64 << 10,
+        total_bytes: 256 << 10,
+    };
+    let path = directory.path().join("store");
+    let registry = registry();
+    let catalog = Catalog::new(registry.clone(), None);
+    let store = Store::open(&path, limits, registry, Box::new(NoAdmission), catalog).unwrap();
+    let start = store.version();
+    let kinds: Vec<Resource> = (0..KINDS)
+        .map(|number| Resource {
+            plural: format!("things-{number}"),
+            ..things()
+        })
+        .collect();
+    for round in 0..20 {
+        let kinds: Vec<_> = (0..KINDS)
+            .map(|number| format!("things-{number}"))
+            .collect();
+        let written = store.write(move |tx| {
+            for plural in kinds {
+                let resource = Resource { plural, ..things() };
+                let mut object = thing("big", round);
+                object["text"] = "x".repeat(2000).into();
+                let previous = tx.get(&resource, "default", "big");
+                tx.put(&resource, object, previous);
+            }
+            Ok(())
+        });
+        written.await.unwrap();
+    }
+    let held = |kind: &Resource| {
+        let collection = kind.collection();
+        let oldest = match store.since(&collection, start, 1000) {
+            Ok((events, _)) => return events.len(),
+            Err(Forgotten(oldest)) => oldest,
+        };
+        store.since(&collection, oldest, 1000).unwrap().0.len()
+    };
+    let each: Vec<usize> = kinds.iter().map(held).collect();
+    let bytes = each.iter().sum::<usize>() * 2000;
+    assert!(bytes <= limits.total_bytes, "{bytes} bytes: {each:?}");
+    // All the same, for all write the same.
+    assert!(each.iter().all(|count| (2..=3).contains(count)), "{each:?}");
     store.close().await;
 }
 

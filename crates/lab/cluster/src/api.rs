@@ -404,6 +404,10 @@ impl Admission for Services {
         self.check_addresses(&services, &addresses);
     }
 
+    fn concerns(&self, resource: &Resource) -> bool {
+        is_service(resource) || is_address(resource)
+    }
+
     fn admit(&mut self, resource: &Resource, operation: Operation<'_>) -> Result<(), Refusal> {
         if is_address(resource) {
             self.admit_address(&operation);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use weft_apiserver::{Config, Pki, SubjectName};
@@ -79,6 +80,7 @@ pub struct ApiServer {
 /// # Errors
 /// When it cannot start.
 pub fn apiserver(options: ApiServer) -> Result<(), Error> {
+    allow_many_connections();
     let refused = |address: String| move |source| Error::Listen { address, source };
     let mut listeners = Vec::new();
     if let Some(number) = options.inherited {
@@ -129,6 +131,19 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
         weft_apiserver::serve(config, listeners, shutdown).await?;
         Ok(())
     })
+}
+
+/// Many systems let a process open 1,024 files, for the sake of programs that use select(2), and
+/// more to those that ask.
+fn allow_many_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, files = limit.current, "the limit of open files stays");
+    }
 }
 
 /// The names under which clients reach the server: from the machine, from nodes, from pods.
