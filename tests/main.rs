@@ -20,6 +20,7 @@ mod networking;
 mod pods;
 mod refusals;
 mod services;
+mod silence;
 mod stateful;
 mod streams;
 mod verdicts;

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
 use ipnet::IpNet;
+use weft_cluster::controllers::NODE_GRACE;
 use weft_cluster::{kubelet, lab};
 
 #[derive(Debug, clap::Args)]
@@ -79,6 +81,9 @@ struct Controllers {
     /// Ranges that no node may get
     #[arg(long)]
     reserved_cidr: Vec<IpNet>,
+    /// After how many silent seconds a node is taken for dead
+    #[arg(long, default_value_t = NODE_GRACE.as_secs())]
+    node_grace: u64,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -102,6 +107,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             root_ca: args.root_ca,
             pod_cidrs: args.pod_cidr,
             reserved: args.reserved_cidr,
+            node_grace: Duration::from_secs(args.node_grace),
         })?,
         Process::Kubelet { config } => kubelet::run(kubelet::Config::read(&config)?)?,
         Process::Shim { folder } => kubelet::shim::main(&folder)?,

@@ -1,6 +1,8 @@
 //! Where a pod can run, and where it runs best: the scheduler's decision, without its
 //! loop. Filters and texts are Kubernetes' own (kube-scheduler's plugins).
 
+mod spread;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_kinds::Quantity;
@@ -54,7 +56,7 @@ pub fn place<'a>(pod: &Pod, nodes: &[NodeView<'a>]) -> Result<&'a Node, Unschedu
     for view in nodes {
         let against = objections(pod, view, nodes);
         if against.is_empty() {
-            let score = Score::of(pod, view);
+            let score = Score::of(pod, view, nodes);
             if best.as_ref().is_none_or(|(other, _)| score < *other) {
                 best = Some((score, view));
             }
@@ -107,11 +109,13 @@ pub fn daemon_on(pod: &Pod, node: &Node) -> Daemon {
     }
 }
 
-/// What speaks for a node; the smallest wins. Replicas of one owner are spread first,
+/// What speaks for a node; the smallest wins. What the pod would like comes first, then
+/// replicas of one owner are spread,
 /// then the node with the smallest share of its processors asked for is taken, then the
 /// one with fewer pods, then the first by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
+    aversion: i64,
     siblings: usize,
     requested_permille: i64,
     pods: usize,
@@ -119,7 +123,7 @@ struct Score {
 }
 
 impl Score {
-    fn of(pod: &Pod, view: &NodeView<'_>) -> Self {
+    fn of(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -> Self {
         let owner = controller(pod);
         let siblings = match owner {
             Some(_) => view
@@ -132,6 +136,7 @@ impl Score {
         let capacity = allocatable(view.node, "cpu").max(1);
         let requested: i64 = view.pods.iter().map(|pod| request(pod, "cpu")).sum();
         Self {
+            aversion: spread::aversion(pod, view, nodes),
             siblings,
             requested_permille: requested.saturating_mul(1000) / capacity,
             pods: view.pods.len(),
@@ -185,7 +190,8 @@ fn objections(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -> Vec<Str
     if !scarce.is_empty() {
         return scarce;
     }
-    if let Some(reason) = neighbours_object(pod, view, nodes) {
+    let against = spread::forbids(pod, view, nodes);
+    if let Some(reason) = against.or_else(|| neighbours_object(pod, view, nodes)) {
         return vec![reason.to_owned()];
     }
     Vec::new()
@@ -345,6 +351,19 @@ fn millis(quantity: &ApiQuantity) -> i64 {
     Quantity::parse(&quantity.0).map_or(0, Quantity::millis)
 }
 
+/// Whether a term of a pod in a namespace is about another pod.
+fn concerns(term: &PodAffinityTerm, namespace: &str, other: &Pod) -> bool {
+    let same_namespace = match term.namespaces.as_deref() {
+        Some(names) if !names.is_empty() => names.contains(&other.namespace().unwrap_or_default()),
+        _ => other.namespace().as_deref() == Some(namespace),
+    };
+    same_namespace
+        && term
+            .label_selector
+            .as_ref()
+            .is_some_and(|selector| selector_matches(selector, other))
+}
+
 /// Required affinity and anti-affinity between pods, by topology.
 fn neighbours_object(
     pod: &Pod,
@@ -352,19 +371,6 @@ fn neighbours_object(
     nodes: &[NodeView<'_>],
 ) -> Option<&'static str> {
     let namespace = pod.namespace().unwrap_or_default();
-    let matched = |term: &PodAffinityTerm, namespace: &str, other: &Pod| {
-        let same_namespace = match term.namespaces.as_deref() {
-            Some(names) if !names.is_empty() => {
-                names.contains(&other.namespace().unwrap_or_default())
-            }
-            _ => other.namespace().as_deref() == Some(namespace),
-        };
-        same_namespace
-            && term
-                .label_selector
-                .as_ref()
-                .is_some_and(|selector| selector_matches(selector, other))
-    };
     let domain = |node: &Node, key: &str| node.labels().get(key).cloned();
     let in_domain = |key: &str| -> Vec<&Pod> {
         let Some(here) = domain(view.node, key) else {
@@ -379,13 +385,13 @@ fn neighbours_object(
     for term in required_affinity(pod) {
         let found = in_domain(&term.topology_key)
             .iter()
-            .any(|other| matched(term, &namespace, other));
+            .any(|other| concerns(term, &namespace, other));
         // The first of a group that wants to be together may go anywhere.
-        let first = matched(term, &namespace, pod)
+        let first = concerns(term, &namespace, pod)
             && !nodes
                 .iter()
                 .flat_map(|other| &other.pods)
-                .any(|other| matched(term, &namespace, other));
+                .any(|other| concerns(term, &namespace, other));
         if !found && !first {
             return Some("node(s) didn't match pod affinity rules");
         }
@@ -393,7 +399,7 @@ fn neighbours_object(
     for term in required_anti_affinity(pod) {
         if in_domain(&term.topology_key)
             .iter()
-            .any(|other| matched(term, &namespace, other))
+            .any(|other| concerns(term, &namespace, other))
         {
             return Some("node(s) didn't match pod anti-affinity rules");
         }
@@ -407,7 +413,7 @@ fn neighbours_object(
         for term in required_anti_affinity(other) {
             let shared = domain(node, &term.topology_key).is_some()
                 && domain(node, &term.topology_key) == domain(view.node, &term.topology_key);
-            if shared && matched(term, &other_namespace, pod) {
+            if shared && concerns(term, &other_namespace, pod) {
                 return Some("node(s) didn't satisfy existing pods anti-affinity rules");
             }
         }

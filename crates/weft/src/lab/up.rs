@@ -79,6 +79,9 @@ pub(super) struct Args {
     /// Name of the first node, second node, …; the others are node-N
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     node_name: Vec<String>,
+    /// Take a node for dead after so many silent seconds [default: 50, as Kubernetes]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(11..))]
+    node_grace: Option<u64>,
     /// Port of 127.0.0.1 for the API server [default: a free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     api_port: Option<u16>,
@@ -139,13 +142,14 @@ fn attend_as_asked(
     asked: &Asked,
     progress: &mut Progress,
 ) -> anyhow::Result<ExitCode> {
-    let (plan, kept) = match &args.keep {
+    let (mut plan, kept) = match &args.keep {
         Some(folder) => {
             let kept = Kept::open(folder)?;
             (kept.plan(asked)?, Some(kept))
         }
         None => (asked.plan()?, None),
     };
+    plan.node_grace = args.node_grace;
     progress.line(&format!(
         "lab {}: {} node{}, pods {}, Services {}",
         plan.name,

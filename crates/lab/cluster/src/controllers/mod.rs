@@ -9,6 +9,7 @@ mod daemons;
 mod deployment;
 mod echoes;
 mod endpoints;
+mod eviction;
 mod expiry;
 mod garbage;
 mod mirror;
@@ -27,6 +28,7 @@ mod world;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use ipnet::IpNet;
@@ -40,6 +42,7 @@ use weft_model::ObjectKey;
 use crate::events::Recorder;
 use crate::node_ranges::Masks;
 
+pub use self::nodes::NODE_GRACE;
 use self::queue::Queue;
 use self::world::{AnyKey, Changed, Happened, SharedWorld, World};
 
@@ -52,6 +55,8 @@ pub struct Options {
     pub masks: Masks,
     /// Ranges that no node may get, though a pod range may contain them.
     pub reserved: Vec<IpNet>,
+    /// After how long a silence a node is taken for dead.
+    pub node_grace: Duration,
     /// The API's CA certificate, PEM: every namespace gets it as ConfigMap.
     pub root_ca: String,
 }
@@ -121,6 +126,7 @@ struct Queues {
     mirror: Queue<ObjectKey>,
     scheduling: Queue<ObjectKey>,
     orphans: Queue<ObjectKey>,
+    eviction: Queue<ObjectKey>,
     garbage: Queue<AnyKey>,
 }
 
@@ -208,6 +214,7 @@ fn start(
     spawn!(mirror, mirror::Mirror::new(context.clone()));
     spawn!(scheduling, scheduling::Scheduler::new(context.clone()));
     spawn!(orphans, orphans::Orphans::new(context.clone()));
+    spawn!(eviction, eviction::Eviction::new(context.clone()));
     spawn!(garbage, garbage::Collector::new(context.clone()));
     controllers.push(local.spawn_local(expiry::keep(context.client.clone())));
     controllers
@@ -229,6 +236,11 @@ impl Queues {
                 if zone(before) != zone(after) {
                     for service in world.services.keys() {
                         self.push_endpoints(service);
+                    }
+                }
+                if after.as_deref().is_some_and(eviction::drives_out) {
+                    for pod in orphans::pods_on(world, &key.name) {
+                        self.eviction.push(pod);
                     }
                 }
                 if after.is_none() {
@@ -305,6 +317,12 @@ impl Queues {
                         self.push_endpoints(&service);
                     }
                 }
+                if after
+                    .as_deref()
+                    .is_some_and(|pod| eviction::is_threatened(world, pod))
+                {
+                    self.eviction.push(key.clone());
+                }
                 match after {
                     Some(pod) if scheduling::is_waiting(pod) => self.scheduling.push(key.clone()),
                     Some(pod) if orphans::is_orphan(world, pod) => self.orphans.push(key.clone()),
@@ -355,6 +373,13 @@ impl Queues {
             self.mirror.push(service);
         }
         self.enqueue_unscheduled(world);
+        for (key, _) in world
+            .pods
+            .iter()
+            .filter(|(_, pod)| eviction::is_threatened(world, pod))
+        {
+            self.eviction.push(key.clone());
+        }
         for (key, _) in world
             .pods
             .iter()

@@ -1,24 +1,29 @@
 //! Nodes: their pod ranges, and whether they are alive.
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde_json::json;
-use weft_kube::k8s_openapi::api::core::v1::{Node, Taint};
+use weft_kube::k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use weft_kube::kube::api::{Patch, PatchParams};
 use weft_kube::kube::{Api, ResourceExt};
 use weft_model::ObjectKey;
 
-use super::world::{LEASES, World};
+use super::orphans::pods_on;
+use super::replicas::is_ready;
+use super::world::{LEASES, World, api};
 use super::{Context, During, Error, Options};
 use crate::events::Severity;
 use crate::node_ranges::Given;
 
 const COMPONENT: &str = "node-controller";
-/// A node whose lease is older is taken for dead (kube-controller-manager's
-/// `--node-monitor-grace-period`).
-const GRACE: Duration = Duration::from_secs(40);
+/// A node whose lease is older is taken for dead (default of kube-controller-manager's
+/// `--node-monitor-grace-period` in Kubernetes 1.32).
+pub const NODE_GRACE: Duration = Duration::from_secs(50);
+/// What only the kubelet can know (Kubernetes' node lifecycle controller).
+const KUBELET_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
@@ -26,6 +31,7 @@ pub(super) struct Nodes {
     context: Context,
     options: Options,
     given: RefCell<Given>,
+    started: Instant,
 }
 
 /// What is known of a node's health.
@@ -33,7 +39,7 @@ pub(super) struct Nodes {
 enum Health {
     Ready,
     NotReady,
-    /// It has not been heard of for [`GRACE`].
+    /// It has not been heard of for long.
     Unknown,
 }
 
@@ -43,6 +49,7 @@ impl Nodes {
             context,
             options,
             given: RefCell::default(),
+            started: Instant::now(),
         }
     }
 
@@ -58,10 +65,13 @@ impl Nodes {
             } else {
                 self.free_ranges(&world, &key.name)
             };
-            let silent_for = silence(&world, &key);
-            let health = health(&node, silent_for);
+            // What was not watched was not heard either: a node has the whole time from our start.
+            let watched_for = self.started.elapsed();
+            let silent_for = silence(&world, &key).map(|silent| silent.min(watched_for));
+            let grace = self.options.node_grace;
+            let health = health(&node, silent_for, grace);
             // Look again when the lease would have run out.
-            let next = silent_for.and_then(|silent| GRACE.checked_sub(silent));
+            let next = silent_for.and_then(|silent| grace.checked_sub(silent));
             (node, ranges, health, next)
         };
         let nodes: Api<Node> = Api::all(self.context.client.clone());
@@ -89,6 +99,7 @@ impl Nodes {
         }
         if health == Health::Unknown {
             self.mark_unknown(&nodes, &node).await?;
+            self.mark_pods_not_ready(&key).await?;
         }
         self.write_taints(&nodes, &node, health).await?;
         Ok(next_look.map(|pause| pause + Duration::from_secs(1)))
@@ -118,16 +129,17 @@ impl Nodes {
         if condition(node) == Some("Unknown") {
             return Ok(());
         }
-        let now = jiff::Timestamp::now()
-            .strftime("%Y-%m-%dT%H:%M:%SZ")
-            .to_string();
-        let patch = json!({"status": {"conditions": [{
-            "type": "Ready",
-            "status": "Unknown",
-            "reason": "NodeStatusUnknown",
-            "message": "Kubelet stopped posting node status.",
-            "lastTransitionTime": now,
-        }]}});
+        let now = now();
+        let conditions = KUBELET_CONDITIONS.map(|kind| {
+            json!({
+                "type": kind,
+                "status": "Unknown",
+                "reason": "NodeStatusUnknown",
+                "message": "Kubelet stopped posting node status.",
+                "lastTransitionTime": now,
+            })
+        });
+        let patch = json!({"status": {"conditions": conditions}});
         nodes
             .patch_status(
                 &node.name_any(),
@@ -148,7 +160,43 @@ impl Nodes {
         Ok(())
     }
 
-    /// Keeps new pods off a node that can't run them.
+    /// Nobody tells how they are any more, so nothing is to be sent to them.
+    async fn mark_pods_not_ready(&self, key: &ObjectKey) -> Result<(), Error> {
+        let ready: Vec<_> = {
+            let world = self.context.world.borrow();
+            let pods = pods_on(&world, &key.name).into_iter();
+            pods.filter_map(|pod| Some((pod.clone(), world.pods.get(&pod)?.clone())))
+                .filter(|(_, pod)| is_ready(pod))
+                .collect()
+        };
+        for (pod_key, pod) in ready {
+            let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [{
+                "type": "Ready",
+                "status": "False",
+                "lastTransitionTime": now(),
+            }]}});
+            let marked = api::<Pod>(&self.context.client, &pod_key)
+                .patch_status(
+                    &pod_key.name,
+                    &PatchParams::default(),
+                    &Patch::Strategic(&patch),
+                )
+                .await
+                .settled(404, || format!("marking Pod {pod_key} as not ready"))?;
+            if marked.is_some() {
+                self.context.recorder.say(
+                    &*pod,
+                    COMPONENT,
+                    Severity::Warning,
+                    "NodeNotReady",
+                    "Node is not ready",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps new pods off a node that can't run them, and has those it has leave in time.
     async fn write_taints(
         &self,
         nodes: &Api<Node>,
@@ -160,13 +208,14 @@ impl Nodes {
             .as_ref()
             .and_then(|spec| spec.taints.clone())
             .unwrap_or_default();
-        let wanted = with_taints(&present, health);
+        let wanted = with_taints(&present, health, jiff::Timestamp::now());
         if wanted == present {
             return Ok(());
         }
         let patch = json!({
             "metadata": {"resourceVersion": node.resource_version()},
-            "spec": {"taints": wanted},
+            // None is no list, not an empty one.
+            "spec": {"taints": Some(wanted).filter(|taints| !taints.is_empty())},
         });
         nodes
             .patch(
@@ -178,6 +227,11 @@ impl Nodes {
             .during(|| format!("tainting Node {}", node.name_any()))?;
         Ok(())
     }
+}
+
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn has_ranges(node: &Node) -> bool {
@@ -196,8 +250,8 @@ fn condition(node: &Node) -> Option<&str> {
         .map(|condition| condition.status.as_str())
 }
 
-fn health(node: &Node, silent_for: Option<Duration>) -> Health {
-    if silent_for.is_some_and(|silent| silent > GRACE) {
+fn health(node: &Node, silent_for: Option<Duration>, grace: Duration) -> Health {
+    if silent_for.is_some_and(|silent| silent > grace) {
         return Health::Unknown;
     }
     match condition(node) {
@@ -215,28 +269,35 @@ fn silence(world: &World, key: &ObjectKey) -> Option<Duration> {
     Some(Duration::try_from(seconds).unwrap_or_default())
 }
 
-fn with_taints(present: &[Taint], health: Health) -> Vec<Taint> {
+fn with_taints(present: &[Taint], health: Health, now: jiff::Timestamp) -> Vec<Taint> {
     let key = match health {
         Health::Ready => None,
         Health::NotReady => Some(NOT_READY),
         Health::Unknown => Some(UNREACHABLE),
     };
     let ours = |taint: &Taint| {
-        taint.effect == "NoSchedule" && [NOT_READY, UNREACHABLE].contains(&&*taint.key)
+        ["NoSchedule", "NoExecute"].contains(&&*taint.effect)
+            && [NOT_READY, UNREACHABLE].contains(&&*taint.key)
     };
     let mut taints: Vec<Taint> = present
         .iter()
         .filter(|taint| !ours(taint) || Some(&*taint.key) == key)
         .cloned()
         .collect();
-    if let Some(key) =
-        key.filter(|key| !taints.iter().any(|taint| ours(taint) && taint.key == *key))
-    {
-        taints.push(Taint {
-            key: key.to_owned(),
-            effect: "NoSchedule".to_owned(),
-            ..Taint::default()
-        });
+    for effect in ["NoSchedule", "NoExecute"] {
+        let is_there = |key: &str| {
+            let mut taints = taints.iter();
+            taints.any(|taint| taint.key == key && taint.effect == effect)
+        };
+        if let Some(key) = key.filter(|key| !is_there(key)) {
+            taints.push(Taint {
+                key: key.to_owned(),
+                effect: effect.to_owned(),
+                // Tolerations for a time count from here.
+                time_added: (effect == "NoExecute").then_some(Time(now)),
+                ..Taint::default()
+            });
+        }
     }
     taints
 }
@@ -252,12 +313,32 @@ mod tests {
             effect: "NoSchedule".to_owned(),
             ..Taint::default()
         };
-        let sick = with_taints(std::slice::from_ref(&foreign), Health::NotReady);
-        assert_eq!(sick.len(), 2);
-        assert_eq!(sick[1].key, NOT_READY);
-        let lost = with_taints(&sick, Health::Unknown);
-        assert_eq!(lost[1].key, UNREACHABLE);
-        assert_eq!(with_taints(&lost, Health::Unknown), lost);
-        assert_eq!(with_taints(&lost, Health::Ready), [foreign]);
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let sick = with_taints(std::slice::from_ref(&foreign), Health::NotReady, at(1));
+        let said = |taints: &[Taint]| -> Vec<String> {
+            let taints = taints.iter();
+            taints
+                .map(|taint| format!("{}:{}", taint.key, taint.effect))
+                .collect()
+        };
+        assert_eq!(
+            said(&sick)[1..],
+            [
+                format!("{NOT_READY}:NoSchedule"),
+                format!("{NOT_READY}:NoExecute")
+            ]
+        );
+        let lost = with_taints(&sick, Health::Unknown, at(2));
+        assert_eq!(
+            said(&lost)[1..],
+            [
+                format!("{UNREACHABLE}:NoSchedule"),
+                format!("{UNREACHABLE}:NoExecute")
+            ]
+        );
+        assert_eq!(lost[2].time_added, Some(Time(at(2))));
+        // The time from which tolerations count stays.
+        assert_eq!(with_taints(&lost, Health::Unknown, at(3)), lost);
+        assert_eq!(with_taints(&lost, Health::Ready, at(4)), [foreign]);
     }
 }

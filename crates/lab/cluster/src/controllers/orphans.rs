@@ -14,7 +14,8 @@ pub(super) struct Orphans {
     context: Context,
 }
 
-fn node_of(pod: &Pod) -> Option<&str> {
+/// The node a pod is bound to.
+pub(super) fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref())
 }
 

@@ -242,6 +242,8 @@ pub struct Controllers {
     pub pod_cidrs: Vec<IpNet>,
     /// Ranges that no node may get: the node network.
     pub reserved: Vec<IpNet>,
+    /// After how long a silence a node is taken for dead.
+    pub node_grace: std::time::Duration,
 }
 
 /// Runs the scheduler and all controllers until the process is ended.
@@ -264,6 +266,7 @@ pub fn controllers(options: Controllers) -> Result<(), Error> {
             pod_cidrs: options.pod_cidrs,
             masks: Masks::default(),
             reserved: options.reserved,
+            node_grace: options.node_grace,
             root_ca,
         };
         match controllers::run(client, options).await {}

@@ -355,6 +355,9 @@ fn controllers(config: &InitConfig) -> super::supervise::Recipe {
         for range in &plan.node_cidrs {
             spawn = spawn.args(["--reserved-cidr".to_owned(), range.to_string()]);
         }
+        if let Some(seconds) = plan.node_grace {
+            spawn = spawn.args(["--node-grace".to_owned(), seconds.to_string()]);
+        }
         Ok(spawn)
     })
 }

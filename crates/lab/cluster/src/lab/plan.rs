@@ -108,6 +108,9 @@ pub struct Plan {
     pub nodes: Vec<NodePlan>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
+    /// After how many silent seconds a node is taken for dead; `None` for Kubernetes' default.
+    #[serde(default)]
+    pub node_grace: Option<u64>,
 }
 
 /// One node, worked out.
@@ -304,6 +307,7 @@ impl Plan {
             service_cidrs,
             node_cidrs,
             cluster_domain: "cluster.local".to_owned(),
+            node_grace: None,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::json;
-use weft_kube::k8s_openapi::api::core::v1::Pod;
+use weft_kube::k8s_openapi::api::core::v1::{Pod, PodStatus};
 use weft_kube::kube;
 use weft_kube::kube::Api;
 use weft_kube::kube::api::{Patch, PatchParams};
@@ -18,7 +18,8 @@ impl Worker {
             return true;
         }
         let mut pod = Pod::clone(&self.pod);
-        if let Some(published) = &self.published {
+        let published = self.published.as_ref();
+        if let Some(published) = published.filter(|published| !is_overruled(published, &pod)) {
             // The watch may lag behind what was written here.
             let mut merged = pod.status.clone().unwrap_or_default();
             let others = merged.conditions.take().unwrap_or_default();
@@ -63,5 +64,48 @@ impl Worker {
                 false
             }
         }
+    }
+}
+
+/// Whether somebody declared the pod unready after the kubelet wrote otherwise: while the node
+/// was silent, nobody knew.
+fn is_overruled(published: &PodStatus, pod: &Pod) -> bool {
+    let ready = |status: &PodStatus| {
+        let mut conditions = status.conditions.iter().flatten();
+        let ready = conditions.find(|condition| condition.type_ == "Ready")?;
+        let since = ready.last_transition_time.as_ref().map(|time| time.0);
+        Some((ready.status.clone(), since))
+    };
+    let theirs = pod.status.as_ref().and_then(ready);
+    match (ready(published), theirs) {
+        (Some((ours, wrote)), Some((theirs, since))) => {
+            ours == "True" && theirs == "False" && wrote < since
+        }
+        (None, _) | (_, None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_word_overrules_and_not_a_late_watch() {
+        let status = |ready: &str, at: &str| -> PodStatus {
+            let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": at});
+            serde_json::from_value(json!({"conditions": [condition]})).unwrap()
+        };
+        let wrote = status("True", "2024-01-01T00:00:10Z");
+        let overruled = |theirs: PodStatus| {
+            let pod = Pod {
+                status: Some(theirs),
+                ..Pod::default()
+            };
+            is_overruled(&wrote, &pod)
+        };
+        assert!(overruled(status("False", "2024-01-01T00:01:00Z")));
+        assert!(!overruled(status("False", "2024-01-01T00:00:05Z")));
+        assert!(!overruled(status("True", "2024-01-01T00:01:00Z")));
+        assert!(!overruled(PodStatus::default()));
     }
 }
