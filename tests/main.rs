@@ -22,6 +22,7 @@ mod refusals;
 mod services;
 mod silence;
 mod stateful;
+mod storage;
 mod streams;
 mod verdicts;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::controllers::storage;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -45,12 +46,20 @@ pub fn common() -> Arc<dyn CommonRules> {
     Arc::new(Common)
 }
 
-/// The namespaces every cluster has.
+/// The namespaces every cluster has, and the lab's storage class.
 pub fn bootstrap() -> Vec<Value> {
-    ["default", "kube-node-lease", "kube-public", "kube-system"]
+    let namespaces = ["default", "kube-node-lease", "kube-public", "kube-system"]
         .into_iter()
-        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
-        .collect()
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": storage::LOCAL_PATH, "annotations": {storage::IS_DEFAULT: "true"}},
+        "provisioner": storage::PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    namespaces.chain([class]).collect()
 }
 
 /// The ServiceCIDR of the ranges from which Services get their addresses. As on a cluster

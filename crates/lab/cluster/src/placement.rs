@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_kinds::Quantity;
 use weft_kube::k8s_openapi::api::core::v1::{
-    Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Taint,
-    Toleration,
+    Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, Pod,
+    PodAffinityTerm, Taint, Toleration,
 };
 use weft_kube::k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -49,12 +49,19 @@ impl std::fmt::Display for Unschedulable {
     }
 }
 
-/// The node to bind the pod to.
-pub fn place<'a>(pod: &Pod, nodes: &[NodeView<'a>]) -> Result<&'a Node, Unschedulable> {
+/// The node to bind the pod to. `storage` tells what of the pod's volumes speaks against a node.
+pub fn place<'a>(
+    pod: &Pod,
+    nodes: &[NodeView<'a>],
+    storage: &dyn Fn(&Node) -> Option<String>,
+) -> Result<&'a Node, Unschedulable> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut best: Option<(Score, &NodeView<'a>)> = None;
     for view in nodes {
-        let against = objections(pod, view, nodes);
+        let mut against = objections(pod, view, nodes);
+        if against.is_empty() {
+            against.extend(storage(view.node));
+        }
         if against.is_empty() {
             let score = Score::of(pod, view, nodes);
             if best.as_ref().is_none_or(|(other, _)| score < *other) {
@@ -237,6 +244,19 @@ fn selected(pod: &Pod, node: &Node) -> bool {
                 .iter()
                 .any(|term| term_matches(term, node))
         })
+}
+
+/// Whether a volume can be reached from a node (`spec.nodeAffinity`).
+pub fn reaches(node: &Node, volume: &PersistentVolume) -> bool {
+    let affinity = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required.as_ref());
+    required.is_none_or(|selector| {
+        let mut terms = selector.node_selector_terms.iter();
+        terms.any(|term| term_matches(term, node))
+    })
 }
 
 /// A term without requirements matches nothing (core/v1 NodeSelectorTerm).
@@ -511,7 +531,7 @@ mod tests {
                 pods: pods.to_vec(),
             })
             .collect();
-        match place(pod, &views) {
+        match place(pod, &views, &|_| None) {
             Ok(node) => node.name_any(),
             Err(why) => why.to_string(),
         }

@@ -171,7 +171,8 @@ impl Collector {
     fn dynamic_of(&self, api_version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let cluster_wide = namespace.is_empty() || matches!(kind, "Node" | "Namespace");
+        let cluster_wide =
+            namespace.is_empty() || matches!(kind, "Node" | "Namespace" | "PersistentVolume");
         if cluster_wide {
             Api::all_with(self.context.client.clone(), &resource)
         } else {
@@ -183,7 +184,8 @@ impl Collector {
 /// The API version of a kind, and whether it has namespaces.
 fn place(kind: Kind) -> (&'static str, bool) {
     match kind {
-        Kind::Namespace | Kind::Node => ("v1", false),
+        Kind::Namespace | Kind::Node | Kind::PersistentVolume => ("v1", false),
+        Kind::StorageClass => ("storage.k8s.io/v1", false),
         Kind::Pod
         | Kind::Service
         | Kind::Endpoints

@@ -22,6 +22,7 @@ mod rollout;
 mod scheduling;
 mod slices;
 mod stateful;
+pub(crate) mod storage;
 mod trigger_time;
 mod world;
 
@@ -121,6 +122,8 @@ struct Queues {
     replica_sets: Queue<ObjectKey>,
     daemon_sets: Queue<ObjectKey>,
     stateful_sets: Queue<ObjectKey>,
+    volumes: Queue<ObjectKey>,
+    claims: Queue<ObjectKey>,
     slices: Queue<ObjectKey>,
     endpoints: Queue<ObjectKey>,
     mirror: Queue<ObjectKey>,
@@ -206,6 +209,8 @@ fn start(
     spawn!(replica_sets, replicas::ReplicaSets::new(context.clone()));
     spawn!(daemon_sets, daemons::DaemonSets::new(context.clone()));
     spawn!(stateful_sets, stateful::StatefulSets::new(context.clone()));
+    spawn!(volumes, storage::Volumes::new(context.clone()));
+    spawn!(claims, storage::Claims::new(context.clone()));
     spawn!(slices, slices::EndpointSlices::new(context.clone()));
     spawn!(
         endpoints,
@@ -297,7 +302,21 @@ impl Queues {
                     }
                 }
             }
+            Changed::PersistentVolume(key) => {
+                self.volumes.push(key.clone());
+                // One may be waiting for it, or have lost it.
+                self.claims.push_all(world.claims.keys());
+            }
+            Changed::StorageClass => self.claims.push_all(world.claims.keys()),
             Changed::PersistentVolumeClaim(key) => {
+                self.claims.push(key.clone());
+                self.volumes
+                    .push_all(storage::volumes_of(world, key).iter());
+                for (pod_key, pod) in storage::users(world, key) {
+                    if scheduling::is_waiting(pod) {
+                        self.scheduling.push(pod_key.clone());
+                    }
+                }
                 for set in stateful::sets_with_claims(world, &key.namespace) {
                     self.stateful_sets.push(set);
                 }
@@ -322,6 +341,14 @@ impl Queues {
                     .is_some_and(|pod| eviction::is_threatened(world, pod))
                 {
                     self.eviction.push(key.clone());
+                }
+                if after.as_deref().is_none_or(scheduling::is_finished) {
+                    // It holds its claims no longer.
+                    if let Some(pod) = before {
+                        for claim in storage::claims_of(pod) {
+                            self.claims.push(claim);
+                        }
+                    }
                 }
                 match after {
                     Some(pod) if scheduling::is_waiting(pod) => self.scheduling.push(key.clone()),
@@ -364,6 +391,8 @@ impl Queues {
         push(&self.replica_sets, &mut world.replica_sets.keys());
         push(&self.daemon_sets, &mut world.daemon_sets.keys());
         push(&self.stateful_sets, &mut world.stateful_sets.keys());
+        push(&self.volumes, &mut world.volumes.keys());
+        push(&self.claims, &mut world.claims.keys());
         push(&self.slices, &mut world.services.keys());
         push(&self.endpoints, &mut world.services.keys());
         push(&self.endpoints, &mut world.endpoints.keys());

@@ -52,6 +52,14 @@ impl<K: Ord + Clone + std::fmt::Display + 'static> Queue<K> {
     }
 
     /// Adds a key after a while, unless it will be added sooner anyway.
+    /// Pushes several.
+    pub(super) fn push_all<'a>(&self, keys: impl Iterator<Item = &'a K>)
+    where
+        K: 'a,
+    {
+        keys.for_each(|key| self.push(key.clone()));
+    }
+
     fn push_after(&self, key: K, pause: Duration) {
         let due = Instant::now() + pause;
         let mut later = self.0.later.borrow_mut();

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weft_kube::k8s_openapi::api::core::v1::{Node, Pod};
+use weft_kube::k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use weft_kube::kube::ResourceExt;
 use weft_kube::kube::api::{Patch, PatchParams, PostParams};
 use weft_model::ObjectKey;
 
-use super::world::api;
+use super::storage::{self, SELECTED_NODE};
+use super::world::{World, api};
 use super::{Context, During, Error};
 use crate::events::Severity;
 use crate::placement::{NodeView, Unschedulable, place};
@@ -56,7 +57,7 @@ impl Scheduler {
     }
 
     pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Option<Duration>, Error> {
-        let (pod, decision) = {
+        let (pod, decision, unbound) = {
             let world = self.context.world.borrow();
             self.forget_shown(&world.pods);
             let Some(pod) = world.pods.get(&key).filter(|pod| is_waiting(pod)).cloned() else {
@@ -65,10 +66,12 @@ impl Scheduler {
             if self.assumed.borrow().contains_key(&key) {
                 return Ok(None);
             }
-            let decision = self.decide(&pod, &world.nodes, &world.pods);
-            (pod, decision)
+            let decision = self.decide(&pod, &world);
+            let unbound = storage::unbound(&world, &pod);
+            (pod, decision, unbound)
         };
         match decision {
+            Ok(node) if !unbound.is_empty() => self.select_node(&unbound, &node).await?,
             Ok(node) => self.bind(&key, pod, node).await?,
             Err(why) => self.explain(&key, &pod, &why).await?,
         }
@@ -82,15 +85,10 @@ impl Scheduler {
         });
     }
 
-    fn decide(
-        &self,
-        pod: &Pod,
-        nodes: &BTreeMap<ObjectKey, Arc<Node>>,
-        pods: &BTreeMap<ObjectKey, Arc<Pod>>,
-    ) -> Result<String, Unschedulable> {
+    fn decide(&self, pod: &Pod, world: &World) -> Result<String, Unschedulable> {
         let assumed = self.assumed.borrow();
         let mut by_node: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
-        for (key, other) in pods.iter().filter(|(_, pod)| !is_finished(pod)) {
+        for (key, other) in world.pods.iter().filter(|(_, pod)| !is_finished(pod)) {
             let bound = other
                 .spec
                 .as_ref()
@@ -100,14 +98,33 @@ impl Scheduler {
                 by_node.entry(node).or_default().push(other);
             }
         }
-        let views: Vec<NodeView<'_>> = nodes
+        let views: Vec<NodeView<'_>> = world
+            .nodes
             .iter()
             .map(|(key, node)| NodeView {
                 node,
                 pods: by_node.remove(&*key.name).unwrap_or_default(),
             })
             .collect();
-        place(pod, &views).map(ResourceExt::name_any)
+        let storage = |node: &Node| storage::objection(world, pod, node);
+        place(pod, &views, &storage).map(ResourceExt::name_any)
+    }
+
+    /// The claims of a pod are bound for its node before it is: whoever makes volumes has to
+    /// know where. The event of the bound claim brings the pod back here.
+    async fn select_node(&self, claims: &[ObjectKey], node: &str) -> Result<(), Error> {
+        for key in claims {
+            let claim = self.context.world.borrow().claims.get(key).cloned();
+            if claim.is_none_or(|claim| claim.annotations().contains_key(SELECTED_NODE)) {
+                continue;
+            }
+            let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+            api::<PersistentVolumeClaim>(&self.context.client, key)
+                .patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+                .settled(404, || format!("choosing Node {node} for claim {key}"))?;
+        }
+        Ok(())
     }
 
     async fn bind(&self, key: &ObjectKey, pod: Arc<Pod>, node: String) -> Result<(), Error> {

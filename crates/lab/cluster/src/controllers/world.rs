@@ -16,9 +16,11 @@ use weft_kube::k8s_openapi::api::apps::v1::{
 };
 use weft_kube::k8s_openapi::api::coordination::v1::Lease;
 use weft_kube::k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service,
+    ServiceAccount,
 };
 use weft_kube::k8s_openapi::api::discovery::v1::EndpointSlice;
+use weft_kube::k8s_openapi::api::storage::v1::StorageClass;
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use weft_kube::kube::runtime::WatchStreamExt;
 use weft_kube::kube::runtime::watcher::{self, Event, watcher};
@@ -48,7 +50,9 @@ pub(super) enum Kind {
     DaemonSet,
     StatefulSet,
     ControllerRevision,
+    PersistentVolume,
     PersistentVolumeClaim,
+    StorageClass,
     ServiceAccount,
     ConfigMap,
     Lease,
@@ -132,7 +136,9 @@ caches! {
     daemon_sets: DaemonSet,
     stateful_sets: StatefulSet,
     revisions: ControllerRevision,
+    volumes: PersistentVolume,
     claims: PersistentVolumeClaim,
+    storage_classes: StorageClass,
     service_accounts: ServiceAccount,
     config_maps: ConfigMap,
     leases: Lease,
@@ -181,7 +187,9 @@ pub(super) enum Changed {
     DaemonSet(ObjectKey),
     StatefulSet(ObjectKey),
     ControllerRevision(ObjectKey, Option<Arc<ControllerRevision>>),
+    PersistentVolume(ObjectKey),
     PersistentVolumeClaim(ObjectKey),
+    StorageClass,
     ServiceAccount(ObjectKey),
     ConfigMap(ObjectKey),
     Lease(ObjectKey),
@@ -388,6 +396,18 @@ pub(super) fn watch(client: &Client, world: &SharedWorld) -> impl Stream<Item = 
             all(),
             world,
             |key, _, _| Changed::PersistentVolumeClaim(key),
+        ),
+        one(
+            Api::<PersistentVolume>::all(client.clone()),
+            all(),
+            world,
+            |key, _, _| Changed::PersistentVolume(key),
+        ),
+        one(
+            Api::<StorageClass>::all(client.clone()),
+            all(),
+            world,
+            |_, _, _| Changed::StorageClass,
         ),
         one(
             Api::<ServiceAccount>::all(client.clone()),

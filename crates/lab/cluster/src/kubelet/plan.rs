@@ -201,7 +201,11 @@ fn mounts(
         .iter()
         .flat_map(|spec| spec.volumes.iter().flatten());
     let written_by_kubelet: Vec<&str> = volumes
-        .filter(|volume| volume.empty_dir.is_none() && volume.host_path.is_none())
+        .filter(|volume| {
+            volume.empty_dir.is_none()
+                && volume.host_path.is_none()
+                && volume.persistent_volume_claim.is_none()
+        })
         .map(|volume| volume.name.as_str())
         .collect();
     let mut wanted: Vec<_> = container.volume_mounts.iter().flatten().collect();

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use weft_kube::k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use weft_kube::k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Pod,
-    ProjectedVolumeSource, Secret, ServiceAccount, ServiceAccountTokenProjection, Volume,
+    ConfigMap, Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PersistentVolume,
+    PersistentVolumeClaim, Pod, ProjectedVolumeSource, Secret, ServiceAccount,
+    ServiceAccountTokenProjection, Volume,
 };
 use weft_kube::kube::Api;
 use weft_kube::kube::api::PostParams;
@@ -231,6 +232,9 @@ impl Maker<'_> {
         if let Some(source) = &volume.host_path {
             return self.host_path(source);
         }
+        if let Some(source) = &volume.persistent_volume_claim {
+            return self.claim(&source.claim_name).await;
+        }
         let mut files = Files::new();
         let folder = if let Some(source) = &volume.config_map {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
@@ -268,7 +272,7 @@ impl Maker<'_> {
             folder("projected")
         } else {
             return Err(self.wrong(
-                "the lab's kubelet knows emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes",
+                "the lab's kubelet knows emptyDir, hostPath, persistentVolumeClaim, configMap, secret, downwardAPI and projected volumes",
             ));
         };
         self.write(&folder, &files)?;
@@ -277,6 +281,38 @@ impl Maker<'_> {
 
     fn write(&self, folder: &Path, files: &Files) -> Result<(), Error> {
         write_atomically(folder, files).map_err(self.file(folder))
+    }
+
+    /// The folder of the volume that a claim of the pod's namespace is bound to.
+    async fn claim(&self, name: &str) -> Result<PathBuf, Error> {
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), self.namespace());
+        let claim = claims.get_opt(name).await.map_err(self.api())?;
+        let claim =
+            claim.ok_or_else(|| self.wrong(format!("persistentvolumeclaim {name:?} not found")))?;
+        let bound = claim
+            .status
+            .is_some_and(|status| status.phase.as_deref() == Some("Bound"));
+        let volume = claim
+            .spec
+            .and_then(|spec| spec.volume_name)
+            .filter(|_| bound);
+        let volume = volume.ok_or_else(|| self.wrong(format!("PVC {name} is not bound")))?;
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let found = volumes.get_opt(&volume).await.map_err(self.api())?;
+        let spec = found.and_then(|volume| volume.spec).unwrap_or_default();
+        if let Some(source) = &spec.host_path {
+            return self.host_path(source);
+        }
+        if let Some(source) = spec.local {
+            let path = PathBuf::from(source.path);
+            // Unlike a hostPath a local volume has to be there.
+            fs::metadata(&path).map_err(self.file(&path))?;
+            return Ok(path);
+        }
+        Err(self.wrong(format!(
+            "persistentvolume {volume:?} is neither hostPath nor local, which is what the lab's kubelet mounts"
+        )))
     }
 
     fn host_path(&self, source: &HostPathVolumeSource) -> Result<PathBuf, Error> {
