@@ -135,7 +135,7 @@ impl EndpointsOfServices {
             |present| (*present).clone(),
         );
         endpoints.subsets = wanted.subsets;
-        endpoints.metadata.labels = Some(labels(service));
+        endpoints.metadata.labels = Some(labels(service)).filter(|labels| !labels.is_empty());
         let annotations = endpoints.annotations_mut();
         observed.annotate(annotations);
         if wanted.truncated {
