@@ -64,15 +64,6 @@ fn noise(length: usize) -> Vec<u8> {
     .collect()
 }
 
-/// The processes of a pod's container, by their arguments.
-fn processes(lab: &Lab, namespace: &str, pod: &str, container: &str) -> Result<String, String> {
-    let list = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
-    lab.kubectl(&[
-        "exec", "-n", namespace, pod, "-c", container, "--", "sh", "-c", list,
-    ])
-    .result()
-}
-
 #[test]
 fn exec_gives_streams_and_exit_codes() {
     let (namespace, lab) = ("exec", pods("exec"));
@@ -152,58 +143,6 @@ fn exec_has_a_terminal_of_the_container() {
     let said = String::from_utf8_lossy(&ran.stdout).replace('\r', "");
     assert!(said.contains("/dev/pts/0\n33 99\nxterm\n"), "{said}");
     assert_eq!(ran.status.code(), Some(5), "{said}");
-}
-
-#[test]
-fn a_client_that_vanishes_leaves_no_program() {
-    let (namespace, lab) = ("exec-gone", pods("exec-gone"));
-    let client = lab.kubectl_start(&[
-        "exec",
-        "-n",
-        namespace,
-        "quiet",
-        "-c",
-        "main",
-        "--",
-        "sh",
-        "-c",
-        "echo up; exec sleep 4711",
-    ]);
-    client.line("up", |line| line == "up");
-    let found = processes(lab, namespace, "quiet", "other").unwrap();
-    assert!(found.contains("sleep 4711"), "{found}");
-    // Killed, as `Running` does it.
-    drop(client);
-    eventually("the program has ended", || {
-        expect(processes(lab, namespace, "quiet", "other")?, |found| {
-            !found.contains("sleep 4711")
-        })
-    });
-}
-
-#[test]
-fn streams_work_again_after_the_servers_died() {
-    let lab = Lab::up("streams-faults", &["--nodes", "1"]);
-    lab.apply("default", PODS);
-    lab.pods_ready("default", "");
-    let exec = || {
-        lab.kubectl(&[
-            "exec",
-            "quiet",
-            "-c",
-            "main",
-            "--",
-            "sh",
-            "-c",
-            "readlink /proc/1/ns/pid; cat /proc/1/stat",
-        ])
-    };
-    let before = exec().ok();
-    let kubelet = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'internal kubelet' && kill -9 ${p#/proc/}; done; true";
-    lab.sh("node-1", kubelet).ok();
-    let after = eventually("the new kubelet serves", || exec().result());
-    // The pod is the same, and what ran in it.
-    assert_eq!(before.split(' ').next(), after.split(' ').next());
 }
 
 #[test]

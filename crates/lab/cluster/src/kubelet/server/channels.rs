@@ -53,6 +53,9 @@ pub(super) struct Ends {
     pub(super) terminal: Option<OwnedFd>,
 }
 
+/// How long a client that was told the end may take to close.
+const LINGER: Duration = Duration::from_secs(5);
+
 type Sink = Mutex<SplitSink<Socket, Message>>;
 
 /// Carries a program's streams until `exit` says how it ended and all it said is sent, or until
@@ -89,13 +92,16 @@ pub(super) async fn carry(
         status
     };
     let whole = async { tokio::join!(exit, outputs).0 };
+    let mut incoming = std::pin::pin!(incoming.take(input_closed));
     tokio::select! {
         status = whole => {
             if let Err(error) = say_goodbye(&sink, &status).await {
                 tracing::debug!(%error, "a client left before it heard how its program ended");
             }
+            // To close with bytes unread would reset the connection, and the status be lost.
+            let _closed_or_late = tokio::time::timeout(LINGER, incoming).await;
         }
-        () = incoming.take(input_closed) => {}
+        () = &mut incoming => {}
         () = pings(&sink) => {}
     }
 }
