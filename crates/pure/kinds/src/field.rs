@@ -140,11 +140,9 @@ impl FieldError {
         Self::new(ErrorKind::Duplicate, path, value.into(), "")
     }
 
-    /// The value is none of `supported`, which are shown sorted.
+    /// The value is none of `supported`, which are shown in this order.
     pub fn not_supported(path: &Path, value: impl Into<Value>, supported: &[&str]) -> Self {
-        let mut sorted: Vec<&str> = supported.to_vec();
-        sorted.sort_unstable();
-        let quoted: Vec<String> = sorted.iter().map(|one| quote(one)).collect();
+        let quoted: Vec<String> = supported.iter().map(|one| quote(one)).collect();
         let detail = if quoted.is_empty() {
             String::new()
         } else {
@@ -216,6 +214,10 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Null => quote("null"),
         Value::String(text) => quote(text),
+        Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_string) => {
+            let texts: Vec<String> = list.iter().map(Value::to_string).collect();
+            format!("[]string{{{}}}", texts.join(", "))
+        }
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
 }
@@ -234,12 +236,16 @@ mod tests {
         );
         let kind = Path::new("spec").child("type");
         assert_eq!(
-            FieldError::not_supported(&kind, "Foo", &["NodePort", "ClusterIP"]).to_string(),
+            FieldError::not_supported(&kind, "Foo", &["ClusterIP", "NodePort"]).to_string(),
             r#"spec.type: Unsupported value: "Foo": supported values: "ClusterIP", "NodePort""#
         );
         assert_eq!(
             FieldError::required(&kind, "").to_string(),
             "spec.type: Required value"
+        );
+        assert_eq!(
+            FieldError::invalid(&kind, vec!["a", "b"], "no").to_string(),
+            r#"spec.type: Invalid value: []string{"a", "b"}: no"#
         );
         assert_eq!(
             FieldError::duplicate(&kind, "http").to_string(),

@@ -467,6 +467,11 @@ fn prune(value: &mut Value, expected: &Type, types: &Types) {
             }
         }
         (Value::Object(map), Type::Map(values)) => {
+            if **values == Type::Text {
+                for item in map.values_mut().filter(|item| item.is_null()) {
+                    *item = "".into();
+                }
+            }
             map.retain(|_, item| !item.is_null());
             for item in map.values_mut() {
                 prune(item, values, types);
@@ -474,7 +479,13 @@ fn prune(value: &mut Value, expected: &Type, types: &Types) {
         }
         (Value::Object(map), Type::Object(at) | Type::ObjectOrElse(at)) => {
             let definition = types.definition(*at);
-            map.retain(|key, item| !item.is_null() && definition.field(key).is_some());
+            // Kubernetes stores no difference between an empty list and none.
+            let empty = |item: &Value| item.as_array().is_some_and(Vec::is_empty);
+            map.retain(|key, item| match definition.field(key) {
+                Some(Type::List(_)) => !item.is_null() && !empty(item),
+                Some(_) => !item.is_null(),
+                None => false,
+            });
             for (key, item) in map.iter_mut() {
                 if let Some(field) = definition.field(key) {
                     prune(item, field, types);

@@ -70,7 +70,7 @@ pub(crate) fn range_complaint(low: i64, high: i64) -> String {
 }
 
 fn length_complaint(limit: usize) -> String {
-    format!("must be no more than {limit} bytes")
+    format!("must be no more than {limit} characters")
 }
 
 fn is_lower_label(text: &str) -> bool {
@@ -189,6 +189,31 @@ pub fn is_label_value(text: &str) -> Vec<String> {
         complaints.push(LABEL_VALUE_FORM.to_owned());
     }
     complaints
+}
+
+/// What [`is_sysctl`] asks for.
+pub(crate) const SYSCTL_FORM: &str = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+
+/// The name of a kernel setting: parts joined by dots or slashes.
+pub(crate) fn is_sysctl(text: &str) -> bool {
+    let part = |part: &str| {
+        let bytes = part.as_bytes();
+        let alnum = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        bytes.first().is_some_and(alnum)
+            && bytes.last().is_some_and(alnum)
+            && bytes.iter().all(|byte| alnum(byte) || b"-_".contains(byte))
+    };
+    text.len() <= SUBDOMAIN_MAX && text.split(['.', '/']).all(part)
+}
+
+/// A header's name.
+pub(crate) fn is_http_header(text: &str) -> Vec<String> {
+    const FORM: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    if !text.is_empty() && text.as_bytes().iter().all(fits) {
+        return Vec::new();
+    }
+    vec![FORM.to_owned()]
 }
 
 /// A port's number.
@@ -344,7 +369,7 @@ mod tests {
         assert_eq!(is_dns1035_label("1a"), vec![LABEL_1035_FORM.to_owned()]);
         assert_eq!(
             is_dns1123_label(&"a".repeat(64)),
-            vec!["must be no more than 63 bytes".to_owned()]
+            vec!["must be no more than 63 characters".to_owned()]
         );
     }
 

@@ -23,7 +23,7 @@ pub(super) fn settle(
     let had_policy = old
         .map(|old| text(old, &["spec", "ipFamilyPolicy"]))
         .unwrap_or("");
-    if text(service, &["spec", "ipFamilyPolicy"]).is_empty() {
+    if at(service, &["spec", "ipFamilyPolicy"]).is_none() {
         let policy = if !had_policy.is_empty() {
             had_policy
         } else if headless && selectorless {
@@ -174,7 +174,7 @@ pub(super) fn sync_cluster_ips(service: &mut Value, old: Option<&Value>) {
     let old_single = text(old, &["spec", "clusterIP"]);
     let old_many = list(old, &["spec", "clusterIPs"]);
     let same_many = many.as_slice() == old_many;
-    if single != old_single && same_many {
+    if single != old_single && (same_many || many.is_empty()) {
         if single.is_empty() {
             set(service, "clusterIPs", Value::Null);
         } else {

@@ -377,9 +377,13 @@ impl ServiceAllocator {
                 (int(port, &["port"]).unwrap_or(0), node_port)
             })
             .collect();
+        let protocols: Vec<String> = list(service, &["spec", "ports"])
+            .iter()
+            .map(|port| text(port, &["protocol"]).to_owned())
+            .collect();
         let mut settled: Vec<(i64, u16)> = Vec::new();
-        let mut taken: Vec<u16> = Vec::new();
-        for (index, &(port, node_port)) in asked.iter().enumerate() {
+        let mut taken: Vec<(u16, &str)> = Vec::new();
+        for ((index, &(port, node_port)), protocol) in asked.iter().enumerate().zip(&protocols) {
             let twin = settled
                 .iter()
                 .find(|(known, _)| *known == port)
@@ -419,13 +423,14 @@ impl ServiceAllocator {
                             high: *self.ports.range().end(),
                         })
                     })?;
-                    if !held.contains(&port) && !taken.contains(&port) {
+                    let shared = taken.iter().any(|(number, _)| *number == port);
+                    if taken.contains(&(port, protocol)) || (!held.contains(&port) && !shared) {
                         self.take_port(port).map_err(invalid)?;
                     }
                     port
                 }
             };
-            taken.push(number);
+            taken.push((number, protocol));
             settled.push((port, number));
             if let Some(port) = list_mut(service, &["spec", "ports"])
                 .get_mut(index)
@@ -556,14 +561,14 @@ pub(super) mod tests {
         let mut second = service(json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53}]}));
         assert_eq!(
             line(addresses.allocate_create(&mut second, 0)),
-            r#"spec.clusterIPs: Invalid value: ["10.96.0.10"]: failed to allocate IP 10.96.0.10: provided IP is already allocated"#
+            r#"spec.clusterIPs: Invalid value: []string{"10.96.0.10"}: failed to allocate IP 10.96.0.10: provided IP is already allocated"#
         );
         addresses.release(&first);
         addresses.allocate_create(&mut second, 0).unwrap();
         let mut outside = service(json!({"clusterIP": "192.0.2.1", "ports": [{"port": 53}]}));
         assert_eq!(
             line(addresses.allocate_create(&mut outside, 0)),
-            r#"spec.clusterIPs: Invalid value: ["192.0.2.1"]: failed to allocate IP 192.0.2.1: the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.96.0.0/12"#
+            r#"spec.clusterIPs: Invalid value: []string{"192.0.2.1"}: failed to allocate IP 192.0.2.1: the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.96.0.0/12"#
         );
     }
 

@@ -39,9 +39,11 @@ pub(crate) fn node(object: &mut Value) {
     let first = list(object, &["spec", "podCIDRs"]).first().cloned();
     let single = at(object, &["spec", "podCIDR"]).cloned();
     if let Some(spec) = existing(object, &["spec"]) {
-        // One field under two names.
-        if let Some(single) = single {
-            default(spec, "podCIDRs", vec![single]);
+        // One field under two names; the older one counts where they differ.
+        if let Some(single) = single
+            && first.as_ref() != Some(&single)
+        {
+            spec.insert("podCIDRs".to_owned(), vec![single].into());
         }
         if let Some(first) = first {
             default(spec, "podCIDR", first);

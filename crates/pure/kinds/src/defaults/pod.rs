@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{default_below, existing, quantities};
-use crate::read::{at, default, default_text, flag, list_mut, map, map_mut, text};
+use crate::read::{at, default, default_text, flag, list, list_mut, map, map_mut, text};
 
 /// `rw-r--r--`, the mode of projected files.
 const FILE_MODE: i64 = 0o644;
@@ -12,6 +12,7 @@ const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContain
 /// A pod: what its template would get, and what only pods get.
 pub(crate) fn pod(object: &mut Value) {
     pod_template(object);
+    first_address(object);
     let host_network = flag(object, &["spec", "hostNetwork"]);
     for group in CONTAINERS {
         for container in list_mut(object, &["spec", group]) {
@@ -31,15 +32,35 @@ pub(crate) fn pod(object: &mut Value) {
     default_below(object, &["spec"], "enableServiceLinks", true);
 }
 
+/// The pod's address under its two names: the older one counts where they differ.
+fn first_address(object: &mut Value) {
+    let single = text(object, &["status", "podIP"]).to_owned();
+    let first = list(object, &["status", "podIPs"]).first();
+    let other = first.is_some_and(|first| text(first, &["ip"]) != single);
+    if !single.is_empty()
+        && other
+        && let Some(status) = map_mut(object, &["status"])
+    {
+        status.insert("podIPs".to_owned(), json!([{ "ip": single }]));
+    }
+}
+
 /// `spec` of a pod or of a template.
 pub(crate) fn pod_template(object: &mut Value) {
-    let Some(spec) = existing(object, &["spec"]) else {
+    let Some(spec) = map_mut(object, &["spec"]) else {
         return;
     };
     default_text(spec, "dnsPolicy", "ClusterFirst");
     default_text(spec, "restartPolicy", "Always");
     default_text(spec, "schedulerName", "default-scheduler");
     default(spec, "terminationGracePeriodSeconds", 30);
+    if spec["terminationGracePeriodSeconds"]
+        .as_i64()
+        .is_some_and(|seconds| seconds < 0)
+    {
+        // The shortest there is: what a negative time once meant.
+        spec.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
     default(spec, "securityContext", json!({}));
     mirror_account(spec);
     for group in CONTAINERS {

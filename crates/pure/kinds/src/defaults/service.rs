@@ -67,6 +67,11 @@ pub(crate) fn endpoints(object: &mut Value) {
 }
 
 pub(crate) fn endpoint_slice(object: &mut Value) {
+    for endpoint in list_mut(object, &["endpoints"]) {
+        if let Some(endpoint) = endpoint.as_object_mut() {
+            default(endpoint, "conditions", json!({}));
+        }
+    }
     for port in list_mut(object, &["ports"]) {
         if let Some(port) = port.as_object_mut() {
             default(port, "name", "");

@@ -7,11 +7,11 @@ mod storage;
 
 use serde_json::{Map, Value, json};
 
-use crate::read::{at, list, map_mut, same};
+use crate::read::{at, list, list_mut, map_mut, same};
 use crate::{Kind, base64};
 
-pub(crate) use pod::pod_create;
-pub(crate) use service::service_update;
+pub(crate) use pod::{pod_create, pod_update};
+pub(crate) use service::{service_create, service_update};
 pub(crate) use storage::{claim_create, claim_update, pending_create};
 
 /// Fields of `metadata` only the server writes.
@@ -55,10 +55,19 @@ impl Kind {
         carry_metadata(object, old);
         let generation = at(old, &["metadata", "generation"]).and_then(Value::as_i64);
         if self.counts_generation {
-            let grows = subresource.is_none() && changes_spec(object, old);
+            let grows = subresource.is_none()
+                && (changes_spec(object, old) || self.labels_count(object, old));
             let generation = generation.unwrap_or(if grows { 0 } else { 1 });
             set_generation(object, generation + i64::from(grows));
         }
+    }
+}
+
+impl Kind {
+    /// Of an EndpointSlice a change of labels, which say whose it is, counts as well.
+    fn labels_count(&self, object: &Value, old: &Value) -> bool {
+        const LABELS: &[&str] = &["metadata", "labels"];
+        self.kind == "EndpointSlice" && !same(at(object, LABELS), at(old, LABELS))
     }
 }
 
@@ -141,6 +150,15 @@ fn take_finalizers_only(object: &mut Value, old: &Value) {
     }
 }
 
+/// `deprecatedTopology` is of an earlier version; the zone has a field of its own.
+pub(crate) fn endpoint_slice_create(object: &mut Value) {
+    for endpoint in list_mut(object, &["endpoints"]) {
+        if let Some(endpoint) = endpoint.as_object_mut() {
+            endpoint.remove("deprecatedTopology");
+        }
+    }
+}
+
 pub(crate) fn nothing_on_create(_: &mut Value) {}
 
 pub(crate) fn nothing_on_update(_: &mut Value, _: &Value) {}
@@ -149,6 +167,37 @@ pub(crate) fn nothing_on_update(_: &mut Value, _: &Value) {}
 pub(crate) fn drop_status(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         map.remove("status");
+    }
+}
+
+/// A Deployment starts with an empty status.
+pub(crate) fn deployment_create(object: &mut Value) {
+    start_with(object, json!({}));
+}
+
+/// A ReplicaSet starts with no pod, and says so.
+pub(crate) fn replica_set_create(object: &mut Value) {
+    start_with(object, json!({"replicas": 0}));
+}
+
+/// A DaemonSet starts with no pod, and says so.
+pub(crate) fn daemon_set_create(object: &mut Value) {
+    const COUNTS: [&str; 4] = [
+        "currentNumberScheduled",
+        "desiredNumberScheduled",
+        "numberMisscheduled",
+        "numberReady",
+    ];
+    let counts: Map<String, Value> = COUNTS
+        .iter()
+        .map(|count| ((*count).to_owned(), 0.into()))
+        .collect();
+    start_with(object, counts.into());
+}
+
+fn start_with(object: &mut Value, status: Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("status".to_owned(), status);
     }
 }
 
@@ -249,7 +298,7 @@ mod tests {
         kind.prepare_create(&mut old);
         assert_eq!(
             old,
-            json!({"metadata": {"name": "a", "generation": 1}, "spec": {"replicas": 1}})
+            json!({"metadata": {"name": "a", "generation": 1}, "spec": {"replicas": 1}, "status": {}})
         );
         old["status"] = json!({"replicas": 1});
 

@@ -2,12 +2,31 @@
 
 use serde_json::{Value, json};
 
+use super::keep_status;
 use crate::Quantity;
 use crate::read::{at, default, default_text, list, map_mut, text};
 
 /// What the admission plugins of Kubernetes add to a pod: its account, its priority, and
 /// five minutes of patience with a node that is lost.
 fn admit_pod(object: &mut Value) {
+    tolerate_lost_nodes(object);
+    let Some(spec) = map_mut(object, &["spec"]) else {
+        return;
+    };
+    default_text(spec, "serviceAccountName", "default");
+    let account = spec["serviceAccountName"].clone();
+    spec.insert("serviceAccount".to_owned(), account);
+    default(spec, "preemptionPolicy", "PreemptLowerPriority");
+    let priority = match spec.get("priorityClassName").and_then(Value::as_str) {
+        Some("system-cluster-critical") => 2_000_000_000,
+        Some("system-node-critical") => 2_000_001_000,
+        _ => 0,
+    };
+    default(spec, "priority", priority);
+}
+
+/// Five minutes of patience with a node that is lost, unless the pod says how long.
+fn tolerate_lost_nodes(object: &mut Value) {
     const LOST: [&str; 2] = [
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",
@@ -25,26 +44,21 @@ fn admit_pod(object: &mut Value) {
             json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
         })
         .collect();
-    let Some(spec) = map_mut(object, &["spec"]) else {
-        return;
-    };
-    default_text(spec, "serviceAccountName", "default");
-    let account = spec["serviceAccountName"].clone();
-    spec.insert("serviceAccount".to_owned(), account);
-    default(spec, "preemptionPolicy", "PreemptLowerPriority");
-    let priority = match spec.get("priorityClassName").and_then(Value::as_str) {
-        Some("system-cluster-critical") => 2_000_000_000,
-        Some("system-node-critical") => 2_000_001_000,
-        _ => 0,
-    };
-    default(spec, "priority", priority);
-    if !missing.is_empty() {
+    if let Some(spec) = map_mut(object, &["spec"])
+        && !missing.is_empty()
+    {
         let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
         match tolerations.as_array_mut() {
             Some(list) => list.extend(missing),
             None => *tolerations = missing.into(),
         }
     }
+}
+
+/// At the main endpoint status does not change, and admission looks at the pod again.
+pub(crate) fn pod_update(object: &mut Value, old: &Value) {
+    keep_status(object, old);
+    tolerate_lost_nodes(object);
 }
 
 pub(crate) fn pod_create(object: &mut Value) {

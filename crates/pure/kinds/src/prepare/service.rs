@@ -2,8 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{carry, keep_status};
+use super::{balanced_create, carry, keep_status};
 use crate::read::{at, int, list, list_mut, map_mut, same, text};
+
+/// An alias has no endpoints, so no policy which of them to take.
+pub(crate) fn service_create(object: &mut Value) {
+    balanced_create(object);
+    if text(object, &["spec", "type"]) == "ExternalName"
+        && let Some(spec) = map_mut(object, &["spec"])
+    {
+        spec.remove("internalTrafficPolicy");
+    }
+}
 
 /// Drops what the new type of a Service has no use for, and carries over what the
 /// client left out: addresses, node ports.
@@ -17,10 +27,12 @@ fn carry_allocations(object: &mut Value, old: &Value) {
     let kind = |service: &Value| text(service, &["spec", "type"]).to_owned();
     let needs_address = |service: &Value| kind(service) != "ExternalName";
     if needs_address(object) && needs_address(old) {
-        if text(object, &["spec", "clusterIP"]).is_empty()
-            && list(object, &["spec", "clusterIPs"]).is_empty()
-        {
+        if text(object, &["spec", "clusterIP"]).is_empty() {
             carry(object, old, &["spec"], "clusterIP");
+        }
+        if list(object, &["spec", "clusterIPs"]).is_empty()
+            && text(object, &["spec", "clusterIP"]) == text(old, &["spec", "clusterIP"])
+        {
             carry(object, old, &["spec"], "clusterIPs");
         }
         for field in ["ipFamilies", "ipFamilyPolicy"] {
@@ -83,9 +95,6 @@ fn drop_dependent_fields(object: &mut Value, old: &Value) {
         if unchanged(object, "internalTrafficPolicy") {
             drop.push("internalTrafficPolicy");
         }
-    }
-    if old_kind == "ExternalName" && kind != "ExternalName" && unchanged(object, "externalName") {
-        drop.push("externalName");
     }
     let external = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
     if external(&old_kind) && !external(&kind) {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::rules::ip;
 use super::service::{field, headless};
-use crate::read::{at, map, texts};
+use crate::read::{at, int, map, texts};
 use crate::{FieldError, Path};
 
 const FAMILIES: &[&str] = &["IPv4", "IPv6"];
@@ -130,6 +130,11 @@ pub(crate) fn service_update(object: &Value, old: &Value) -> Vec<FieldError> {
             let value = class(object).unwrap_or(Value::Null);
             errors.push(FieldError::invalid(&path, value, "may not change once set"));
         }
+        let health = |service| int(service, &["spec", "healthCheckNodePort"]).unwrap_or(0);
+        if health(old) != 0 && health(object) != 0 && health(object) != health(old) {
+            let path = spec.child("healthCheckNodePort");
+            errors.push(FieldError::forbidden(&path, "field is immutable"));
+        }
     }
     errors
 }
@@ -189,7 +194,9 @@ mod tests {
             .collect();
         assert_eq!(
             lines,
-            [r#"spec.clusterIPs[0]: Invalid value: ["10.96.0.10"]: may not change once set"#]
+            [
+                r#"spec.clusterIPs[0]: Invalid value: []string{"10.96.0.10"}: may not change once set"#
+            ]
         );
         new["spec"]["type"] = "ExternalName".into();
         assert_eq!(service_update(&new, &old), []);

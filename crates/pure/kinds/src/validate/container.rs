@@ -8,11 +8,14 @@ use super::rules::{
     PROTOCOLS, dns_label, invalid_all, ip, not_negative, one_of, port_number, port_number_or_name,
 };
 use crate::read::{at, int, list, map, text};
-use crate::syntax::{is_config_map_key, is_env_name, is_port_name, is_qualified_name};
+use crate::syntax::{
+    is_config_map_key, is_env_name, is_http_header, is_port_name, is_qualified_name,
+};
 use crate::{FieldError, Path, Quantity};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const SCHEMES: &[&str] = &["HTTP", "HTTPS"];
+const MESSAGE_POLICIES: &[&str] = &["File", "FallbackToLogsOnError"];
 const HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
 
 /// One container. `volumes` are the names of the pod's volumes.
@@ -41,10 +44,70 @@ pub(super) fn container(
     mounts(errors, &path.child("volumeMounts"), container, volumes);
     let pull = text(container, &["imagePullPolicy"]);
     one_of(errors, &path.child("imagePullPolicy"), pull, PULL_POLICIES);
+    let policy = text(container, &["terminationMessagePolicy"]);
+    if !MESSAGE_POLICIES.contains(&policy) {
+        let path = path.child("terminationMessagePolicy");
+        errors.push(FieldError::not_supported(&path, policy, MESSAGE_POLICIES));
+    }
     resources(errors, &path.child("resources"), container);
+    hooks(errors, &path.child("lifecycle"), container);
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(value) = at(container, &[probe]) {
-            check_probe(errors, &path.child(probe), value, probe != "readinessProbe");
+            let path = path.child(probe);
+            check_probe(errors, &path, value, probe != "readinessProbe");
+            probe_grace(errors, &path, value, probe);
+        }
+    }
+}
+
+/// What runs beside the start and before the end.
+fn hooks(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
+    for hook in ["postStart", "preStop"] {
+        let Some(value) = at(container, &["lifecycle", hook]) else {
+            continue;
+        };
+        let known = ["exec", "httpGet", "tcpSocket", "sleep"];
+        if !known.iter().any(|handler| at(value, &[handler]).is_some()) {
+            let detail = "must specify a handler type";
+            errors.push(FieldError::required(&path.child(hook), detail));
+        }
+    }
+}
+
+/// The time a container has when a probe ends it: a readiness probe ends none.
+fn probe_grace(errors: &mut Vec<FieldError>, path: &Path, probe: &Value, name: &str) {
+    let path = path.child("terminationGracePeriodSeconds");
+    match int(probe, &["terminationGracePeriodSeconds"]) {
+        Some(seconds) if name == "readinessProbe" => {
+            let detail = "must not be set for readinessProbes";
+            errors.push(FieldError::invalid(&path, seconds, detail));
+        }
+        Some(seconds) if seconds <= 0 => {
+            errors.push(FieldError::invalid(
+                &path,
+                seconds,
+                "must be greater than 0",
+            ));
+        }
+        Some(_) | None => {}
+    }
+}
+
+/// A container that ends before the others start has nothing to probe or to hook into,
+/// unless it stays beside them.
+pub(super) fn init_container(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
+    if text(container, &["restartPolicy"]) == "Always" {
+        return;
+    }
+    for field in [
+        "lifecycle",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+    ] {
+        if at(container, &[field]).is_some() {
+            let detail = "may not be set for init containers without restartPolicy=Always";
+            errors.push(FieldError::forbidden(&path.child(field), detail));
         }
     }
 }
@@ -71,12 +134,8 @@ fn ports(errors: &mut Vec<FieldError>, path: &Path, container: &Value, host_netw
         if host != 0 {
             port_number(errors, &path.child("hostPort"), host);
             if host_network && host != number {
-                let detail = "must match `hostPort` when `hostNetwork` is true";
-                errors.push(FieldError::invalid(
-                    &path.child("containerPort"),
-                    number,
-                    detail,
-                ));
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(FieldError::invalid(&path.child("hostPort"), host, detail));
             }
         }
         let host_ip = text(port, &["hostIP"]);
@@ -155,11 +214,9 @@ fn environment(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
         if let Some(detail) = detail {
             errors.push(FieldError::invalid(&path, "", detail));
         }
-        if at(from, &["fieldRef"]).is_some() && text(from, &["fieldRef", "fieldPath"]).is_empty() {
-            errors.push(FieldError::required(
-                &path.child("fieldRef").child("fieldPath"),
-                "",
-            ));
+        if at(from, &["fieldRef"]).is_some() {
+            let path = path.child("fieldRef").child("fieldPath");
+            field_path(errors, &path, text(from, &["fieldRef", "fieldPath"]));
         }
         for source in ["configMapKeyRef", "secretKeyRef"] {
             if at(from, &[source]).is_none() {
@@ -171,6 +228,30 @@ fn environment(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
                 key => invalid_all(errors, &path, key, is_config_map_key(key)),
             }
         }
+    }
+}
+
+/// A field of the pod that a variable can have.
+fn field_path(errors: &mut Vec<FieldError>, path: &Path, field: &str) {
+    const FIELDS: [&str; 9] = [
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.uid",
+        "spec.nodeName",
+        "spec.serviceAccountName",
+        "status.hostIP",
+        "status.hostIPs",
+        "status.podIP",
+        "status.podIPs",
+    ];
+    let keyed = ["metadata.annotations['", "metadata.labels['"]
+        .iter()
+        .any(|map| field.starts_with(map) && field.ends_with("']"));
+    if field.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else if !keyed && !FIELDS.contains(&field) {
+        let detail = format!("error converting fieldPath: field label not supported: {field}");
+        errors.push(FieldError::invalid(path, field, detail));
     }
 }
 
@@ -213,6 +294,7 @@ fn amount(value: &Value) -> Option<Quantity> {
 
 fn resources(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
     let limits = map(container, &["resources", "limits"]);
+    let requests = path.child("requests");
     for group in ["limits", "requests"] {
         for (name, value) in map(container, &["resources", group]).into_iter().flatten() {
             let path = path.child(group).key(name);
@@ -230,7 +312,7 @@ fn resources(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
                 && found > limit
             {
                 let detail = format!("must be less than or equal to {name} limit of {limit}");
-                errors.push(FieldError::invalid(&path, value.clone(), detail));
+                errors.push(FieldError::invalid(&requests, value.clone(), detail));
             }
         }
     }
@@ -265,6 +347,11 @@ fn check_probe(errors: &mut Vec<FieldError>, path: &Path, probe: &Value, succeed
                 if !SCHEMES.contains(&scheme) {
                     let path = path.child("scheme");
                     errors.push(FieldError::not_supported(&path, scheme, SCHEMES));
+                }
+                for header in list(value, &["httpHeaders"]) {
+                    let name = text(header, &["name"]);
+                    let complaints = is_http_header(name);
+                    invalid_all(errors, &path.child("httpHeaders"), name, complaints);
                 }
             }
             _ => port_number_or_name(errors, &path.child("port"), &port),

@@ -187,7 +187,7 @@ fn reference(errors: &mut Vec<FieldError>, path: &Path, reference: &Value) {
     for field in ["kind", "name"] {
         let path = path.child(field);
         match text(reference, &[field]) {
-            "" => errors.push(FieldError::required(&path, "")),
+            "" => errors.push(FieldError::required(&path, format!("{field} is required"))),
             value => invalid_all(errors, &path, value, name_path(value, false)),
         }
     }
@@ -415,7 +415,7 @@ mod tests {
             ),
             (
                 json!({"resource": {"name": "b"}}),
-                "spec.defaultBackend.resource.kind: Required value",
+                "spec.defaultBackend.resource.kind: Required value: kind is required",
             ),
             (
                 json!({"resource": {"kind": "a/b", "name": "b"}}),

@@ -66,19 +66,26 @@ pub(crate) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
     );
     annotations(&mut errors, &path.child("annotations"), object);
     owners(&mut errors, &path.child("ownerReferences"), object);
-    for (index, finalizer) in texts(object, &["metadata", "finalizers"])
-        .into_iter()
-        .enumerate()
-    {
-        let path = path.child("finalizers").index(index);
-        qualified_name(&mut errors, &path, finalizer);
-        let standard = ["kubernetes", "orphan", "foregroundDeletion"].contains(&finalizer);
+    finalizers(&mut errors, &path.child("finalizers"), object);
+    errors
+}
+
+fn finalizers(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
+    let all = texts(object, &["metadata", "finalizers"]);
+    for finalizer in &all {
+        qualified_name(errors, path, finalizer);
+    }
+    for (index, finalizer) in all.iter().enumerate() {
+        let standard = ["kubernetes", "orphan", "foregroundDeletion"].contains(finalizer);
         if !finalizer.contains('/') && !standard {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid(&path, finalizer, detail));
+            errors.push(FieldError::invalid(&path.index(index), *finalizer, detail));
         }
     }
-    errors
+    if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
+        let detail = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid(path, all, detail));
+    }
 }
 
 fn annotations(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
@@ -101,7 +108,7 @@ fn annotations(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
 }
 
 fn owners(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
-    let mut controller: Option<&str> = None;
+    let mut controller: Option<String> = None;
     for owner in list(object, &["metadata", "ownerReferences"]) {
         let api_version = text(owner, &["apiVersion"]);
         if api_version.rsplit('/').next().unwrap_or("").is_empty() {
@@ -114,16 +121,17 @@ fn owners(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
         }
         for field in ["kind", "name", "uid"] {
             if text(owner, &[field]).is_empty() {
-                errors.push(FieldError::invalid(
-                    &path.child(field),
-                    "",
-                    "must not be empty",
-                ));
+                let detail = format!("{field} must not be empty");
+                errors.push(FieldError::invalid(&path.child(field), "", detail));
             }
         }
+        if api_version == "v1" && text(owner, &["kind"]) == "Event" {
+            let detail = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(path, owner.clone(), detail));
+        }
         if flag(owner, &["controller"]) {
-            let name = text(owner, &["name"]);
-            if let Some(other) = controller {
+            let name = format!("{}/{}", text(owner, &["kind"]), text(owner, &["name"]));
+            if let Some(other) = &controller {
                 let detail = format!(
                     "Only one reference can have Controller set to true. Found \"true\" in references for {other} and {name}"
                 );

@@ -32,8 +32,8 @@ pub(crate) use object::{
     config_map, config_map_update, lease, node, node_update, role_binding, role_binding_update,
     secret, secret_update,
 };
-pub(crate) use pod::{pod, pod_update};
-pub(crate) use service::service;
+pub(crate) use pod::{pod, pod_status, pod_update};
+pub(crate) use service::{service, service_status};
 pub(crate) use service_range::{ip_address, ip_address_update, service_cidr, service_cidr_update};
 pub(crate) use sets::{
     controller_revision, controller_revision_update, stateful_set, stateful_set_status,

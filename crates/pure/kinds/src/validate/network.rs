@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::rules::{
-    PROTOCOLS, dns_label, dns_subdomain, immutable, ip, not_special, one_of, port_number,
-    qualified_name,
+    PROTOCOLS, dns_label, dns_subdomain, immutable, invalid_all, ip, not_special, one_of,
+    port_number, qualified_name,
 };
-use crate::read::{at, int, list, text, texts};
+use crate::read::{at, list, text, texts};
+use crate::syntax::is_label_value;
 use crate::{FieldError, Path};
 
 const ADDRESS_TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
@@ -61,12 +62,13 @@ fn endpoint(errors: &mut Vec<FieldError>, path: &Path, kind: &str, endpoint: &Va
                     let detail = format!("must be a valid {kind} address");
                     errors.push(FieldError::invalid(&path, address, detail));
                 }
-                not_special(errors, &path, address);
+                endpoint_address(errors, &path, address);
             }
             "FQDN" => {
                 let name = address.strip_suffix('.').unwrap_or(address);
+                let before = errors.len();
                 dns_subdomain(errors, &path, name);
-                if name.split('.').count() < 2 {
+                if errors.len() == before && name.split('.').count() < 2 {
                     let detail = "should be a domain with at least two segments separated by dots";
                     errors.push(FieldError::invalid(&path, address, detail));
                 }
@@ -97,6 +99,20 @@ fn endpoint(errors: &mut Vec<FieldError>, path: &Path, kind: &str, endpoint: &Va
         if name.is_empty() {
             errors.push(FieldError::required(&path, ""));
         }
+        invalid_all(errors, &path, name, is_label_value(name));
+    }
+}
+
+/// An address somebody can be reached at.
+fn endpoint_address(errors: &mut Vec<FieldError>, path: &Path, address: &str) {
+    if address.parse::<IpAddr>().is_ok() {
+        not_special(errors, path, address);
+    } else {
+        errors.push(FieldError::invalid(
+            path,
+            address,
+            "must be a valid IP address",
+        ));
     }
 }
 
@@ -125,9 +141,6 @@ fn slice_ports(errors: &mut Vec<FieldError>, slice: &Value) {
             text(port, &["protocol"]),
             PROTOCOLS,
         );
-        if let Some(number) = int(port, &["port"]) {
-            port_number(errors, &path.child("port"), number);
-        }
         if let Some(protocol) = at(port, &["appProtocol"]).and_then(Value::as_str) {
             qualified_name(errors, &path.child("appProtocol"), protocol);
         }
@@ -159,9 +172,8 @@ pub(crate) fn endpoints(object: &Value) -> Vec<FieldError> {
             for (index, address) in list(subset, &[group]).iter().enumerate() {
                 let path = path.child(group).index(index);
                 let value = text(address, &["ip"]);
-                if ip(&mut errors, &path.child("ip"), value) {
-                    not_special(&mut errors, &path.child("ip"), value);
-                }
+                ip(&mut errors, &path.child("ip"), value);
+                endpoint_address(&mut errors, &path.child("ip"), value);
                 if let Some(hostname) = at(address, &["hostname"]).and_then(Value::as_str) {
                     dns_label(&mut errors, &path.child("hostname"), hostname);
                 }
@@ -192,6 +204,9 @@ pub(crate) fn endpoints(object: &Value) -> Vec<FieldError> {
                 text(port, &["protocol"]),
                 PROTOCOLS,
             );
+            if let Some(protocol) = at(port, &["appProtocol"]).and_then(Value::as_str) {
+                qualified_name(&mut errors, &path.child("appProtocol"), protocol);
+            }
         }
     }
     errors

@@ -3,14 +3,14 @@
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::rules::{
-    PROTOCOLS, cidr, invalid_all, label_selector, port_number, port_number_or_name,
-};
+use super::rules::{cidr, invalid_all, label_selector, port_number, port_number_or_name};
 use crate::read::{at, int, list, text, texts};
 use crate::syntax::is_port_name;
 use crate::{FieldError, Path};
 
-const POLICY_TYPES: &[&str] = &["Egress", "Ingress"];
+const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
+/// In the order its complaints name them.
+const PORT_PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
 
 pub(crate) fn network_policy(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -48,10 +48,10 @@ pub(crate) fn network_policy(object: &Value) -> Vec<FieldError> {
 
 fn port(errors: &mut Vec<FieldError>, path: &Path, port: &Value) {
     if let Some(protocol) = at(port, &["protocol"]).and_then(Value::as_str)
-        && !PROTOCOLS.contains(&protocol)
+        && !PORT_PROTOCOLS.contains(&protocol)
     {
         let path = path.child("protocol");
-        errors.push(FieldError::not_supported(&path, protocol, PROTOCOLS));
+        errors.push(FieldError::not_supported(&path, protocol, PORT_PROTOCOLS));
     }
     let end = int(port, &["endPort"]);
     let end_path = path.child("endPort");
@@ -70,9 +70,11 @@ fn port(errors: &mut Vec<FieldError>, path: &Path, port: &Value) {
         Some(number) => {
             port_number_or_name(errors, &port_path, number);
             if let Some(end) = end {
-                if end < number.as_i64().unwrap_or(0) {
+                let number = number.as_i64().unwrap_or(0);
+                if end < number {
+                    // The value it shows is the port's.
                     let detail = "must be greater than or equal to `port`";
-                    errors.push(FieldError::invalid(&end_path, end, detail));
+                    errors.push(FieldError::invalid(&end_path, number, detail));
                 }
                 port_number(errors, &end_path, end);
             }
@@ -151,7 +153,7 @@ mod tests {
         for (port, expected) in [
             (
                 json!({"protocol": "ICMP"}),
-                r#"spec.ingress[0].ports[0].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP""#,
+                r#"spec.ingress[0].ports[0].protocol: Unsupported value: "ICMP": supported values: "TCP", "UDP", "SCTP""#,
             ),
             (
                 json!({"port": 0}),
@@ -159,7 +161,7 @@ mod tests {
             ),
             (
                 json!({"port": 80, "endPort": 79}),
-                "spec.ingress[0].ports[0].endPort: Invalid value: 79: must be greater than or equal to `port`",
+                "spec.ingress[0].ports[0].endPort: Invalid value: 80: must be greater than or equal to `port`",
             ),
             (
                 json!({"port": 80, "endPort": 65536}),
@@ -236,13 +238,13 @@ mod tests {
         assert_eq!(
             lines(json!({"policyTypes": ["Ingress", "Both"]})),
             [
-                r#"spec.policyTypes[1]: Unsupported value: "Both": supported values: "Egress", "Ingress""#
+                r#"spec.policyTypes[1]: Unsupported value: "Both": supported values: "Ingress", "Egress""#
             ]
         );
         assert_eq!(
             lines(json!({"policyTypes": ["Ingress", "Egress", "x"]})),
             [
-                r#"spec.policyTypes: Invalid value: ["Ingress","Egress","x"]: may not specify more than two policyTypes"#
+                r#"spec.policyTypes: Invalid value: []string{"Ingress", "Egress", "x"}: may not specify more than two policyTypes"#
             ]
         );
     }

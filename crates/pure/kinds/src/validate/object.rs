@@ -19,7 +19,8 @@ pub(crate) fn node(object: &Value) -> Vec<FieldError> {
     let spec = Path::new("spec");
     let mut seen = BTreeSet::new();
     for (index, taint) in list(object, &["spec", "taints"]).iter().enumerate() {
-        let path = spec.child("taints").index(index);
+        // Kubernetes names this place so in complaints.
+        let path = Path::new("metadata").child("taints").index(index);
         let key = text(taint, &["key"]);
         qualified_name(&mut errors, &path.child("key"), key);
         let value = text(taint, &["value"]);
@@ -210,9 +211,6 @@ pub(crate) fn role_binding(object: &Value) -> Vec<FieldError> {
         if !kinds.contains(&kind) {
             errors.push(FieldError::not_supported(&path.child("kind"), kind, kinds));
         }
-        if kind == "ServiceAccount" && text(subject, &["namespace"]).is_empty() {
-            errors.push(FieldError::required(&path.child("namespace"), ""));
-        }
     }
     errors
 }
@@ -245,9 +243,9 @@ mod tests {
         assert_eq!(
             lines(node(&object)),
             [
-                r#"spec.taints[0].effect: Unsupported value: "Never": supported values: "NoExecute", "NoSchedule", "PreferNoSchedule""#,
+                r#"metadata.taints[0].effect: Unsupported value: "Never": supported values: "NoExecute", "NoSchedule", "PreferNoSchedule""#,
                 r#"spec.podCIDRs[1]: Invalid value: "x": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"#,
-                r#"spec.podCIDRs: Invalid value: ["10.0.0.0/24","x","fd00::/64"]: may specify no more than one CIDR for each IP family"#
+                r#"spec.podCIDRs: Invalid value: []string{"10.0.0.0/24", "x", "fd00::/64"}: may specify no more than one CIDR for each IP family"#
             ]
         );
         let old = json!({"spec": {"podCIDRs": ["10.0.0.0/24"]}});

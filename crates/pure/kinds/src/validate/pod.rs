@@ -1,19 +1,33 @@
 //! Rules of pods and pod templates.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
-use super::container::{container, host_ports};
+use super::container::{container, host_ports, init_container};
 use super::rules::{
     dns_label, dns_subdomain, invalid_all, ip, label_selector, labels, not_negative, one_of,
     qualified_name,
 };
 use crate::read::{at, flag, int, list, map, same, text, texts};
-use crate::syntax::{is_config_map_key, is_label_value};
+use crate::syntax::{SYSCTL_FORM, is_config_map_key, is_label_value, is_sysctl};
 use crate::{FieldError, Path};
 
-const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
-const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
+const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
+const VOLUME_SOURCES: &[&str] = &[
+    "emptyDir",
+    "hostPath",
+    "secret",
+    "nfs",
+    "persistentVolumeClaim",
+    "downwardAPI",
+    "configMap",
+    "projected",
+    "csi",
+    "ephemeral",
+];
 // Limits of resolv.conf(5) and of Kubernetes above it.
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
@@ -38,11 +52,14 @@ pub(super) fn pod_spec(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) 
         errors.push(FieldError::required(&path.child("containers"), ""));
     }
     let mut names: Vec<&str> = Vec::new();
-    for group in ["initContainers", "containers", "ephemeralContainers"] {
+    for group in ["containers", "initContainers", "ephemeralContainers"] {
         let group_path = path.child(group);
         for (index, one) in list(spec, &[group]).iter().enumerate() {
             let path = group_path.index(index);
             container(errors, &path, one, &volumes, host_network);
+            if group == "initContainers" {
+                init_container(errors, &path, one);
+            }
             let name = text(one, &["name"]);
             if names.contains(&name) {
                 errors.push(FieldError::duplicate(&path.child("name"), name));
@@ -95,8 +112,39 @@ pub(super) fn pod_spec(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) 
         map(spec, &["nodeSelector"]),
     );
     host_aliases(errors, &path.child("hostAliases"), spec);
+    sysctls(errors, path, spec, host_network);
+    for (index, gate) in list(spec, &["readinessGates"]).iter().enumerate() {
+        let path = path.child("readinessGates").index(index);
+        let kind = text(gate, &["conditionType"]);
+        qualified_name(errors, &path.child("conditionType"), kind);
+    }
     tolerations(errors, &path.child("tolerations"), spec);
     placement(errors, path, spec);
+}
+
+/// Settings of the kernel: of the pod's own network, so none with the node's.
+fn sysctls(errors: &mut Vec<FieldError>, path: &Path, spec: &Value, host_network: bool) {
+    let path = path.child("securityContext").child("sysctls");
+    let mut names: Vec<&str> = Vec::new();
+    for (index, sysctl) in list(spec, &["securityContext", "sysctls"])
+        .iter()
+        .enumerate()
+    {
+        let path = path.index(index).child("name");
+        let name = text(sysctl, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(&path, ""));
+        } else if !is_sysctl(name) {
+            errors.push(FieldError::invalid(&path, name, SYSCTL_FORM));
+        } else if names.contains(&name) {
+            errors.push(FieldError::duplicate(&path, name));
+        }
+        if host_network && name.replace('/', ".").starts_with("net.") {
+            let detail = "may not be specified when 'hostNetwork' is true";
+            errors.push(FieldError::invalid(&path, name, detail));
+        }
+        names.push(name);
+    }
 }
 
 fn host_aliases(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
@@ -176,16 +224,19 @@ fn volumes<'a>(errors: &mut Vec<FieldError>, path: &Path, spec: &'a Value) -> Ve
             errors.push(FieldError::duplicate(&path.child("name"), name));
         }
         names.push(name);
-        let mut sources = volume
+        let mut sources: Vec<&str> = volume
             .as_object()
             .into_iter()
             .flatten()
             .filter(|(key, value)| *key != "name" && !value.is_null())
-            .map(|(key, _)| key);
-        if sources.next().is_none() {
+            .map(|(key, _)| key.as_str())
+            .collect();
+        // The first in Kubernetes' order counts, the others are too many.
+        sources.sort_by_key(|source| VOLUME_SOURCES.iter().position(|one| one == source));
+        if sources.is_empty() {
             errors.push(FieldError::required(&path, "must specify a volume type"));
         }
-        for extra in sources {
+        for extra in sources.into_iter().skip(1) {
             let detail = "may not specify more than 1 volume type";
             errors.push(FieldError::forbidden(&path.child(extra), detail));
         }
@@ -294,13 +345,12 @@ fn placement(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
             if let Some(selector) = at(term, &["labelSelector"]) {
                 label_selector(errors, &path.child("labelSelector"), selector);
             }
-            match text(term, &["topologyKey"]) {
-                "" => errors.push(FieldError::required(
-                    &path.child("topologyKey"),
-                    "can not be empty",
-                )),
-                key => qualified_name(errors, &path.child("topologyKey"), key),
+            let key = text(term, &["topologyKey"]);
+            let path = path.child("topologyKey");
+            if key.is_empty() {
+                errors.push(FieldError::required(&path, "can not be empty"));
             }
+            qualified_name(errors, &path, key);
         }
     }
     let spread_path = path.child("topologySpreadConstraints");
@@ -314,7 +364,7 @@ fn placement(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
             errors.push(FieldError::invalid(
                 &path.child("maxSkew"),
                 skew,
-                "must be greater than 0",
+                "must be greater than zero",
             ));
         }
         if text(spread, &["topologyKey"]).is_empty() {
@@ -332,10 +382,48 @@ fn placement(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
     }
 }
 
+/// Addresses of a pod: each well formed, one a family.
+pub(crate) fn pod_status(object: &Value, _: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let path = Path::new("status").child("podIPs");
+    let addresses = list(object, &["status", "podIPs"]);
+    for (index, one) in addresses.iter().enumerate() {
+        ip(&mut errors, &path.index(index), text(one, &["ip"]));
+    }
+    let parsed: Vec<IpAddr> = addresses
+        .iter()
+        .filter_map(|one| text(one, &["ip"]).parse().ok())
+        .collect();
+    let of_family = |v4: bool| parsed.iter().filter(|one| one.is_ipv4() == v4).count();
+    if of_family(true) > 1 || of_family(false) > 1 {
+        let detail = "may specify no more than one IP for each IP family";
+        errors.push(FieldError::invalid(&path, json!(addresses), detail));
+    }
+    errors
+}
+
+/// A deadline may come closer only.
+fn deadline_update(errors: &mut Vec<FieldError>, object: &Value, old: &Value) {
+    const DEADLINE: &[&str] = &["spec", "activeDeadlineSeconds"];
+    let path = Path::new("spec").child("activeDeadlineSeconds");
+    match (int(object, DEADLINE), int(old, DEADLINE)) {
+        (Some(new), Some(had)) if new > had => {
+            let detail = "must be less than or equal to previous value";
+            errors.push(FieldError::invalid(&path, new, detail));
+        }
+        (None, Some(_)) => {
+            let detail = "must not update from a positive integer to nil value";
+            errors.push(FieldError::invalid(&path, Value::Null, detail));
+        }
+        (Some(_) | None, _) => {}
+    }
+}
+
 /// Of a pod's spec only images, the deadline and more tolerations change.
 pub(crate) fn pod_update(object: &Value, old: &Value) -> Vec<FieldError> {
     const DETAIL: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
     let mut errors = Vec::new();
+    deadline_update(&mut errors, object, old);
     let mut masked = object.get("spec").cloned().unwrap_or(Value::Null);
     let had = old.get("spec").unwrap_or(&Value::Null);
     for group in ["containers", "initContainers"] {
@@ -454,7 +542,7 @@ mod tests {
                 "readinessProbe": {}, "startupProbe": {"httpGet": {"port": 0}},
                 "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]})),
             [
-                r#"spec.containers[0].resources.requests[cpu]: Invalid value: "2": must be less than or equal to cpu limit of 1"#,
+                r#"spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1"#,
                 "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
                 "spec.containers[0].readinessProbe: Required value: must specify a handler type",
                 "spec.containers[0].startupProbe.httpGet.port: Invalid value: 0: must be between 1 and 65535, inclusive"
@@ -478,7 +566,7 @@ mod tests {
         assert_eq!(
             with(json!({"dnsPolicy": "Cluster"})),
             [
-                r#"spec.dnsPolicy: Unsupported value: "Cluster": supported values: "ClusterFirst", "ClusterFirstWithHostNet", "Default", "None""#
+                r#"spec.dnsPolicy: Unsupported value: "Cluster": supported values: "ClusterFirstWithHostNet", "ClusterFirst", "Default", "None""#
             ]
         );
         assert_eq!(

@@ -1,5 +1,7 @@
 //! Rules of Services.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 use super::addresses::cluster_ip_fields;
@@ -14,6 +16,7 @@ const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
 const AFFINITIES: &[&str] = &["ClientIP", "None"];
 const TRAFFIC_POLICIES: &[&str] = &["Cluster", "Local"];
 const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameNode", "PreferSameZone"];
+const IP_MODES: &[&str] = &["Proxy", "VIP"];
 /// The kubelet's own port (Kubernetes `KubeletPort`).
 const KUBELET_PORT: i64 = 10250;
 /// One day (Kubernetes API, `ClientIPConfig.timeoutSeconds`).
@@ -25,6 +28,51 @@ pub(super) fn field<'a>(service: &'a Value, name: &str) -> &'a str {
 
 pub(super) fn headless(service: &Value) -> bool {
     field(service, "clusterIP") == "None" || texts(service, &["spec", "clusterIPs"]) == ["None"]
+}
+
+/// Addresses and names of the load balancer.
+pub(crate) fn service_status(object: &Value, _: &Value) -> Vec<FieldError> {
+    const PLACE: &[&str] = &["status", "loadBalancer", "ingress"];
+    let mut errors = Vec::new();
+    let path = Path::new("status").child("loadBalancer").child("ingress");
+    let balancers = list(object, PLACE);
+    if field(object, "type") != "LoadBalancer" && !balancers.is_empty() {
+        let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden(&path, detail));
+        return errors;
+    }
+    for (index, balancer) in balancers.iter().enumerate() {
+        let path = path.index(index);
+        let address = text(balancer, &["ip"]);
+        if !address.is_empty() {
+            ip(&mut errors, &path.child("ip"), address);
+        }
+        let mode = at(balancer, &["ipMode"]).and_then(Value::as_str);
+        let mode_path = path.child("ipMode");
+        match mode {
+            None if !address.is_empty() => {
+                let detail = "must be specified when `ip` is set";
+                errors.push(FieldError::required(&mode_path, detail));
+            }
+            None => {}
+            Some(_) if address.is_empty() => {
+                let detail = "may not be specified when `ip` is not set";
+                errors.push(FieldError::forbidden(&mode_path, detail));
+            }
+            Some(mode) if IP_MODES.contains(&mode) => {}
+            Some(mode) => errors.push(FieldError::not_supported(&mode_path, mode, IP_MODES)),
+        }
+        let name = text(balancer, &["hostname"]);
+        if !name.is_empty() {
+            let path = path.child("hostname");
+            dns_subdomain(&mut errors, &path, name);
+            if name.parse::<IpAddr>().is_ok() {
+                let detail = "must be a DNS name, not an IP address";
+                errors.push(FieldError::invalid(&path, name, detail));
+            }
+        }
+    }
+    errors
 }
 
 pub(crate) fn service(object: &Value) -> Vec<FieldError> {
@@ -209,9 +257,13 @@ fn load_balancer(errors: &mut Vec<FieldError>, service: &Value) {
     let balanced = field(service, "type") == "LoadBalancer";
     let only = "may only be used when `type` is 'LoadBalancer'";
     let ranges = texts(service, &["spec", "loadBalancerSourceRanges"]);
-    let ranges_path = spec.child("loadBalancerSourceRanges");
+    // Kubernetes writes this field so in complaints.
+    let ranges_path = spec.child("LoadBalancerSourceRanges");
     if !ranges.is_empty() && !balanced {
         errors.push(FieldError::forbidden(&ranges_path, only));
+    }
+    if ranges.is_empty() {
+        annotated_ranges(errors, service, balanced, only);
     }
     for (index, range) in ranges.into_iter().enumerate() {
         cidr(errors, &ranges_path.index(index), range.trim());
@@ -230,6 +282,25 @@ fn load_balancer(errors: &mut Vec<FieldError>, service: &Value) {
         } else {
             errors.push(FieldError::forbidden(&path, only));
         }
+    }
+}
+
+/// The older way to say `loadBalancerSourceRanges`.
+fn annotated_ranges(errors: &mut Vec<FieldError>, service: &Value, balanced: bool, only: &str) {
+    const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let Some(ranges) = at(service, &["metadata", "annotations", RANGES]).and_then(Value::as_str)
+    else {
+        return;
+    };
+    let path = Path::new("metadata").child("annotations").key(RANGES);
+    if !balanced {
+        errors.push(FieldError::forbidden(&path, only));
+    }
+    if ranges.trim().is_empty() {
+        return;
+    }
+    for range in ranges.split(',') {
+        cidr(errors, &path, range.trim());
     }
 }
 
@@ -341,7 +412,7 @@ mod tests {
             lines(|spec| spec["ports"] = unnamed),
             [
                 "spec.ports[0].name: Required value",
-                r#"spec.ports[1].targetPort: Invalid value: "waytoolongaportname": must be no more than 15 bytes"#
+                r#"spec.ports[1].targetPort: Invalid value: "waytoolongaportname": must be no more than 15 characters"#
             ]
         );
     }
@@ -384,7 +455,7 @@ mod tests {
         assert_eq!(
             lines(|spec| spec["clusterIP"] = "10.96.0.10".into()),
             [
-                r#"spec.clusterIPs: Invalid value: ["10.96.0.9"]: first value must match `clusterIP`"#
+                r#"spec.clusterIPs: Invalid value: []string{"10.96.0.9"}: first value must match `clusterIP`"#
             ]
         );
         assert_eq!(
@@ -405,7 +476,7 @@ mod tests {
         assert_eq!(
             lines(|spec| spec["clusterIPs"] = json!(["10.96.0.9", "10.96.0.10"])),
             [
-                r#"spec.clusterIPs: Invalid value: ["10.96.0.9","10.96.0.10"]: may specify no more than one IP for each IP family"#
+                r#"spec.clusterIPs: Invalid value: []string{"10.96.0.9", "10.96.0.10"}: may specify no more than one IP for each IP family"#
             ]
         );
         assert_eq!(
@@ -446,8 +517,8 @@ mod tests {
         assert_eq!(
             lines(|spec| spec["loadBalancerSourceRanges"] = json!(["10.0.0.0"])),
             [
-                "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
-                r#"spec.loadBalancerSourceRanges[0]: Invalid value: "10.0.0.0": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"#
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                r#"spec.LoadBalancerSourceRanges[0]: Invalid value: "10.0.0.0": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"#
             ]
         );
     }

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(
             with(&["10.0.0.0/8", "10.96.0.0/12"]),
             [
-                r#"spec.cidrs: Invalid value: ["10.0.0.0/8","10.96.0.0/12"]: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"#
+                r#"spec.cidrs: Invalid value: []string{"10.0.0.0/8", "10.96.0.0/12"}: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"#
             ]
         );
         for (range, detail) in [
@@ -166,7 +166,7 @@ mod tests {
         );
         assert_eq!(
             with(&["10.0.0.0/8"], &["10.0.0.0/8", "fd00::/112"]),
-            [r#"spec.cidrs: Invalid value: ["10.0.0.0/8"]: field is immutable"#]
+            [r#"spec.cidrs: Invalid value: []string{"10.0.0.0/8"}: field is immutable"#]
         );
         assert_eq!(
             with(&["10.0.0.0/8", "x"], &["10.0.0.0/8"]).len(),

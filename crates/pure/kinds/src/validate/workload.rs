@@ -34,7 +34,7 @@ pub(super) fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selec
             }
         }
     }
-    labels(errors, &labels_path, template_labels);
+    labels(errors, &template.child("labels"), template_labels);
     let pod = at(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
     let pod_path = template.child("spec");
     pod_spec(errors, &pod_path, pod);
