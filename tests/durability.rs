@@ -1,9 +1,9 @@
-//! The API server alone, killed while many write: what it has acknowledged is there afterwards.
+//! The API server alone: killed while many write.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::lab::PATIENCE;
 const WRITERS: usize = 8;
 
 /// What is known of one object; `None`: it is not there.
-type Value = Option<u64>;
+pub(crate) type Value = Option<u64>;
 
 /// What clients know.
 #[derive(Default)]
@@ -33,32 +33,68 @@ struct Known {
     count: u64,
 }
 
-/// Starts a server on the listener that outlives it.
-fn start(folder: &Path, listener: &TcpListener) -> Child {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(folder.join("log"))
-        .unwrap();
-    Spawn::new(env!("CARGO_BIN_EXE_weft"))
-        .args(["internal", "apiserver", "--listen-fd", "3"])
-        .args(["--service-cidr", "10.96.0.0/24"])
-        .args(["--cluster-domain", "cluster.local"])
-        .arg("--pki")
-        .arg(folder.join("pki"))
-        .arg("--store")
-        .arg(folder.join("store.redb"))
-        .descriptor(File::open("/dev/null").unwrap(), 0)
-        .descriptor(log.try_clone().unwrap(), 1)
-        .descriptor(log, 2)
-        .descriptor(listener.try_clone().unwrap(), 3)
-        .dies_with_parent()
-        .spawn()
+/// A server's folder, and the listener that outlives it.
+pub(crate) struct Setting {
+    folder: PathBuf,
+    listener: TcpListener,
+    pub(crate) kubeconfig: PathBuf,
+}
+
+impl Setting {
+    pub(crate) fn new(folder: &Path) -> Self {
+        let pki = Pki::load_or_generate(&folder.join("pki"), "test").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("https://{}", listener.local_addr().unwrap());
+        let client = pki.client("admin", "system:masters").unwrap();
+        let kubeconfig = folder.join("kubeconfig");
+        let text = weft_apiserver::kubeconfig("test", &server, pki.ca_certificate(), &client);
+        fs::write(&kubeconfig, text).unwrap();
+        Setting {
+            folder: folder.to_owned(),
+            listener,
+            kubeconfig,
+        }
+    }
+
+    fn start(&self) -> Child {
+        let program = Spawn::new(env!("CARGO_BIN_EXE_weft"));
+        self.start_as(program, &self.folder.join("store.redb"))
+    }
+
+    /// Starts a server by a program that takes a server's arguments.
+    pub(crate) fn start_as(&self, program: Spawn, store: &Path) -> Child {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("log"))
+            .unwrap();
+        program
+            .args(["internal", "apiserver", "--listen-fd", "3"])
+            .args(["--service-cidr", "10.96.0.0/24"])
+            .args(["--cluster-domain", "cluster.local"])
+            .arg("--pki")
+            .arg(self.folder.join("pki"))
+            .arg("--store")
+            .arg(store)
+            .descriptor(File::open("/dev/null").unwrap(), 0)
+            .descriptor(log.try_clone().unwrap(), 1)
+            .descriptor(log, 2)
+            .descriptor(self.listener.try_clone().unwrap(), 3)
+            .dies_with_parent()
+            .spawn()
+            .unwrap()
+    }
+}
+
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
         .unwrap()
 }
 
 /// A client with connections of its own.
-async fn connect(kubeconfig: &Path) -> Api<ConfigMap> {
+pub(crate) async fn connect(kubeconfig: &Path) -> Api<ConfigMap> {
     let access = Access {
         kubeconfig: Some(kubeconfig.to_owned()),
         ..Access::default()
@@ -67,7 +103,7 @@ async fn connect(kubeconfig: &Path) -> Api<ConfigMap> {
     Api::namespaced(client, "default")
 }
 
-fn config_map(name: &str, value: u64) -> ConfigMap {
+pub(crate) fn config_map(name: &str, value: u64) -> ConfigMap {
     serde_json::from_value(serde_json::json!({
         "metadata": {"name": name},
         "data": {"value": value.to_string()},
@@ -75,7 +111,7 @@ fn config_map(name: &str, value: u64) -> ConfigMap {
     .unwrap()
 }
 
-fn value_of(object: &ConfigMap) -> Value {
+pub(crate) fn value_of(object: &ConfigMap) -> Value {
     object.data.as_ref()?.get("value")?.parse().ok()
 }
 
@@ -155,22 +191,13 @@ fn check(known: &mut Known, found: &BTreeMap<String, u64>) {
 /// Kills the server so many times.
 pub(crate) fn killed_while_writing(rounds: usize) {
     let folder = tempfile::tempdir().unwrap();
-    let pki = Pki::load_or_generate(&folder.path().join("pki"), "test").unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = format!("https://{}", listener.local_addr().unwrap());
-    let client = pki.client("admin", "system:masters").unwrap();
-    let kubeconfig = folder.path().join("kubeconfig");
-    let text = weft_apiserver::kubeconfig("test", &server, pki.ca_certificate(), &client);
-    fs::write(&kubeconfig, text).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let setting = Setting::new(folder.path());
+    let runtime = runtime();
     let known = Arc::new(Mutex::new(Known::default()));
     for round in 0..=rounds {
-        let server = start(folder.path(), &listener);
+        let server = setting.start();
         runtime.block_on(async {
-            let api = connect(&kubeconfig).await;
+            let api = connect(&setting.kubeconfig).await;
             let list = tokio::time::timeout(PATIENCE, api.list(&ListParams::default())).await;
             let list = list.expect("the server starts again").unwrap();
             let version: u64 = list.metadata.resource_version.unwrap().parse().unwrap();
@@ -189,7 +216,7 @@ pub(crate) fn killed_while_writing(rounds: usize) {
             }
             let mut writers = tokio::task::JoinSet::new();
             for writer in 0..WRITERS {
-                let api = connect(&kubeconfig).await;
+                let api = connect(&setting.kubeconfig).await;
                 let prefix = format!("round-{round}-{writer}");
                 writers.spawn(write(api, prefix, Arc::clone(&known)));
             }

@@ -14,6 +14,7 @@ mod lab;
 mod durability;
 mod endpoints;
 mod faults;
+mod full_disk;
 mod hello;
 mod keep;
 mod networking;
