@@ -1,7 +1,6 @@
 //! Every part is killed, one after the other, with traffic running.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
@@ -100,58 +99,6 @@ impl Scene {
         }
     }
 
-    /// The process ids, on this machine, of the lab's processes with such a command line.
-    fn processes(&self, command: &str) -> BTreeSet<u32> {
-        let mut parents = BTreeMap::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
-                continue;
-            };
-            // proc(5): the command's name in parentheses, the state, the parent.
-            if let Ok(stat) = fs::read_to_string(entry.path().join("stat"))
-                && let Some((_, rest)) = stat.rsplit_once(") ")
-                && let Some(parent) = rest.split(' ').nth(1)
-            {
-                parents.insert(pid, parent.parse::<u32>().unwrap());
-            }
-        }
-        let is_ours = |mut pid: u32| {
-            while let Some(parent) = parents.get(&pid) {
-                if *parent == self.lab.front() {
-                    return true;
-                }
-                pid = *parent;
-            }
-            false
-        };
-        parents
-            .keys()
-            .copied()
-            .filter(|pid| is_ours(*pid))
-            .filter(|pid| {
-                fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|line| line.replace('\0', " ").starts_with(command))
-            })
-            .collect()
-    }
-
-    /// Kills one process, and waits for the one that replaces it.
-    #[track_caller]
-    fn kill(&self, command: &str, victim: u32) {
-        let before = self.processes(command);
-        assert!(
-            before.contains(&victim),
-            "{victim} is no {command}: {before:?}"
-        );
-        let pid = rustix::process::Pid::from_raw(i32::try_from(victim).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        eventually(&format!("another {command} runs"), || {
-            expect(self.processes(command), |now| {
-                now.len() == before.len() && !now.contains(&victim)
-            })
-        });
-    }
-
     /// What a node's kernel holds, counters aside. With handles: what is the same has not been
     /// made anew.
     fn rules(&self, node: &str) -> String {
@@ -221,11 +168,11 @@ fn service() -> Value {
 #[test]
 fn agents_are_killed_and_no_request_fails() {
     let scene = Scene::new("agents");
-    let agents = scene.processes("weft agent");
+    let agents = scene.lab.processes("weft agent");
     assert_eq!(agents.len(), 2);
     let before = ["node-1", "node-2"].map(|node| scene.rules(node));
     for agent in agents {
-        scene.kill("weft agent", agent);
+        scene.lab.kill_part("weft agent", agent);
         scene.traffic_flows();
         eventually("the agents are ready", || {
             let ready = scene.lab.field(
@@ -245,10 +192,10 @@ fn agents_are_killed_and_no_request_fails() {
 fn dns_servers_are_killed_and_no_look_up_fails() {
     let scene = Scene::new("dns");
     // Two in each of two pods.
-    let servers = scene.processes("weft dns");
+    let servers = scene.lab.processes("weft dns");
     assert_eq!(servers.len(), 4);
     for server in servers {
-        scene.kill("weft dns", server);
+        scene.lab.kill_part("weft dns", server);
         scene.traffic_flows();
         scene.dns_is_whole();
         scene.traffic_flows();
@@ -270,17 +217,19 @@ fn kubelets_and_controllers_are_killed_and_no_request_fails() {
     };
     let before = pods(&scene);
     assert_eq!(before.len(), 7, "{before:?}");
-    let kubelets = scene.processes("weft internal kubelet");
+    let kubelets = scene.lab.processes("weft internal kubelet");
     assert_eq!(kubelets.len(), 2);
     for kubelet in kubelets {
-        scene.kill("weft internal kubelet", kubelet);
+        scene.lab.kill_part("weft internal kubelet", kubelet);
         scene.traffic_flows();
     }
     for node in ["node-1", "node-2"] {
         scene.something_new_works(&format!("after-kubelet-{node}"), node);
     }
-    for controllers in scene.processes("weft internal controllers") {
-        scene.kill("weft internal controllers", controllers);
+    for controllers in scene.lab.processes("weft internal controllers") {
+        scene
+            .lab
+            .kill_part("weft internal controllers", controllers);
     }
     scene.something_new_works("after-controllers", "node-1");
     // Whatever ran before runs still.
@@ -327,9 +276,9 @@ fn the_api_server_is_killed_and_keeps_its_word() {
             written
         });
         for round in 1..=3 {
-            let server = scene.processes("weft internal apiserver");
+            let server = scene.lab.processes("weft internal apiserver");
             for pid in &server {
-                scene.kill("weft internal apiserver", *pid);
+                scene.lab.kill_part("weft internal apiserver", *pid);
             }
             eventually("kubectl works again", || {
                 scene.lab.kubectl(&["get", "--raw", "/readyz"]).result()

@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 use crate::lab::{Lab, PATIENCE, Running, eventually, expect};
 
+mod broken;
+
 /// Each test has a namespace of its own in it.
 static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::up("streams", &[]));
 

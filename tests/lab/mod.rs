@@ -1,6 +1,7 @@
 //! A lab as its user has it: the binary, kubectl, and nothing else.
 
 pub(crate) mod probe;
+mod processes;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -519,6 +520,29 @@ impl Running {
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{} ended with {status}", self.what);
         self.lines.iter().collect()
+    }
+
+    /// Waits for an end that comes by itself and within this time; returns the exit code.
+    #[track_caller]
+    pub(crate) fn ends_within(mut self, limit: Duration) -> Option<i32> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} has not ended within {limit:?}",
+                self.what
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills the program itself, and not only what limits its time.
+    #[track_caller]
+    pub(crate) fn kill_program(&self, program: &str) {
+        processes::kill_child(self.child.id(), program);
     }
 }
 

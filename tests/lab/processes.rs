@@ -1,0 +1,89 @@
+//! A lab's processes as this machine sees them: no program has to look for them inside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Lab, eventually, expect};
+
+/// Every process's parent.
+fn parents() -> BTreeMap<u32, u32> {
+    let mut parents = BTreeMap::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        // proc(5): the command's name in parentheses, the state, the parent.
+        if let Ok(stat) = fs::read_to_string(entry.path().join("stat"))
+            && let Some((_, rest)) = stat.rsplit_once(") ")
+            && let Some(parent) = rest.split(' ').nth(1)
+        {
+            parents.insert(pid, parent.parse::<u32>().unwrap());
+        }
+    }
+    parents
+}
+
+fn has_command(pid: u32, command: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| line.replace('\0', " ").starts_with(command))
+}
+
+#[track_caller]
+fn kill_outright(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// Kills a process's only child, which has such a command line.
+#[track_caller]
+pub(super) fn kill_child(parent: u32, command: &str) {
+    let child = eventually(&format!("{parent} has begun {command}"), || {
+        let parents = parents();
+        let children: Vec<u32> = parents
+            .iter()
+            .filter(|(pid, its)| **its == parent && has_command(**pid, command))
+            .map(|(pid, _)| *pid)
+            .collect();
+        expect(children, |children| children.len() == 1)
+    })[0];
+    kill_outright(child);
+}
+
+impl Lab {
+    /// The process ids, on this machine, of the lab's processes with such a command line.
+    pub(crate) fn processes(&self, command: &str) -> BTreeSet<u32> {
+        let parents = parents();
+        let is_ours = |mut pid: u32| {
+            while let Some(parent) = parents.get(&pid) {
+                if *parent == self.front() {
+                    return true;
+                }
+                pid = *parent;
+            }
+            false
+        };
+        parents
+            .keys()
+            .copied()
+            .filter(|pid| is_ours(*pid) && has_command(*pid, command))
+            .collect()
+    }
+
+    /// Kills one process, and waits for the one that replaces it.
+    #[track_caller]
+    pub(crate) fn kill_part(&self, command: &str, victim: u32) {
+        let before = self.processes(command);
+        assert!(
+            before.contains(&victim),
+            "{victim} is no {command}: {before:?}"
+        );
+        kill_outright(victim);
+        eventually(&format!("another {command} runs"), || {
+            expect(self.processes(command), |now| {
+                now.len() == before.len() && !now.contains(&victim)
+            })
+        });
+    }
+}
