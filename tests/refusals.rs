@@ -109,11 +109,11 @@ fn invalid_manifests_name_field_value_and_what_is_allowed() {
         ),
         (
             "{apiVersion: v1, kind: Service, metadata: {name: x}, spec: {clusterIP: 192.0.2.1, ports: [{port: 80}]}}".to_owned(),
-            "spec.clusterIPs: Invalid value: [\"192.0.2.1\"]: failed to allocate IP 192.0.2.1: the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.96.0.0/12",
+            "spec.clusterIPs: Invalid value: []string{\"192.0.2.1\"}: failed to allocate IP 192.0.2.1: the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.96.0.0/12",
         ),
         (
             "{apiVersion: v1, kind: Service, metadata: {name: x}, spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}}".to_owned(),
-            "spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: provided IP is already allocated",
+            "spec.clusterIPs: Invalid value: []string{\"10.96.0.10\"}: failed to allocate IP 10.96.0.10: provided IP is already allocated",
         ),
         (
             "{apiVersion: v1, kind: Service, metadata: {name: x}, spec: {ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}}".to_owned(),
