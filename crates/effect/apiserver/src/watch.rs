@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::unfold;
@@ -66,6 +68,20 @@ impl Encoder {
         write_event(kind, document.to_string().as_bytes(), out);
     }
 
+    /// The list a client makes of the initial events, still empty: client-go's `List` by
+    /// streaming needs to be told its kind.
+    fn blueprint(&self) -> Option<Value> {
+        let (api_version, kind) = match self.shape {
+            Shape::Plain => (
+                self.resource.api_version(),
+                self.resource.list_kind.as_str(),
+            ),
+            Shape::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList"),
+            Shape::Table => return None,
+        };
+        Some(json!({"kind": kind, "apiVersion": api_version, "metadata": {}, "items": []}))
+    }
+
     fn bookmark(&mut self, version: u64, initial_end: bool, out: &mut Vec<u8>) {
         let mut metadata = json!({
             "resourceVersion": version.to_string(),
@@ -73,6 +89,10 @@ impl Encoder {
         });
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            if let Some(blueprint) = self.blueprint() {
+                metadata["annotations"]["kubernetes.io/initial-events-list-blueprint"] =
+                    STANDARD.encode(blueprint.to_string()).into();
+            }
         }
         let object = json!({
             "kind": self.resource.kind,

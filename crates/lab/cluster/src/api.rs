@@ -34,9 +34,7 @@ pub fn protobuf() -> ProtobufDecoder {
     Arc::new(|body: &[u8]| {
         weft_kinds::decode_protobuf(body).map_err(|error| match error {
             ProtobufError::Malformed(_) => ApiError::bad_request(error.to_string()),
-            ProtobufError::Kind { .. } | ProtobufError::Field { .. } => {
-                ApiError::unsupported_media_type(error.to_string())
-            }
+            ProtobufError::Kind { .. } => ApiError::unsupported_media_type(error.to_string()),
         })
     })
 }

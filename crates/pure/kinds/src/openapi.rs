@@ -74,7 +74,9 @@ fn schemas_of(kinds: &[&Kind]) -> Map<String, Value> {
 fn wrap_references(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
+            // A schema of schemas has a property of this name.
             if map.len() > 1
+                && map.get("$ref").is_some_and(Value::is_string)
                 && let Some(reference) = map.remove("$ref")
             {
                 map.insert("allOf".to_owned(), json!([{"$ref": reference}]));
@@ -228,5 +230,14 @@ mod tests {
         assert_eq!(mark("PodSpec", "volumes", "strategy"), "merge,retainKeys");
         assert_eq!(mark("PodSpec", "tolerations", "strategy"), Value::Null);
         assert_eq!(openapi_document("nothing", "v1"), None);
+    }
+
+    #[test]
+    fn a_property_named_like_a_reference_is_a_property() {
+        let mut schema =
+            json!({"properties": {"$ref": {"type": "string"}, "x": {"type": "string"}}});
+        let before = schema.clone();
+        wrap_references(&mut schema);
+        assert_eq!(schema, before);
     }
 }

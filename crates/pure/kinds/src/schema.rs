@@ -9,15 +9,11 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenRequest};
-use k8s_openapi::api::authorization::v1::{SelfSubjectAccessReview, SelfSubjectRulesReview};
-use k8s_openapi::api::policy::v1::Eviction;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
-use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 
-use crate::{Kind, Quantity, base64, find_kind, registry};
+use crate::{Kind, Quantity, base64, registry};
 
 /// What decoding a document found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,6 +91,13 @@ impl Definition {
     pub(crate) fn field(&self, name: &str) -> Option<&Type> {
         self.fields.get(name)
     }
+
+    #[cfg(test)]
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &Type)> {
+        self.fields
+            .iter()
+            .map(|(name, expected)| (&**name, expected))
+    }
 }
 
 /// All object types of all kinds.
@@ -102,40 +105,6 @@ pub(crate) struct Types {
     definitions: Vec<Definition>,
     index: BTreeMap<Box<str>, u32>,
 }
-
-type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
-
-/// Bodies of requests that are no kind of their own: group, name of the schema, schema.
-const REQUESTS: &[(&str, &str, SchemaOf)] = &[
-    (
-        "",
-        "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
-        |generator| generator.subschema_for::<DeleteOptions>(),
-    ),
-    (
-        "authentication.k8s.io",
-        "io.k8s.api.authentication.v1.TokenRequest",
-        |generator| generator.subschema_for::<TokenRequest>(),
-    ),
-    (
-        "authentication.k8s.io",
-        "io.k8s.api.authentication.v1.SelfSubjectReview",
-        |generator| generator.subschema_for::<SelfSubjectReview>(),
-    ),
-    (
-        "authorization.k8s.io",
-        "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
-        |generator| generator.subschema_for::<SelfSubjectAccessReview>(),
-    ),
-    (
-        "authorization.k8s.io",
-        "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
-        |generator| generator.subschema_for::<SelfSubjectRulesReview>(),
-    ),
-    ("policy", "io.k8s.api.policy.v1.Eviction", |generator| {
-        generator.subschema_for::<Eviction>()
-    }),
-];
 
 static TYPES: LazyLock<Types> = LazyLock::new(Types::build);
 
@@ -159,9 +128,6 @@ impl Types {
         let mut generator = generator();
         for kind in registry() {
             let _ = (kind.schema)(&mut generator);
-        }
-        for (_, _, schema) in REQUESTS {
-            let _ = schema(&mut generator);
         }
         let schemas = generator.take_definitions(false);
         let index: BTreeMap<Box<str>, u32> = schemas
@@ -187,27 +153,6 @@ impl Types {
 
     pub(crate) fn definition(&self, at: u32) -> &Definition {
         &self.definitions[at as usize]
-    }
-
-    /// The definition of a kind that is served or of a request.
-    pub(crate) fn root_of(&self, group: &str, version: &str, kind: &str) -> Option<u32> {
-        let name = match find_kind(group, version, kind) {
-            Some(kind) => kind.definition,
-            None => REQUESTS
-                .iter()
-                .find(|(own_group, name, _)| {
-                    version == "v1" && *own_group == group && name.rsplit('.').next() == Some(kind)
-                })
-                .map(|(_, name, _)| *name)?,
-        };
-        self.index.get(name).copied()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn by_name(&self, name: &str) -> Option<&Definition> {
-        self.definitions
-            .iter()
-            .find(|one| &*one.name == name || one.short_name() == name)
     }
 
     pub(crate) fn root(&self, kind: &Kind) -> Type {

@@ -1,24 +1,27 @@
-//! Protobuf bodies as documents: kubectl's `create` verbs send nothing else.
+//! Protobuf bodies as documents: typed Go clients and kubectl's `create` verbs send nothing
+//! else.
 //!
-//! The types of fields come from the schemas; what protobuf adds to them are the field
-//! numbers in `numbers`. A field without a number there is refused, never dropped.
+//! A document comes out as Go would write it as JSON: the zero of a field that is no pointer
+//! is left out where JSON leaves it out. A field of a number that the table does not have is
+//! newer than it, and is passed over, as kube-apiserver does.
 //!
 //! Source: "Kubernetes protobuf encoding" in the API concepts of Kubernetes'
 //! documentation, and the protobuf wire format.
 
-mod numbers;
+mod messages;
+mod wire;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use self::numbers::{INLINE, MAY_BE_EMPTY, MAY_BE_ZERO, fields};
+use self::messages::{Field, Form, Shape, messages};
+use self::wire::{Content, Wire};
 use crate::base64;
-use crate::schema::{Definition, Type, Types, types};
 
 /// What every body of `application/vnd.kubernetes.protobuf` begins with.
 const MAGIC: &[u8] = b"k8s\0";
-/// Messages within messages; a document has fewer than ten.
-const DEPTH: usize = 32;
+/// Messages within messages: as deep as a JSON document may be.
+const DEPTH: usize = 128;
 
 /// Why a body could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,14 +37,6 @@ pub enum ProtobufError {
         /// `kind` of the body.
         kind: String,
     },
-    /// The body has a field that is not understood as protobuf.
-    #[error("field {number} of {message} is not understood as protobuf: send application/json")]
-    Field {
-        /// The message's Go name.
-        message: String,
-        /// The field's number.
-        number: u32,
-    },
 }
 
 type Result<T> = std::result::Result<T, ProtobufError>;
@@ -50,7 +45,7 @@ type Result<T> = std::result::Result<T, ProtobufError>;
 /// stands for, `apiVersion` and `kind` set.
 ///
 /// # Errors
-/// When the bytes are malformed, or say something this crate has no field number for.
+/// When the bytes are malformed, or of a kind this crate has no field numbers for.
 pub fn decode_protobuf(body: &[u8]) -> Result<Value> {
     let envelope = body
         .strip_prefix(MAGIC)
@@ -71,148 +66,170 @@ pub fn decode_protobuf(body: &[u8]) -> Result<Value> {
             _ => {}
         }
     }
-    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    let types = types();
-    // DeleteOptions belong to every group.
-    let group = if kind == "DeleteOptions" { "" } else { group };
-    let Some(root) = types.root_of(group, version, &kind) else {
+    let Some(root) = messages().root(&api_version, &kind) else {
         return Err(ProtobufError::Kind { api_version, kind });
     };
-    let mut document = message(raw, root, types, DEPTH)?;
+    let mut document = message(raw, root, DEPTH)?;
     document.insert("apiVersion".to_owned(), api_version.into());
     document.insert("kind".to_owned(), kind.into());
     Ok(Value::Object(document))
 }
 
-fn message(bytes: &[u8], at: u32, types: &Types, depth: usize) -> Result<Map<String, Value>> {
-    let definition = types.definition(at);
-    let depth = depth
-        .checked_sub(1)
-        .ok_or(ProtobufError::Malformed("it is nested too deep"))?;
+fn message(bytes: &[u8], name: &str, depth: usize) -> Result<Map<String, Value>> {
     let mut out = Map::new();
-    take_fields(
-        &mut out,
-        bytes,
-        definition,
-        message_name(definition),
-        types,
-        depth,
-    )?;
-    out.retain(|name, value| says_something(name, value));
+    take_fields(&mut out, bytes, name, depth)?;
     Ok(out)
 }
 
-/// The name under which a type's fields are numbered.
-fn message_name(definition: &Definition) -> &str {
-    match fields(&definition.name) {
-        Some(_) => &definition.name,
-        None => definition.short_name(),
-    }
-}
-
-/// Reads the fields of `message` into a document of the type `definition`.
-fn take_fields(
-    out: &mut Map<String, Value>,
-    bytes: &[u8],
-    definition: &Definition,
-    message: &str,
-    types: &Types,
-    depth: usize,
-) -> Result<()> {
-    let known = fields(message).unwrap_or(&[]);
+/// Reads the fields of a message into a document, which may be that of another message.
+fn take_fields(out: &mut Map<String, Value>, bytes: &[u8], name: &str, depth: usize) -> Result<()> {
+    let depth = depth
+        .checked_sub(1)
+        .ok_or(ProtobufError::Malformed("it is nested too deep"))?;
     for field in Wire(bytes) {
         let (number, content) = field?;
-        let name = known.iter().find(|(known, _)| *known == number);
-        let inline = name.and_then(|(_, name)| name.strip_prefix(INLINE));
-        if let Some(inline) = inline {
-            take_fields(out, content.bytes()?, definition, inline, types, depth)?;
-            continue;
+        match messages().field(name, number) {
+            None => {}
+            Some(field) if field.is_embedded() => {
+                if let Form::Message(inner) = field.form {
+                    take_fields(out, content.bytes()?, inner, depth)?;
+                }
+            }
+            Some(field) => put(out, field, content, depth)?,
         }
-        let expected = name.and_then(|(_, name)| Some((*name, definition.field(name)?)));
-        let Some((name, expected)) = expected else {
-            return Err(ProtobufError::Field {
-                message: message.rsplit('.').next().unwrap_or(message).to_owned(),
-                number,
-            });
-        };
-        put(out, name, expected, content, types, depth)?;
     }
     Ok(())
-}
-
-/// Go's encoder writes the zero of every field that is no pointer; JSON leaves it out.
-fn says_something(name: &str, value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(truth) => *truth || MAY_BE_ZERO.contains(&name),
-        Value::Number(number) => number.as_i64() != Some(0) || MAY_BE_ZERO.contains(&name),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(_) => true,
-        Value::Object(map) => !map.is_empty() || MAY_BE_EMPTY.contains(&name),
-    }
 }
 
 fn put(
     out: &mut Map<String, Value>,
-    name: &str,
-    expected: &Type,
+    field: &Field,
     content: Content<'_>,
-    types: &Types,
     depth: usize,
 ) -> Result<()> {
-    if let Type::List(items) = expected {
-        let item = value(items, content, types, depth)?;
-        let list = out.entry(name).or_insert_with(|| json!([]));
-        if let Some(list) = list.as_array_mut() {
-            list.push(item);
-        }
-    } else if let Type::Map(values) = expected {
-        let (mut key, mut held) = (String::new(), None);
-        for field in Wire(content.bytes()?) {
-            match field? {
-                (1, Content::Bytes(text)) => key = string(text)?,
-                (2, content) => held = Some(value(values, content, types, depth)?),
-                _ => {}
+    match field.shape {
+        Shape::One => {
+            let value = value(field.form, content, depth)?;
+            if !value.is_null() && (field.may_be_zero || !is_zero(&value)) {
+                out.insert(field.name.to_owned(), value);
             }
         }
-        let map = out.entry(name).or_insert_with(|| json!({}));
-        if let Some(map) = map.as_object_mut() {
-            map.insert(key, held.unwrap_or_else(|| json!("")));
+        Shape::List => {
+            let item = value(field.form, content, depth)?;
+            let list = out.entry(field.name).or_insert_with(|| json!([]));
+            if let Some(list) = list.as_array_mut() {
+                list.push(item);
+            }
         }
-    } else {
-        let value = value(expected, content, types, depth)?;
-        out.insert(name.to_owned(), value);
+        Shape::Map => {
+            // A key or a value that is missing is the zero of its type.
+            let (mut key, mut held) = (String::new(), Content::Bytes(&[]));
+            for entry in Wire(content.bytes()?) {
+                match entry? {
+                    (1, Content::Bytes(text)) => key = string(text)?,
+                    (2, content) => held = content,
+                    _ => {}
+                }
+            }
+            let held = value(field.form, held, depth)?;
+            let map = out.entry(field.name).or_insert_with(|| json!({}));
+            if let Some(map) = map.as_object_mut() {
+                map.insert(key, held);
+            }
+        }
     }
     Ok(())
 }
 
-fn value(expected: &Type, content: Content<'_>, types: &Types, depth: usize) -> Result<Value> {
-    Ok(match expected {
-        Type::Bool => Value::Bool(content.number()? != 0),
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(truth) => !truth,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+fn value(form: Form, content: Content<'_>, depth: usize) -> Result<Value> {
+    Ok(match form {
+        Form::Bool => Value::Bool(content.number()? != 0),
         // Negative numbers of either size are written as 64 bits.
-        Type::Int32 | Type::Int64 => json!(content.number()?.cast_signed()),
-        Type::Text => string(content.bytes()?)?.into(),
-        Type::Bytes => base64::encode(content.bytes()?).into(),
-        Type::Time => time(content.bytes()?)?,
-        Type::Quantity => match Wire(content.bytes()?).next().transpose()? {
-            Some((1, Content::Bytes(text))) => string(text)?.into(),
-            _ => Value::Null,
+        Form::Int => json!(content.number()?.cast_signed()),
+        Form::Double => double(content.bytes()?)?,
+        Form::Text => string(content.bytes()?)?.into(),
+        Form::Bytes => base64::encode(content.bytes()?).into(),
+        Form::Time => time(content.bytes()?, "%Y-%m-%dT%H:%M:%SZ")?,
+        Form::MicroTime => time(content.bytes()?, "%Y-%m-%dT%H:%M:%S.%6fZ")?,
+        Form::Quantity => match first(content)? {
+            Some(Content::Bytes(text)) => string(text)?.into(),
+            Some(Content::Number(_)) | None => json!("0"),
         },
-        Type::IntOrString => int_or_string(content.bytes()?)?,
-        Type::Object(at) => Value::Object(message(content.bytes()?, *at, types, depth)?),
-        Type::Any => match Wire(content.bytes()?).next().transpose()? {
-            Some((1, Content::Bytes(raw))) => serde_json::from_slice(raw)
+        Form::IntOrText => int_or_text(content.bytes()?)?,
+        Form::Raw => match first(content)? {
+            Some(Content::Bytes(raw)) if !raw.is_empty() => serde_json::from_slice(raw)
                 .map_err(|_| ProtobufError::Malformed("an embedded document is not JSON"))?,
-            _ => Value::Null,
+            Some(_) | None => Value::Null,
         },
-        Type::Number | Type::List(_) | Type::Map(_) | Type::ObjectOrElse(_) => {
-            return Err(ProtobufError::Malformed("a field is not of its type"));
+        Form::Texts => Wire(content.bytes()?)
+            .map(|field| string(field?.1.bytes()?))
+            .collect::<Result<Vec<String>>>()?
+            .into(),
+        Form::SchemaOrList | Form::SchemaOrBool | Form::SchemaOrTexts => {
+            schema_or(form, content.bytes()?, depth)?
         }
+        Form::Message(name) => Value::Object(message(content.bytes()?, name, depth)?),
     })
 }
 
-/// `Time`: seconds and nanoseconds since 1970; empty is unset.
-fn time(bytes: &[u8]) -> Result<Value> {
+/// What stands in the first field of a message.
+fn first(content: Content<'_>) -> Result<Option<Content<'_>>> {
+    let first =
+        Wire(content.bytes()?).find(|field| !matches!(field, Ok((number, _)) if *number != 1));
+    Ok(first.transpose()?.map(|(_, content)| content))
+}
+
+fn double(bytes: &[u8]) -> Result<Value> {
+    let bytes = bytes
+        .try_into()
+        .map_err(|_| ProtobufError::Malformed("a field is not of its type"))?;
+    let number = f64::from_le_bytes(bytes);
+    // Go writes what is whole without a fraction.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "only what is exactly an integer of this size"
+    )]
+    let whole = (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64);
+    Ok(whole.map_or_else(|| json!(number), |whole| json!(whole)))
+}
+
+/// The unions of a JSON schema: a schema, or something simpler.
+fn schema_or(form: Form, bytes: &[u8], depth: usize) -> Result<Value> {
+    const SCHEMA: &str = "apiextensions/v1.JSONSchemaProps";
+    let (mut schema, mut allows, mut list) = (None, false, Vec::<Value>::new());
+    let is_bool = form == Form::SchemaOrBool;
+    for field in Wire(bytes) {
+        match field? {
+            (1, Content::Number(number)) if is_bool => allows = number != 0,
+            (2, Content::Bytes(bytes)) if is_bool => schema = Some(message(bytes, SCHEMA, depth)?),
+            (1, Content::Bytes(bytes)) => schema = Some(message(bytes, SCHEMA, depth)?),
+            (2, Content::Bytes(bytes)) if form == Form::SchemaOrTexts => {
+                list.push(string(bytes)?.into());
+            }
+            (2, Content::Bytes(bytes)) => list.push(message(bytes, SCHEMA, depth)?.into()),
+            _ => {}
+        }
+    }
+    Ok(match schema {
+        Some(schema) => schema.into(),
+        None if is_bool => allows.into(),
+        None => list.into(),
+    })
+}
+
+/// `Time` and `MicroTime`: seconds and nanoseconds since 1970; empty is unset.
+fn time(bytes: &[u8], format: &str) -> Result<Value> {
     let (mut seconds, mut nanos) = (None, 0);
     for field in Wire(bytes) {
         match field? {
@@ -225,12 +242,12 @@ fn time(bytes: &[u8]) -> Result<Value> {
         return Ok(Value::Null);
     };
     Timestamp::new(seconds, nanos)
-        .map(|time| time.to_string().into())
+        .map(|time| time.strftime(format).to_string().into())
         .map_err(|_| ProtobufError::Malformed("a time is out of range"))
 }
 
 /// `IntOrString`: a type (0 number, 1 text), a number, a text.
-fn int_or_string(bytes: &[u8]) -> Result<Value> {
+fn int_or_text(bytes: &[u8]) -> Result<Value> {
     let (mut is_text, mut number, mut text) = (false, 0, String::new());
     for field in Wire(bytes) {
         match field? {
@@ -245,87 +262,6 @@ fn int_or_string(bytes: &[u8]) -> Result<Value> {
 
 fn string(bytes: &[u8]) -> Result<String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| ProtobufError::Malformed("a text is not UTF-8"))
-}
-
-/// What stands in a field.
-#[derive(Clone, Copy, Debug)]
-enum Content<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> Content<'a> {
-    fn number(self) -> Result<u64> {
-        match self {
-            Content::Number(number) => Ok(number),
-            Content::Bytes(_) => Err(ProtobufError::Malformed("a field is not of its type")),
-        }
-    }
-
-    fn bytes(self) -> Result<&'a [u8]> {
-        match self {
-            Content::Bytes(bytes) => Ok(bytes),
-            Content::Number(_) => Err(ProtobufError::Malformed("a field is not of its type")),
-        }
-    }
-}
-
-/// The fields of a message, in the order in which they stand.
-struct Wire<'a>(&'a [u8]);
-
-impl<'a> Iterator for Wire<'a> {
-    type Item = Result<(u32, Content<'a>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_err() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Wire<'a> {
-    fn field(&mut self) -> Result<(u32, Content<'a>)> {
-        let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3)
-            .map_err(|_| ProtobufError::Malformed("a field number is too large"))?;
-        let content = match tag & 7 {
-            0 => Content::Number(self.varint()?),
-            1 => Content::Bytes(self.take(8)?),
-            2 => {
-                let length = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
-                Content::Bytes(self.take(length)?)
-            }
-            5 => Content::Bytes(self.take(4)?),
-            _ => return Err(ProtobufError::Malformed("it has an unknown wire type")),
-        };
-        Ok((number, content))
-    }
-
-    fn varint(&mut self) -> Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(ProtobufError::Malformed("a number is too long"))
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or(ProtobufError::Malformed("it ends early"))?;
-        self.0 = rest;
-        Ok(taken)
-    }
 }
 
 #[cfg(test)]
@@ -383,8 +319,7 @@ mod tests {
                 "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "d"}},
                     "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [
                         {"command": ["sleep", "1"], "image": "nginx", "name": "nginx",
-                            "ports": [{"containerPort": 80}]}]}}},
-                "status": {"replicas": 0}})
+                            "ports": [{"containerPort": 80}]}]}}}})
         );
     }
 
@@ -414,12 +349,6 @@ mod tests {
             "v1 Unheard is not understood as protobuf: send application/json"
         );
         assert_eq!(
-            decode_protobuf(&body("v1", "Namespace", &bytes(15, b"")))
-                .unwrap_err()
-                .to_string(),
-            "field 15 of Namespace is not understood as protobuf: send application/json"
-        );
-        assert_eq!(
             decode_protobuf(b"{}"),
             Err(ProtobufError::Malformed("it does not begin with k8s\\0"))
         );
@@ -430,24 +359,63 @@ mod tests {
     }
 
     #[test]
-    fn every_number_leads_to_a_field_of_a_message() {
-        let types = types();
-        for (message, known) in numbers::all() {
-            // A message that is part of another one has no schema of its own.
-            let inline = format!("{INLINE}{message}");
-            let holder = numbers::all()
-                .iter()
-                .find(|(_, known)| known.iter().any(|(_, field)| *field == inline))
-                .map_or(*message, |(holder, _)| holder);
-            let definition = types.by_name(holder).unwrap_or_else(|| panic!("{message}"));
-            for (_, field) in *known {
-                let known = match field.strip_prefix(INLINE) {
-                    Some(inline) => fields(inline).is_some(),
-                    None => definition.field(field).is_some(),
-                };
-                assert!(known, "{message}.{field}");
-            }
-        }
+    fn what_is_newer_than_the_table_is_passed_over() {
+        let metadata = [bytes(1, b"foo"), bytes(15, b"later")].concat();
+        let raw = [bytes(1, &metadata), bytes(14, b"later")].concat();
+        assert_eq!(
+            decode_protobuf(&body("v1", "Namespace", &raw)).unwrap(),
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "foo"}})
+        );
+    }
+
+    #[test]
+    fn times_are_as_exact_as_their_type() {
+        // LeaseSpec.renewTime is a MicroTime, ObjectMeta.creationTimestamp a Time.
+        let time = [vec![1 << 3, 5, 2 << 3], vec![0xc0, 0x84, 0x3d]].concat();
+        let raw = [bytes(1, &bytes(8, &time)), bytes(2, &bytes(4, &time))].concat();
+        let document = decode_protobuf(&body("coordination.k8s.io/v1", "Lease", &raw)).unwrap();
+        assert_eq!(
+            document["metadata"],
+            json!({"creationTimestamp": "1970-01-01T00:00:05Z"})
+        );
+        assert_eq!(
+            document["spec"],
+            json!({"renewTime": "1970-01-01T00:00:05.001000Z"})
+        );
+    }
+
+    #[test]
+    fn embedded_messages_and_schemas() {
+        // A Probe's handler, a Volume's source; zero of a pointer, and of no pointer.
+        let probe = [
+            bytes(1, &bytes(3, &bytes(2, b"host"))),
+            vec![2 << 3, 0],
+            vec![7 << 3, 0],
+        ];
+        let container = [bytes(1, b"c"), vec![11 << 3 | 2, 14], probe.concat()].concat();
+        let volume = [bytes(1, b"v"), bytes(2, &bytes(2, b""))].concat();
+        let spec = [bytes(1, &volume), bytes(2, &container)].concat();
+        let document = decode_protobuf(&body("v1", "Pod", &bytes(2, &spec))).unwrap();
+        assert_eq!(
+            document["spec"],
+            json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "c",
+                "readinessProbe": {"tcpSocket": {"host": "host"},
+                    "terminationGracePeriodSeconds": 0}}]})
+        );
+
+        let maximum = [vec![9 << 3 | 1], 5.0_f64.to_le_bytes().to_vec()].concat();
+        // Fields 24 and 30, whose tags take two bytes.
+        let text = bytes(1, &bytes(5, b"string"));
+        let items = [vec![0xc2, 1, u8::try_from(text.len()).unwrap()], text].concat();
+        let open = vec![0xf2, 1, 2, 1 << 3, 1];
+        let raw = [maximum, items, open, bytes(8, &bytes(1, b"[2]"))].concat();
+        assert_eq!(
+            message(&raw, "apiextensions/v1.JSONSchemaProps", DEPTH).unwrap(),
+            *json!({"maximum": 5, "items": {"type": "string"}, "additionalProperties": true,
+                "default": [2]})
+            .as_object()
+            .unwrap()
+        );
     }
 
     proptest! {
