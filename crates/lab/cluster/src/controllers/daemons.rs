@@ -15,6 +15,7 @@ use weft_model::ObjectKey;
 
 use super::deployment::template_hash;
 use super::echoes::Echoes;
+use super::history::History;
 use super::replicas::{available_in, is_active, is_ready, pod_from, says_the_same};
 use super::rollout::Bounds;
 use super::scheduling::is_finished;
@@ -25,7 +26,7 @@ use crate::placement::{Daemon, daemon_on};
 
 const COMPONENT: &str = "daemonset-controller";
 /// Tells the pods of one version of the template from those of another.
-const REVISION_HASH: &str = "controller-revision-hash";
+pub(super) const REVISION_HASH: &str = "controller-revision-hash";
 
 pub(super) struct DaemonSets {
     context: Context,
@@ -83,6 +84,16 @@ impl DaemonSets {
         let has_uid = |uid: &str| self.context.world.borrow().has_uid(uid);
         let echo = self.echoes.wait(&key, has_uid, active);
         if echo.is_none() && daemon_set.meta().deletion_timestamp.is_none() {
+            let history = History {
+                context: &self.context,
+                key: &key,
+                daemon_set: &daemon_set,
+                spec,
+                hash: &hash,
+            };
+            let live = by_node.values().flatten();
+            let live = live.filter_map(|pod| pod.labels().get(REVISION_HASH).cloned());
+            history.keep(&live.collect()).await?;
             let plan = plan(spec, &hash, &verdicts, &by_node);
             self.carry_out(&key, &daemon_set, spec, &hash, plan).await?;
         }

@@ -1,10 +1,11 @@
 //! Deployments: one replica set per version of the template, and the way from one
 //! version to the next.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use weft_kube::k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use weft_kube::k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -13,6 +14,7 @@ use weft_kube::kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
+use super::progress::{Counts, Rollout};
 use super::replicas::says_the_same;
 use super::rollout::{Bounds, Size, grow, shrink};
 use super::world::{Kind, api, controller_of};
@@ -21,6 +23,9 @@ use crate::events::Severity;
 
 const COMPONENT: &str = "deployment-controller";
 const REVISION: &str = "deployment.kubernetes.io/revision";
+/// The numbers a replica set had before it was rolled back to.
+const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
+const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
 /// Tells the pods and the replica set of one template from those of another.
 pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
 
@@ -67,8 +72,10 @@ impl Deployments {
             replicas: spec.replicas.unwrap_or(1),
             old: &old,
         };
-        let new = match new.into_iter().min_by_key(|set| set.creation_timestamp()) {
-            Some(set) => Some(self.with_revision(&key, set, &old).await?),
+        let found = new.into_iter().min_by_key(|set| set.creation_timestamp());
+        let created = found.is_none();
+        let new = match found {
+            Some(set) => Some(self.followed(step, set).await?),
             None if paused => None,
             None => self.create(step).await?,
         };
@@ -78,31 +85,47 @@ impl Deployments {
             self.advance(step, new).await?;
             self.forget_old(&key, spec, &old).await?;
         }
-        self.write_status(&key, &deployment, new.as_deref(), &old)
-            .await?;
-        Ok(None)
+        self.write_status(step, new.as_deref(), created).await
     }
 
-    /// The newest replica set has the highest revision; a rollback makes an old one new.
-    async fn with_revision(
+    /// The newest replica set has the highest revision (a rollback makes an old one new), and
+    /// the Deployment's annotations, of which `kubectl rollout history` shows one.
+    async fn followed(
         &self,
-        key: &ObjectKey,
+        step: Step<'_>,
         set: Arc<ReplicaSet>,
-        old: &[Arc<ReplicaSet>],
     ) -> Result<Arc<ReplicaSet>, Error> {
-        let highest = old.iter().map(|set| revision(&**set)).max().unwrap_or(0);
-        if revision(&*set) > highest {
+        let mut annotations: BTreeMap<String, String> = inherited(step.deployment)
+            .filter(|(key, value)| set.annotations().get(*key) != Some(value))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let (number, highest) = (revision(&*set), highest(step.old));
+        if number <= highest {
+            annotations.insert(REVISION.to_owned(), (highest + 1).to_string());
+            if number > 0 {
+                let past = set.annotations().get(REVISION_HISTORY);
+                let past = past.map_or_else(String::new, |past| format!("{past},"));
+                annotations.insert(REVISION_HISTORY.to_owned(), format!("{past}{number}"));
+            }
+        }
+        let min_ready = |seconds: Option<i32>| seconds.unwrap_or(0);
+        let wanted = min_ready(step.spec.min_ready_seconds);
+        let waits = set.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
+        if annotations.is_empty() && min_ready(waits) == wanted {
             return Ok(set);
         }
-        let patch = json!({"metadata": {"annotations": {REVISION: (highest + 1).to_string()}}});
-        api::<ReplicaSet>(&self.context.client, key)
+        let patch = json!({
+            "metadata": {"annotations": annotations},
+            "spec": {"minReadySeconds": wanted},
+        });
+        api::<ReplicaSet>(&self.context.client, step.key)
             .patch(
                 &set.name_any(),
                 &PatchParams::default(),
                 &Patch::Merge(&patch),
             )
             .await
-            .during(|| format!("numbering ReplicaSet {}", set.name_any()))
+            .during(|| format!("bringing ReplicaSet {} up to date", set.name_any()))
             .map(Arc::new)
     }
 
@@ -130,19 +153,11 @@ impl Deployments {
             Strategy::Rolling(bounds) => grow(step.replicas, bounds, Size::default(), &sizes),
             Strategy::Recreate => 0,
         };
-        let highest = step
-            .old
-            .iter()
-            .map(|set| revision(&**set))
-            .max()
-            .unwrap_or(0);
-        let mut annotations = step.deployment.annotations().clone();
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-        annotations.insert(REVISION.to_owned(), (highest + 1).to_string());
-        annotations.insert(
-            "deployment.kubernetes.io/desired-replicas".to_owned(),
-            step.replicas.to_string(),
-        );
+        let mut annotations: BTreeMap<String, String> = inherited(step.deployment)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        annotations.insert(REVISION.to_owned(), (highest(step.old) + 1).to_string());
+        annotations.insert(DESIRED_REPLICAS.to_owned(), step.replicas.to_string());
         let set = json!({
             "metadata": {
                 "name": name,
@@ -283,7 +298,7 @@ impl Deployments {
         let patch = json!({
             "metadata": {
                 "resourceVersion": set.resource_version(),
-                "annotations": {"deployment.kubernetes.io/desired-replicas": step.replicas.to_string()},
+                "annotations": {DESIRED_REPLICAS: step.replicas.to_string()},
             },
             "spec": {"replicas": replicas},
         });
@@ -341,13 +356,23 @@ impl Deployments {
 
     async fn write_status(
         &self,
-        key: &ObjectKey,
-        deployment: &Deployment,
+        step: Step<'_>,
         new: Option<&ReplicaSet>,
-        old: &[Arc<ReplicaSet>],
-    ) -> Result<(), Error> {
-        let counts = Counts::of(deployment, new, old);
-        let conditions = conditions(deployment, &counts, new);
+        created: bool,
+    ) -> Result<Option<Duration>, Error> {
+        let (key, deployment) = (step.key, step.deployment);
+        let name = new.map(ResourceExt::name_any);
+        let before = deployment.status.clone().unwrap_or_default();
+        let rollout = Rollout {
+            before: &before,
+            counts: counts(deployment, new, step.old),
+            paused: step.spec.paused == Some(true),
+            deadline: deadline(step.spec),
+            set: name.as_deref(),
+            created,
+        };
+        let (conditions, again) = rollout.conditions(jiff::Timestamp::now());
+        let counts = rollout.counts;
         let status = json!({"status": {
             "observedGeneration": deployment.metadata.generation,
             "replicas": counts.total,
@@ -365,14 +390,13 @@ impl Deployments {
                 .await
                 .settled(404, || format!("numbering Deployment {key}"))?;
         }
-        if says_the_same(deployment.status.as_ref(), &status["status"]) {
-            return Ok(());
+        if !says_the_same(deployment.status.as_ref(), &status["status"]) {
+            api::<Deployment>(&self.context.client, key)
+                .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&status))
+                .await
+                .settled(404, || format!("writing the status of Deployment {key}"))?;
         }
-        api::<Deployment>(&self.context.client, key)
-            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&status))
-            .await
-            .settled(404, || format!("writing the status of Deployment {key}"))?;
-        Ok(())
+        Ok(again)
     }
 }
 
@@ -431,6 +455,31 @@ fn revision(object: &impl ResourceExt) -> i64 {
         .unwrap_or(0)
 }
 
+fn highest(sets: &[Arc<ReplicaSet>]) -> i64 {
+    sets.iter().map(|set| revision(&**set)).max().unwrap_or(0)
+}
+
+/// The annotations a replica set gets from its Deployment: not those that are about the
+/// Deployment itself.
+fn inherited(deployment: &Deployment) -> impl Iterator<Item = (&String, &String)> {
+    let own = [
+        REVISION,
+        REVISION_HISTORY,
+        DESIRED_REPLICAS,
+        "deployment.kubernetes.io/max-replicas",
+        "kubectl.kubernetes.io/last-applied-configuration",
+    ];
+    let all = deployment.annotations().iter();
+    all.filter(move |(key, _)| !own.contains(&key.as_str()))
+}
+
+/// Kubernetes reads the largest number as "none".
+fn deadline(spec: &DeploymentSpec) -> Option<Duration> {
+    let seconds = spec.progress_deadline_seconds.unwrap_or(600);
+    let seconds = (seconds != i32::MAX).then_some(seconds)?;
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
 /// A template without the label that the controller adds.
 fn plain(template: &PodTemplateSpec) -> PodTemplateSpec {
     let mut template = template.clone();
@@ -467,105 +516,25 @@ pub(super) fn template_hash(template: &PodTemplateSpec, salt: &impl serde::Seria
         .collect()
 }
 
-struct Counts {
-    wanted: i32,
-    total: i32,
-    updated: i32,
-    ready: i32,
-    available: i32,
-    /// How many pods may be missing before the Deployment is unavailable.
-    tolerated: i32,
-}
-
-impl Counts {
-    fn of(deployment: &Deployment, new: Option<&ReplicaSet>, old: &[Arc<ReplicaSet>]) -> Self {
-        let spec = deployment.spec.as_ref();
-        let all = || new.into_iter().chain(old.iter().map(|set| &**set));
-        let sum = |read: fn(&ReplicaSet) -> i32| all().map(read).sum();
-        let status = |set: &ReplicaSet| set.status.clone().unwrap_or_default();
-        Self {
-            wanted: spec.and_then(|spec| spec.replicas).unwrap_or(1),
-            total: all().map(|set| status(set).replicas).sum(),
-            updated: new.map_or(0, |set| status(set).replicas),
-            ready: sum(|set| {
-                set.status
-                    .as_ref()
-                    .and_then(|status| status.ready_replicas)
-                    .unwrap_or(0)
-            }),
-            available: sum(|set| size(set).available),
-            tolerated: match spec.map(strategy) {
-                Some(Strategy::Rolling(bounds)) => bounds.unavailable,
-                Some(Strategy::Recreate) | None => 0,
-            },
-        }
+fn counts(deployment: &Deployment, new: Option<&ReplicaSet>, old: &[Arc<ReplicaSet>]) -> Counts {
+    let spec = deployment.spec.as_ref();
+    let all = || new.into_iter().chain(old.iter().map(|set| &**set));
+    let sum = |read: fn(&ReplicaSet) -> i32| all().map(read).sum();
+    let replicas = |set: &ReplicaSet| set.status.as_ref().map_or(0, |status| status.replicas);
+    Counts {
+        wanted: spec.and_then(|spec| spec.replicas).unwrap_or(1),
+        total: all().map(replicas).sum(),
+        updated: new.map_or(0, replicas),
+        ready: sum(|set| {
+            set.status
+                .as_ref()
+                .and_then(|status| status.ready_replicas)
+                .unwrap_or(0)
+        }),
+        available: sum(|set| size(set).available),
+        tolerated: match spec.map(strategy) {
+            Some(Strategy::Rolling(bounds)) => bounds.unavailable,
+            Some(Strategy::Recreate) | None => 0,
+        },
     }
-
-    fn complete(&self) -> bool {
-        self.updated == self.wanted && self.total == self.wanted && self.available == self.wanted
-    }
-}
-
-/// Conditions Available and Progressing, with the times of their last transitions.
-fn conditions(deployment: &Deployment, counts: &Counts, new: Option<&ReplicaSet>) -> Vec<Value> {
-    let now = jiff::Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string();
-    let present = deployment
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
-    let condition = |kind: &str, status: &str, reason: &str, message: String| {
-        let old = present.iter().find(|condition| condition.type_ == kind);
-        let same_status = old.is_some_and(|old| old.status == status);
-        let same = same_status
-            && old.is_some_and(|old| {
-                old.reason.as_deref() == Some(reason) && old.message.as_deref() == Some(&message)
-            });
-        let kept = |time: Option<jiff::Timestamp>, keep: bool| match time {
-            Some(time) if keep => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            Some(_) | None => now.clone(),
-        };
-        json!({
-            "type": kind,
-            "status": status,
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": kept(old.and_then(|old| old.last_transition_time.as_ref()).map(|time| time.0), same_status),
-            "lastUpdateTime": kept(old.and_then(|old| old.last_update_time.as_ref()).map(|time| time.0), same),
-        })
-    };
-    let available = if counts.available >= counts.wanted - counts.tolerated {
-        condition(
-            "Available",
-            "True",
-            "MinimumReplicasAvailable",
-            "Deployment has minimum availability.".to_owned(),
-        )
-    } else {
-        condition(
-            "Available",
-            "False",
-            "MinimumReplicasUnavailable",
-            "Deployment does not have minimum availability.".to_owned(),
-        )
-    };
-    let name = new.map(ResourceExt::name_any).unwrap_or_default();
-    let progressing = if counts.complete() {
-        condition(
-            "Progressing",
-            "True",
-            "NewReplicaSetAvailable",
-            format!("ReplicaSet \"{name}\" has successfully progressed."),
-        )
-    } else {
-        condition(
-            "Progressing",
-            "True",
-            "ReplicaSetUpdated",
-            format!("ReplicaSet \"{name}\" is progressing."),
-        )
-    };
-    vec![available, progressing]
 }

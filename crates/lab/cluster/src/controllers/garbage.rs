@@ -163,43 +163,55 @@ impl Collector {
     }
 
     fn dynamic(&self, any: &AnyKey) -> Api<DynamicObject> {
-        let (api_version, namespaced) = place(any.kind);
-        let namespace = if namespaced { &*any.key.namespace } else { "" };
-        self.dynamic_of(api_version, &any.kind.to_string(), namespace)
+        let (resource, namespaced) = place(&any.kind);
+        self.api(&resource, if namespaced { &any.key.namespace } else { "" })
     }
 
+    /// The objects of an owner's kind. An owner is in the namespace of what it owns, or in none.
     fn dynamic_of(&self, api_version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
+        let foreign = self.context.world.borrow().foreign_kind(api_version, kind);
+        if let Some(foreign) = foreign {
+            let namespace = if foreign.namespaced { namespace } else { "" };
+            return self.api(&foreign.resource(), namespace);
+        }
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let cluster_wide =
-            namespace.is_empty() || matches!(kind, "Node" | "Namespace" | "PersistentVolume");
-        if cluster_wide {
-            Api::all_with(self.context.client.clone(), &resource)
+        let cluster_wide = matches!(kind, "Node" | "Namespace" | "PersistentVolume");
+        self.api(&resource, if cluster_wide { "" } else { namespace })
+    }
+
+    fn api(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
+        let client = self.context.client.clone();
+        if namespace.is_empty() {
+            Api::all_with(client, resource)
         } else {
-            Api::namespaced_with(self.context.client.clone(), namespace, &resource)
+            Api::namespaced_with(client, namespace, resource)
         }
     }
 }
 
-/// The API version of a kind, and whether it has namespaces.
-fn place(kind: Kind) -> (&'static str, bool) {
-    match kind {
-        Kind::Namespace | Kind::Node | Kind::PersistentVolume => ("v1", false),
-        Kind::StorageClass => ("storage.k8s.io/v1", false),
+/// Where the objects of a kind are, and whether it has namespaces.
+fn place(kind: &Kind) -> (ApiResource, bool) {
+    let (group, version, namespaced) = match kind {
+        Kind::Namespace | Kind::Node | Kind::PersistentVolume => ("", "v1", false),
+        Kind::StorageClass => ("storage.k8s.io", "v1", false),
         Kind::Pod
         | Kind::Service
         | Kind::Endpoints
         | Kind::PersistentVolumeClaim
         | Kind::ServiceAccount
-        | Kind::ConfigMap => ("v1", true),
-        Kind::EndpointSlice => ("discovery.k8s.io/v1", true),
+        | Kind::ConfigMap => ("", "v1", true),
+        Kind::EndpointSlice => ("discovery.k8s.io", "v1", true),
         Kind::Deployment
         | Kind::ReplicaSet
         | Kind::DaemonSet
         | Kind::StatefulSet
-        | Kind::ControllerRevision => ("apps/v1", true),
-        Kind::Lease => ("coordination.k8s.io/v1", true),
-    }
+        | Kind::ControllerRevision => ("apps", "v1", true),
+        Kind::Lease => ("coordination.k8s.io", "v1", true),
+        Kind::Foreign(foreign) => return (foreign.resource(), foreign.namespaced),
+    };
+    let kind = GroupVersionKind::gvk(group, version, &kind.to_string());
+    (ApiResource::from_gvk(&kind), namespaced)
 }
 
 fn fate(world: &World, meta: &Meta) -> Fate {
@@ -222,7 +234,7 @@ fn fate(world: &World, meta: &Meta) -> Fate {
     let (there, gone): (Vec<_>, Vec<_>) = meta
         .owners
         .iter()
-        .partition(|owner| world.has_uid(&owner.uid) || !keeps(owner));
+        .partition(|owner| world.has_uid(&owner.uid) || !keeps(world, owner));
     match (there.is_empty(), gone.is_empty()) {
         (_, true) => Fate::Keep,
         (true, false) => Fate::Delete,
@@ -231,8 +243,9 @@ fn fate(world: &World, meta: &Meta) -> Fate {
 }
 
 /// Whether all objects of an owner's kind are watched: of others nothing can be said.
-fn keeps(owner: &OwnerReference) -> bool {
-    [
+fn keeps(world: &World, owner: &OwnerReference) -> bool {
+    let foreign = world.foreign_kind(&owner.api_version, &owner.kind);
+    let read_here = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -247,12 +260,18 @@ fn keeps(owner: &OwnerReference) -> bool {
         Kind::PersistentVolumeClaim,
         Kind::ServiceAccount,
     ]
-    .into_iter()
-    .any(|kept| place(kept).0 == owner.api_version && kept.to_string() == owner.kind)
+    .iter()
+    .any(|kept| place(kept).0.api_version == owner.api_version && kept.to_string() == owner.kind);
+    foreign.is_some() || read_here
 }
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use weft_model::ObjectKey;
+
+    use super::super::world::Foreign;
     use super::*;
 
     #[test]
@@ -274,5 +293,45 @@ mod tests {
         let foreign = owned_by("serving.knative.dev/v1", "Service");
         assert_eq!(fate(&world, &foreign), Fate::Keep);
         assert_eq!(fate(&world, &owned_by("v1", "ConfigMap")), Fate::Keep);
+    }
+
+    #[test]
+    fn an_owner_of_any_kind_is_missed_once_its_kind_was_listed() {
+        let kind = GroupVersionKind::gvk("example.com", "v2", "Site");
+        let resource = ApiResource::from_gvk(&kind);
+        let sites = Rc::new(Foreign::new(&resource, true));
+        let owned = |uid: &str| Meta {
+            uid: "dependent".to_owned(),
+            owners: vec![OwnerReference {
+                api_version: "example.com/v1".to_owned(),
+                kind: "Site".to_owned(),
+                uid: uid.to_owned(),
+                ..OwnerReference::default()
+            }],
+            finalizers: Vec::new(),
+            terminating: false,
+        };
+        let site = Meta {
+            uid: "there".to_owned(),
+            owners: Vec::new(),
+            ..owned("")
+        };
+        let (name, mut world) = (ObjectKey::new("a", "site"), World::default());
+        world.put_foreign(&sites, &name, Some(site));
+        assert_eq!(fate(&world, &owned("gone")), Fate::Keep);
+        world.listed(&sites, &[name.clone()].into());
+        assert_eq!(fate(&world, &owned("gone")), Fate::Delete);
+        assert_eq!(fate(&world, &owned("there")), Fate::Keep);
+
+        let dependent = ObjectKey::new("a", "dependent");
+        world.put_foreign(&sites, &dependent, Some(owned("there")));
+        world.take_garbage();
+        world.put_foreign(&sites, &name, None);
+        let garbage: Vec<_> = world
+            .take_garbage()
+            .into_iter()
+            .map(|any| any.key)
+            .collect();
+        assert_eq!(garbage, [dependent]);
     }
 }

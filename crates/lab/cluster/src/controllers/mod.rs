@@ -12,14 +12,18 @@ mod endpoints;
 mod eviction;
 mod expiry;
 mod garbage;
+mod history;
 mod mirror;
 mod namespaces;
 mod nodes;
 mod orphans;
+mod ownership;
+mod progress;
 mod queue;
 mod replicas;
 mod rollout;
 mod scheduling;
+mod served;
 mod slices;
 mod stateful;
 pub(crate) mod storage;
@@ -222,6 +226,8 @@ fn start(
     spawn!(eviction, eviction::Eviction::new(context.clone()));
     spawn!(garbage, garbage::Collector::new(context.clone()));
     controllers.push(local.spawn_local(expiry::keep(context.client.clone())));
+    let ownership = ownership::keep(context.clone(), queues.garbage.clone());
+    controllers.push(local.spawn_local(ownership));
     controllers
 }
 
@@ -297,8 +303,12 @@ impl Queues {
             Changed::ControllerRevision(key, before) => {
                 for revision in before.iter().chain(world.revisions.get(key)) {
                     if let Some(owner) = world::controller_of(&**revision) {
-                        self.stateful_sets
-                            .push(ObjectKey::new(&key.namespace, &owner.name));
+                        let owner_key = ObjectKey::new(&key.namespace, &owner.name);
+                        match owner.kind.as_str() {
+                            "StatefulSet" => self.stateful_sets.push(owner_key),
+                            "DaemonSet" => self.daemon_sets.push(owner_key),
+                            _ => {}
+                        }
                     }
                 }
             }

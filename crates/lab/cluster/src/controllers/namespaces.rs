@@ -1,17 +1,16 @@
 //! Namespaces: what each is given, and how one that is deleted is emptied.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
 use weft_kube::k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use weft_kube::kube::api::{
-    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+    DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
 };
-use weft_kube::kube::core::GroupVersionKind;
 use weft_kube::kube::{Api, Resource};
 use weft_model::ObjectKey;
 
+use super::served::{Served, served};
 use super::world::{ROOT_CA, api};
 use super::{Context, During, Error};
 
@@ -91,7 +90,10 @@ impl Namespaces {
         namespace: &Namespace,
     ) -> Result<Option<Duration>, Error> {
         let mut left = 0_usize;
-        for resource in self.namespaced_resources().await? {
+        let kinds = served(&self.context.client).await?;
+        let inside = |kind: &Served| kind.namespaced && kind.has(&["list", "delete"]);
+        for kind in kinds.into_iter().filter(inside) {
+            let resource = kind.resource;
             let inside: Api<DynamicObject> =
                 Api::namespaced_with(self.context.client.clone(), &key.name, &resource);
             let objects = inside
@@ -127,59 +129,6 @@ impl Namespaces {
             .await
             .settled(404, || format!("finalizing Namespace {}", key.name))?;
         Ok(None)
-    }
-
-    /// Every kind that lives in namespaces, as the API's discovery tells.
-    async fn namespaced_resources(&self) -> Result<Vec<ApiResource>, Error> {
-        let client = &self.context.client;
-        let mut all = Vec::new();
-        let core = client
-            .list_core_api_resources("v1")
-            .await
-            .during(|| "listing the kinds of the API".to_owned())?;
-        let groups = client
-            .list_api_groups()
-            .await
-            .during(|| "listing the groups of the API".to_owned())?;
-        let mut lists = vec![("v1".to_owned(), core)];
-        for group in groups.groups {
-            // Not every kind of a group is in its preferred version.
-            for version in &group.versions {
-                let list = client
-                    .list_api_group_resources(&version.group_version)
-                    .await
-                    .during(|| format!("listing the kinds of {}", version.group_version))?;
-                lists.push((version.group_version.clone(), list));
-            }
-        }
-        let mut seen = BTreeSet::new();
-        for (group_version, list) in lists {
-            let (group, version) = group_version
-                .split_once('/')
-                .unwrap_or(("", &group_version));
-            let usable = list.resources.iter().filter(|resource| {
-                resource.namespaced
-                    && !seen.contains(&(group.to_owned(), resource.name.clone()))
-                    && !resource.name.contains('/')
-                    && resource.verbs.iter().any(|verb| verb == "delete")
-                    && resource.verbs.iter().any(|verb| verb == "list")
-            });
-            let found: Vec<ApiResource> = usable
-                .map(|resource| {
-                    ApiResource::from_gvk_with_plural(
-                        &GroupVersionKind::gvk(group, version, &resource.kind),
-                        &resource.name,
-                    )
-                })
-                .collect();
-            seen.extend(
-                found
-                    .iter()
-                    .map(|one| (one.group.clone(), one.plural.clone())),
-            );
-            all.extend(found);
-        }
-        Ok(all)
     }
 }
 
