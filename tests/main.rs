@@ -11,12 +11,15 @@
 
 mod lab;
 
+mod client_go;
 mod durability;
 mod endpoints;
 mod faults;
 mod full_disk;
 mod hello;
 mod keep;
+mod kube_rs;
+mod kubectl_verbs;
 mod networking;
 mod pods;
 mod refusals;

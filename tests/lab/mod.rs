@@ -287,6 +287,13 @@ impl Lab {
         output
     }
 
+    /// With variables in its environment.
+    pub(crate) fn kubectl_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
+        let mut command = self.kubectl_command(arguments);
+        command.envs(variables.iter().copied());
+        run(command, "")
+    }
+
     /// Starts kubectl and leaves it running.
     pub(crate) fn kubectl_start(&self, arguments: &[&str]) -> Running {
         Running::start(self.kubectl_command(arguments))
@@ -471,7 +478,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let what = format!("{command:?}");
         let mut child = command
             .stdin(Stdio::piped())
@@ -506,6 +513,13 @@ impl Running {
                 ),
             }
         }
+    }
+
+    /// Writes to its input.
+    pub(crate) fn say(&mut self, text: &str) {
+        let input = self.child.stdin.as_mut().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        input.flush().unwrap();
     }
 
     /// The lines that have come so far and were not looked at.

@@ -86,4 +86,12 @@ impl Lab {
             })
         });
     }
+
+    /// Ends the API server as a crash would; the lab starts another.
+    #[track_caller]
+    pub(crate) fn kill_api_server(&self) {
+        let servers = self.processes("weft internal apiserver");
+        assert_eq!(servers.len(), 1, "{servers:?}");
+        servers.into_iter().for_each(kill_outright);
+    }
 }
