@@ -36,6 +36,8 @@ pub(super) const PKI: &str = "pki";
 /// The nodes' own state.
 pub(super) const NODES: &str = "nodes";
 
+/// How long a process that was killed may take to end.
+const DYING: Duration = Duration::from_secs(1);
 /// How long the rest of a lab whose front was killed may take to let go of the folder.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks.
@@ -453,15 +455,17 @@ fn lock(folder: &Path) -> Result<File, Error> {
         .mode(0o600)
         .open(&path)
         .map_err(on("open", &path))?;
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => break,
             Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(error) => return Err(on("lock", &path)(error.into())),
         }
-        // The rest of a lab whose front was killed goes by itself.
-        if has_front(&path) || Instant::now() >= deadline {
+        // The rest of a lab whose front was killed goes by itself; a front that was killed
+        // just now may not have ended yet.
+        let patience = if has_front(&path) { DYING } else { PATIENCE };
+        if began.elapsed() >= patience {
             return Err(Error::InUse(folder.to_owned()));
         }
         thread::sleep(LOOK_AGAIN);
