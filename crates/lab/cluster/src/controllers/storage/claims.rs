@@ -62,8 +62,10 @@ impl Claims {
             if protected && !used {
                 let left = claim.finalizers().iter().filter(|name| *name != PROTECTION);
                 let left: Vec<_> = left.collect();
-                self.merge(&key, &json!({"metadata": {"finalizers": left}}))
-                    .await?;
+                let patch = json!({"metadata": {
+                    "finalizers": left, "resourceVersion": claim.resource_version(),
+                }});
+                self.merge(&key, &patch).await?;
             }
             return Ok(None);
         }

@@ -54,8 +54,10 @@ impl Volumes {
                     .iter()
                     .filter(|name| *name != PROTECTION);
                 let left: Vec<_> = left.collect();
-                self.merge(&key, &json!({"metadata": {"finalizers": left}}))
-                    .await?;
+                let patch = json!({"metadata": {
+                    "finalizers": left, "resourceVersion": volume.resource_version(),
+                }});
+                self.merge(&key, &patch).await?;
             }
             return Ok(None);
         }
