@@ -81,9 +81,19 @@ struct Controllers {
     /// Ranges that no node may get
     #[arg(long)]
     reserved_cidr: Vec<IpNet>,
+    /// A part of the pod ranges that is kept for a node, NODE=CIDR
+    #[arg(long, value_parser = of_node)]
+    node_pod_cidr: Vec<(String, IpNet)>,
     /// After how many silent seconds a node is taken for dead
     #[arg(long, default_value_t = NODE_GRACE.as_secs())]
     node_grace: u64,
+}
+
+/// `NODE=CIDR`.
+fn of_node(text: &str) -> Result<(String, IpNet), String> {
+    let (node, range) = text.split_once('=').ok_or("expected NODE=CIDR")?;
+    let range = range.parse().map_err(|_| format!("{range} is no range"))?;
+    Ok((node.to_owned(), range))
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -107,6 +117,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             root_ca: args.root_ca,
             pod_cidrs: args.pod_cidr,
             reserved: args.reserved_cidr,
+            chosen: args.node_pod_cidr,
             node_grace: Duration::from_secs(args.node_grace),
         })?,
         Process::Kubelet { config } => kubelet::run(kubelet::Config::read(&config)?)?,

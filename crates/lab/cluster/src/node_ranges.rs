@@ -64,13 +64,14 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// A node's ranges: those it was given before, or the first free part of each range. The
-    /// range that has none left is the error.
+    /// A node's ranges: those it was given before, or of each range the wanted part or the first
+    /// free one. The range that has none left is the error.
     pub(crate) fn give(
         &mut self,
         node: &str,
         ranges: &[IpNet],
         masks: Masks,
+        wanted: &[IpNet],
         mut taken: Vec<IpNet>,
     ) -> Result<Vec<IpNet>, IpNet> {
         if let Some(given) = self.by_node.get(node) {
@@ -79,7 +80,12 @@ impl Given {
         taken.extend(self.by_node.values().flatten());
         let given: Vec<IpNet> = ranges
             .iter()
-            .map(|range| free_parts(*range, masks, &taken).next().ok_or(*range))
+            .map(|range| {
+                let wanted = wanted.iter().find(|part| range.contains(*part)).copied();
+                wanted
+                    .or_else(|| free_parts(*range, masks, &taken).next())
+                    .ok_or(*range)
+            })
             .collect::<Result<_, _>>()?;
         self.by_node.insert(node.to_owned(), given.clone());
         Ok(given)
@@ -151,7 +157,7 @@ mod tests {
             .into();
         let mut given = Given::default();
         let mut give = |node: &str| {
-            let of_node = given.give(node, &ranges, Masks::default(), Vec::new())?;
+            let of_node = given.give(node, &ranges, Masks::default(), &[], Vec::new())?;
             Ok::<_, IpNet>(of_node.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         let first = give("node-1").unwrap();
@@ -164,7 +170,11 @@ mod tests {
         assert_eq!(give("node-1").unwrap(), first);
         assert_eq!(give("node-3"), Err(ranges[0]));
         given.take_back("node-1");
-        let third = given.give("node-3", &ranges, Masks::default(), Vec::new());
+        let third = given.give("node-3", &ranges, Masks::default(), &[], Vec::new());
         assert_eq!(third.unwrap()[0].to_string(), first[0]);
+        given.take_back("node-2");
+        let wanted = "10.244.1.128/25".parse().unwrap();
+        let fourth = given.give("node-4", &ranges, Masks::default(), &[wanted], Vec::new());
+        assert_eq!(fourth.unwrap()[0], wanted);
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use tokio::process::Command;
 use weft_cluster::lab::boot::{self, Cluster};
 use weft_cluster::lab::front::Front;
-use weft_cluster::lab::plan::{Families, Plan, Request};
+use weft_cluster::lab::plan::{Chosen, Families, Plan, Request};
 use weft_kube::k8s_openapi::api::core::v1::{Pod, Service};
 use weft_kube::kube::api::ListParams;
 use weft_kube::kube::{Api, ResourceExt};
@@ -36,6 +36,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
         pod_cidrs: Vec::new(),
         service_cidrs: Vec::new(),
         node_cidrs: Vec::new(),
+        chosen: Chosen::default(),
     })?;
     let began = Instant::now();
     let mut progress = Progress::new(None)?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use weft_cluster::lab::boot::{self, Cluster};
 use weft_cluster::lab::enter;
 use weft_cluster::lab::front::Front;
 use weft_cluster::lab::keep::{Asked, Kept};
-use weft_cluster::lab::plan::{self, Plan};
+use weft_cluster::lab::plan::{self, Chosen, Plan};
 use weft_cluster::lab::state::Record;
 use weft_netlab::process::{self, Spawn};
 
@@ -44,6 +45,9 @@ Examples:
   weft lab up                                  two nodes, IPv4, in the foreground: Ctrl-C ends it
   weft lab up --nodes 5 --name five --detach   in the background, until `weft lab down --name five`
   weft lab up --ip-family dual --pod-cidr 10.7.0.0/16,fd07::/56
+  weft lab up --node-name k1,k2 --node-address 172.30.0.21,172.30.0.22 \
+              --node-pod-cidr 10.244.7.0/24,10.244.8.0/24
+                                               like a cluster that exists already
   weft lab up --keep ~/labs/one                what is in it outlives the lab; the same command
                                                brings it back
   KUBECONFIG=$(weft lab kubeconfig) kubectl get nodes
@@ -76,6 +80,12 @@ pub(super) struct Args {
     /// Range of node addresses, likewise [default: 172.30.0.0/24, fd00:172:30::/64]
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     node_cidr: Vec<IpNet>,
+    /// Address of the first node, second node, …, from --node-cidr; the others get free ones
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    node_address: Vec<IpAddr>,
+    /// Pod range of the first node, second node, …, from --pod-cidr; the others get free ones
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    node_pod_cidr: Vec<IpNet>,
     /// Name of the first node, second node, …; the others are node-N
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     node_name: Vec<String>,
@@ -110,6 +120,10 @@ impl Args {
             pod_cidrs: self.pod_cidr.clone(),
             service_cidrs: self.service_cidr.clone(),
             node_cidrs: self.node_cidr.clone(),
+            chosen: Chosen {
+                addresses: self.node_address.clone(),
+                pod_cidrs: self.node_pod_cidr.clone(),
+            },
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Options {
     pub masks: Masks,
     /// Ranges that no node may get, though a pod range may contain them.
     pub reserved: Vec<IpNet>,
+    /// Parts that are kept for nodes of these names.
+    pub chosen: Vec<(String, IpNet)>,
     /// After how long a silence a node is taken for dead.
     pub node_grace: Duration,
     /// The API's CA certificate, PEM: every namespace gets it as ConfigMap.

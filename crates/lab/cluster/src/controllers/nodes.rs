@@ -120,9 +120,16 @@ impl Nodes {
                 .filter_map(|range| range.parse::<IpNet>().ok()),
         );
         let Options {
-            pod_cidrs, masks, ..
+            pod_cidrs,
+            masks,
+            chosen,
+            ..
         } = &self.options;
-        self.given.borrow_mut().give(node, pod_cidrs, *masks, taken)
+        let own = |(of, _): &&(String, IpNet)| of == node;
+        let wanted: Vec<IpNet> = chosen.iter().filter(own).map(|(_, part)| *part).collect();
+        taken.extend(chosen.iter().filter(|one| !own(one)).map(|(_, part)| *part));
+        let mut given = self.given.borrow_mut();
+        given.give(node, pod_cidrs, *masks, &wanted, taken)
     }
 
     async fn mark_unknown(&self, nodes: &Api<Node>, node: &Node) -> Result<(), Error> {

@@ -23,7 +23,8 @@ pub struct Image {
 
 /// One worker, because the table's images serve a person's machine; root, because a lab of an
 /// ordinary user knows no other id; the rest is laid out as people know it from the image:
-/// servers in conf.d, pages in /usr/share/nginx/html, logs on the container's output.
+/// servers in conf.d, Debian's own first page in /usr/share/nginx/html, logs on the container's
+/// output.
 const NGINX_CONF: &str = "\
 user root;
 worker_processes 1;
@@ -59,17 +60,6 @@ server {
         root /usr/share/nginx/html;
     }
 }
-";
-
-const NGINX_PAGE: &str = "\
-<!DOCTYPE html>
-<html>
-<head><title>Welcome to nginx!</title></head>
-<body>
-<h1>Welcome to nginx!</h1>
-<p>The web server runs in a pod of a weft lab.</p>
-</body>
-</html>
 ";
 
 /// Every image that the lab knows.
@@ -123,7 +113,6 @@ pub const IMAGES: &[Image] = &[
         files: &[
             ("/etc/nginx/nginx.conf", NGINX_CONF),
             ("/etc/nginx/conf.d/default.conf", NGINX_DEFAULT_SERVER),
-            ("/usr/share/nginx/html/index.html", NGINX_PAGE),
         ],
     },
     Image {

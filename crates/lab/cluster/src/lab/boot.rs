@@ -613,7 +613,7 @@ fn with_lines<'a>(text: &str, values: &[(&'a str, Value)]) -> Result<String, &'a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::plan::{Families, Request};
+    use crate::lab::plan::{Chosen, Families, Request};
 
     fn plan(families: Families) -> Plan {
         Plan::new(&Request {
@@ -624,6 +624,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
+            chosen: Chosen::default(),
         })
         .unwrap()
     }

@@ -242,6 +242,8 @@ pub struct Controllers {
     pub pod_cidrs: Vec<IpNet>,
     /// Ranges that no node may get: the node network.
     pub reserved: Vec<IpNet>,
+    /// Parts of the pod ranges that are kept for nodes of these names.
+    pub chosen: Vec<(String, IpNet)>,
     /// After how long a silence a node is taken for dead.
     pub node_grace: std::time::Duration,
 }
@@ -266,6 +268,7 @@ pub fn controllers(options: Controllers) -> Result<(), Error> {
             pod_cidrs: options.pod_cidrs,
             masks: Masks::default(),
             reserved: options.reserved,
+            chosen: options.chosen,
             node_grace: options.node_grace,
             root_ca,
         };

@@ -229,6 +229,7 @@ fn start(
     let outside = NodePlan {
         name: OUTSIDE.to_owned(),
         addresses: config.plan.outside.clone(),
+        pod_cidrs: Vec::new(),
     };
     for (number, node) in std::iter::once(&outside)
         .chain(&config.plan.nodes)
@@ -354,6 +355,12 @@ fn controllers(config: &InitConfig) -> super::supervise::Recipe {
         }
         for range in &plan.node_cidrs {
             spawn = spawn.args(["--reserved-cidr".to_owned(), range.to_string()]);
+        }
+        for node in &plan.nodes {
+            for range in &node.pod_cidrs {
+                let given = format!("{}={range}", node.name);
+                spawn = spawn.args(["--node-pod-cidr".to_owned(), given]);
+            }
         }
         if let Some(seconds) = plan.node_grace {
             spawn = spawn.args(["--node-grace".to_owned(), seconds.to_string()]);

@@ -20,7 +20,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use weft_apiserver::StoreError;
 
-use super::plan::{self, Families, Plan, Request};
+use super::plan::{self, Chosen, Families, Plan, Request};
 
 /// The layout of the folder.
 const FORMAT: u32 = 1;
@@ -140,6 +140,8 @@ pub struct Asked {
     pub service_cidrs: Vec<ipnet::IpNet>,
     /// `--node-cidr`.
     pub node_cidrs: Vec<ipnet::IpNet>,
+    /// `--node-address` and `--node-pod-cidr`.
+    pub chosen: Chosen,
 }
 
 impl Asked {
@@ -156,6 +158,7 @@ impl Asked {
             pod_cidrs: self.pod_cidrs.clone(),
             service_cidrs: self.service_cidrs.clone(),
             node_cidrs: self.node_cidrs.clone(),
+            chosen: self.chosen.clone(),
         })
     }
 }
@@ -292,7 +295,11 @@ impl Kept {
             pod_cidrs: or_held(&asked.pod_cidrs, &held.pod_cidrs),
             service_cidrs: or_held(&asked.service_cidrs, &held.service_cidrs),
             node_cidrs: or_held(&asked.node_cidrs, &held.node_cidrs),
+            chosen: Chosen::default(),
         })?;
+        if let Some((flag, asked, held)) = asked.chosen.contradicted_by(&held.nodes) {
+            self.agree(flag, Some(asked), held)?;
+        }
         for (flag, merged, held) in [
             ("--pod-cidr", &merged.pod_cidrs, &held.pod_cidrs),
             ("--service-cidr", &merged.service_cidrs, &held.service_cidrs),

@@ -1,11 +1,15 @@
 //! What a lab is to be: its nodes, ranges and addresses, worked out and checked before anything
 //! is started.
 
+mod chosen;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+pub use self::chosen::Chosen;
+use super::init::OUTSIDE;
 use crate::node_ranges::{Masks, free_parts};
 
 /// The API server's port on the node network.
@@ -85,6 +89,8 @@ pub struct Request {
     pub service_cidrs: Vec<IpNet>,
     /// Ranges of the node network, likewise.
     pub node_cidrs: Vec<IpNet>,
+    /// What single nodes are to have of them.
+    pub chosen: Chosen,
 }
 
 /// A lab, worked out.
@@ -120,6 +126,9 @@ pub struct NodePlan {
     pub name: String,
     /// Its addresses on the node network with the network's prefix, the primary family first.
     pub addresses: Vec<IpNet>,
+    /// Its parts of the pod ranges as far as they were chosen; else the first free ones.
+    #[serde(default)]
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 /// A request that cannot be met. Each names the flag to change.
@@ -232,6 +241,9 @@ pub enum Error {
         /// The longest prefix that would do.
         prefix: u8,
     },
+    /// What was chosen for a single node.
+    #[error(transparent)]
+    Chosen(#[from] chosen::Error),
 }
 
 const POD: &str = "--pod-cidr";
@@ -280,28 +292,18 @@ impl Plan {
                 .map(|range| nth_host(*range, position))
                 .collect()
         };
-        // The 11th address on, unless one of the ranges is too small for that.
-        let first = if node_cidrs
-            .iter()
-            .all(|range| hosts(*range) >= 10 + names.len() as u64)
-        {
-            11
-        } else {
-            3
+        let (api, outside) = (at(1), at(2));
+        let network = chosen::Network {
+            pod_cidrs: &pod_cidrs,
+            node_cidrs: &node_cidrs,
+            taken: [("the API server", &api), (OUTSIDE, &outside)],
         };
-        let nodes = names
-            .into_iter()
-            .zip(first..)
-            .map(|(name, position)| NodePlan {
-                name,
-                addresses: at(position),
-            })
-            .collect();
+        let nodes = request.chosen.nodes(names, &network)?;
         Ok(Plan {
             name: request.name.clone(),
             families: request.families,
-            api: at(1),
-            outside: at(2),
+            api,
+            outside,
             nodes,
             pod_cidrs,
             service_cidrs,
@@ -379,7 +381,7 @@ fn node_names(request: &Request) -> Result<Vec<String>, Error> {
     let others = (given.len() + 1..=count).map(|number| format!("node-{number}"));
     for name in given.iter().cloned().chain(others) {
         check_name("--node-name", &name)?;
-        if name == "outside" {
+        if name == OUTSIDE {
             return Err(Error::NameReserved(name));
         }
         if names.contains(&name) {
@@ -585,6 +587,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
+            chosen: Chosen::default(),
         }
     }
 

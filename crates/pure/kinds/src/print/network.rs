@@ -78,8 +78,9 @@ pub(crate) const ENDPOINTS: &[Column] =
     &[NAME, text_column("Endpoints", "Addresses and ports."), AGE];
 
 pub(crate) fn endpoints(object: &Value, now: Timestamp) -> Vec<Value> {
+    let subsets = list(object, &["subsets"]);
     let mut all: Vec<String> = Vec::new();
-    for subset in list(object, &["subsets"]) {
+    for subset in subsets {
         let addresses = list(subset, &["addresses"]);
         let ports = list(subset, &["ports"]);
         if ports.is_empty() {
@@ -94,9 +95,11 @@ pub(crate) fn endpoints(object: &Value, now: Timestamp) -> Vec<Value> {
             );
         }
     }
+    // Subsets whose addresses are not ready show as nothing at all.
+    let empty = if subsets.is_empty() { "<none>" } else { "" };
     vec![
         name(object),
-        shortened(&all, "<none>").into(),
+        shortened(&all, empty).into(),
         age(object, now),
     ]
 }
@@ -164,6 +167,21 @@ mod tests {
         );
         let pending = json!({"spec": {"type": "LoadBalancer"}});
         assert_eq!(external(&pending), "<pending>");
+    }
+
+    #[test]
+    fn endpoints_that_are_not_ready_leave_the_column_blank() {
+        let shown = |subsets: Value| {
+            let object = json!({"metadata": {"name": "web"}, "subsets": subsets});
+            endpoints(&object, Timestamp::UNIX_EPOCH)[1].clone()
+        };
+        assert_eq!(shown(json!([])), "<none>");
+        let ports = json!([{"port": 80}]);
+        let addresses = json!([{"ip": "192.0.2.1"}]);
+        let waiting = json!([{"notReadyAddresses": addresses, "ports": ports}]);
+        assert_eq!(shown(waiting), "");
+        let ready = json!([{"addresses": addresses, "ports": ports}]);
+        assert_eq!(shown(ready), "192.0.2.1:80");
     }
 
     #[test]
