@@ -42,17 +42,16 @@ fn key(number: u32) -> FrontendKey {
 
 /// A Service with endpoints of these numbers.
 fn frontend(number: u32, endpoints: impl IntoIterator<Item = u32>) -> Frontend {
-    Frontend {
-        label: format!("default/service-{number}:http").into(),
-        backends: endpoints
+    Frontend::new(
+        format!("default/service-{number}:http").into(),
+        endpoints
             .into_iter()
             .map(|position| Backend {
                 address: IpAddr::V4(endpoint(number, position)),
                 port: 8080,
             })
             .collect(),
-        otherwise: Otherwise::Refuse,
-    }
+    )
 }
 
 fn desired() -> Table<FrontendKey, Frontend> {
@@ -75,7 +74,7 @@ fn nat() -> anyhow::Result<NodeNat> {
         pod_ranges: ["10.128.0.0/9".parse()?].into(),
         service_ranges: ["10.96.0.0/12".parse()?].into(),
         node_addresses: [IpAddr::from([172, 30, 0, 11])].into(),
-        local_pods: Default::default(),
+        ..NodeNat::default()
     })
 }
 

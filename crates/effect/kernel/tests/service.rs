@@ -137,6 +137,7 @@ fn nat() -> NodeNat {
                 pod_addresses(number).map(|a| (a, format!("default/pod-{number}").into()))
             })
             .collect(),
+        ..NodeNat::default()
     }
 }
 
@@ -161,17 +162,15 @@ fn key(address: IpAddr, protocol: Protocol) -> FrontendKey {
 }
 
 fn frontend(label: &str, family: usize, pods: &[u8]) -> Frontend {
-    Frontend {
-        label: label.into(),
-        backends: pods
-            .iter()
+    Frontend::new(
+        label.into(),
+        pods.iter()
             .map(|number| Backend {
                 address: pod_addresses(*number)[family],
                 port: 8080,
             })
             .collect(),
-        otherwise: Otherwise::Refuse,
-    }
+    )
 }
 
 fn entry(value: Frontend) -> Entry<Frontend> {
@@ -397,11 +396,7 @@ fn many_endpoints_share_the_connections() {
         .map(|backend| TcpEcho::start(&lab.pods[1], &backend.to_string()).unwrap())
         .collect();
     let [v4, _] = service(10);
-    let value = entry(Frontend {
-        label: "default/many".into(),
-        backends,
-        otherwise: Otherwise::Refuse,
-    });
+    let value = entry(Frontend::new("default/many".into(), backends));
     let _table = lab.table(&Table::from([(key(v4, Protocol::Tcp), value)]));
     let mut reached = BTreeMap::<u16, usize>::new();
     for _ in 0..400 {
@@ -709,15 +704,16 @@ fn a_frontend_may_be_longer_than_a_transaction() {
     let mut table = ServiceTable::adopt(connection, &IpFamily::BOTH).unwrap();
     let [_, v6] = service(10);
     let key = key(v6, Protocol::Tcp);
-    let of = |count: u32| Frontend {
-        label: "default/everywhere:http".into(),
-        backends: (0..count)
-            .map(|number| Backend {
-                address: IpAddr::from((0xfd00_u128 << 112 | u128::from(number)).to_be_bytes()),
-                port: 8080,
-            })
-            .collect(),
-        otherwise: Otherwise::Refuse,
+    let of = |count: u32| {
+        Frontend::new(
+            "default/everywhere:http".into(),
+            (0..count)
+                .map(|number| Backend {
+                    address: IpAddr::from((0xfd00_u128 << 112 | u128::from(number)).to_be_bytes()),
+                    port: 8080,
+                })
+                .collect(),
+        )
     };
     let desired = |count| Table::from([(key, entry(of(count)))]);
     table.reconcile(&desired(6000), &nat()).unwrap();
@@ -740,10 +736,11 @@ fn the_cost_of_a_change() {
             address: IpAddr::from((0x0af4_0000 + service * 3 + number).to_be_bytes()),
             port: 8080,
         };
-        let of = |service: u32, count: u32| Frontend {
-            label: format!("default/service-{service}:http").into(),
-            backends: (0..count).map(|number| backend(service, number)).collect(),
-            otherwise: Otherwise::Refuse,
+        let of = |service: u32, count: u32| {
+            Frontend::new(
+                format!("default/service-{service}:http").into(),
+                (0..count).map(|number| backend(service, number)).collect(),
+            )
         };
         let key = |service: u32| SocketKey {
             address: IpAddr::from((0x0a60_0000 + service).to_be_bytes()),

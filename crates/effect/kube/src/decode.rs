@@ -12,13 +12,30 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kube::ResourceExt;
 use weft_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, IpFamily, Key, LabelSet, Node, NodeName, Object,
-    ObjectKey, Pod, Port, PortName, Protocol, Rejection, Service, ServiceAddress, ServicePort,
-    ServiceType, TrafficPolicy, Uid,
+    Change, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key, LabelSet, Node,
+    NodeName, Object, ObjectKey, Pod, Port, PortName, Protocol, Rejection, Service, ServiceAddress,
+    ServicePort, ServiceType, TrafficPolicy, Uid,
 };
 
 /// The label that ties a slice to its Service (Kubernetes API, discovery/v1).
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// Labels of Services and slices that are not for every node's proxy: `kube-proxy` leaves
+/// out what has one of them, whatever its value.
+const NOT_PROXIED: [&str; 2] = [
+    "service.kubernetes.io/service-proxy-name",
+    "service.kubernetes.io/headless",
+];
+
+/// The annotation that takes the place of `spec.topologyKeys`, which Kubernetes 1.22
+/// removed.
+const TOPOLOGY_KEYS: &str = "weft/topology-keys";
+/// `spec.topologyKeys` was limited so.
+const MOST_TOPOLOGY_KEYS: usize = 16;
+
+/// Kubernetes API, `ClientIPConfig.timeoutSeconds`.
+const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
+const LONGEST_AFFINITY_SECONDS: u32 = 86_400;
 
 type Decoded<T> = Result<T, Rejection>;
 
@@ -183,6 +200,13 @@ fn read_service(object: &core::Service, key: ObjectKey) -> Decoded<Service> {
                     format!("spec.ports[{index}].protocol")
                 })?,
                 port: read_port(port.port, || format!("spec.ports[{index}].port"))?,
+                // 0 says that no port at the nodes is wanted.
+                node_port: match port.node_port.unwrap_or_default() {
+                    0 => None,
+                    number => Some(read_port(number, || {
+                        format!("spec.ports[{index}].nodePort")
+                    })?),
+                },
             })
         })
         .collect::<Decoded<_>>()?;
@@ -198,19 +222,134 @@ fn read_service(object: &core::Service, key: ObjectKey) -> Decoded<Service> {
         address: service_address(spec, service_type)?,
         ports,
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        internal_traffic_policy: match spec.internal_traffic_policy.as_deref() {
-            None | Some("Cluster") => TrafficPolicy::Cluster,
-            Some("Local") => TrafficPolicy::Local,
-            Some(other) => {
-                return Err(rejection(
-                    "spec.internalTrafficPolicy".to_owned(),
-                    other,
-                    "Cluster or Local",
-                ));
-            }
-        },
+        internal_traffic_policy: policy(
+            spec.internal_traffic_policy.as_deref(),
+            "spec.internalTrafficPolicy",
+        )?,
+        external: read_external(object, spec)?,
+        affinity: affinity(spec)?,
+        topology_keys: topology_keys(object)?,
+        not_proxied: not_proxied(object),
         key,
     })
+}
+
+fn policy(text: Option<&str>, field: &str) -> Decoded<TrafficPolicy> {
+    match text {
+        None | Some("" | "Cluster") => Ok(TrafficPolicy::Cluster),
+        Some("Local") => Ok(TrafficPolicy::Local),
+        Some(other) => Err(rejection(field.to_owned(), other, "Cluster or Local")),
+    }
+}
+
+/// Whether nodes are to leave it to another proxy, or to DNS alone.
+fn not_proxied(object: &impl ResourceExt) -> bool {
+    let labels = object.labels();
+    NOT_PROXIED.iter().any(|label| labels.contains_key(*label))
+}
+
+fn read_external(object: &core::Service, spec: &core::ServiceSpec) -> Decoded<External> {
+    let addresses = spec
+        .external_ips
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, text)| parse(text, || format!("spec.externalIPs[{index}]"), AN_ADDRESS))
+        .collect::<Decoded<_>>()?;
+    let ingress = object
+        .status
+        .iter()
+        .filter_map(|status| status.load_balancer.as_ref())
+        .flat_map(|balancer| balancer.ingress.iter().flatten());
+    let load_balancer = ingress
+        .enumerate()
+        // A balancer in mode Proxy talks to nodes by other addresses; one with a name has none.
+        .filter(|(_, ingress)| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|(index, ingress)| Some((index, ingress.ip.as_deref()?)))
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(index, text)| {
+            let field = || format!("status.loadBalancer.ingress[{index}].ip");
+            parse(text, field, AN_ADDRESS)
+        })
+        .collect::<Decoded<_>>()?;
+    let source_ranges = spec
+        .load_balancer_source_ranges
+        .iter()
+        .flatten()
+        .enumerate()
+        // The API lets spaces around a range through.
+        .map(|(index, text)| (index, text.trim()))
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(index, text)| {
+            let field = || format!("spec.loadBalancerSourceRanges[{index}]");
+            let range: IpNet = parse(text, field, "a range like 192.0.2.0/24")?;
+            Ok(range.trunc())
+        })
+        .collect::<Decoded<_>>()?;
+    let health_check = match spec.health_check_node_port.unwrap_or_default() {
+        0 => None,
+        number => Some(read_port(number, || "spec.healthCheckNodePort".to_owned())?),
+    };
+    let policy = policy(
+        spec.external_traffic_policy.as_deref(),
+        "spec.externalTrafficPolicy",
+    )?;
+    Ok(External {
+        addresses,
+        load_balancer,
+        source_ranges,
+        policy,
+        health_check,
+    })
+}
+
+/// `sessionAffinity`, and for how long.
+fn affinity(spec: &core::ServiceSpec) -> Decoded<Option<u32>> {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => return Ok(None),
+        Some("ClientIP") => {}
+        Some(other) => {
+            let field = "spec.sessionAffinity".to_owned();
+            return Err(rejection(field, other, "ClientIP or None"));
+        }
+    }
+    let timeout = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref())
+        .and_then(|client| client.timeout_seconds)
+        .unwrap_or(DEFAULT_AFFINITY_SECONDS);
+    match u32::try_from(timeout) {
+        Ok(seconds @ 1..=LONGEST_AFFINITY_SECONDS) => Ok(Some(seconds)),
+        Ok(_) | Err(_) => Err(rejection(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds".to_owned(),
+            &timeout.to_string(),
+            "a number of seconds between 1 and 86400",
+        )),
+    }
+}
+
+/// The labels that endpoints' nodes have to agree in, from the annotation.
+fn topology_keys(object: &core::Service) -> Decoded<Vec<Arc<str>>> {
+    let Some(text) = object.annotations().get(TOPOLOGY_KEYS) else {
+        return Ok(Vec::new());
+    };
+    let keys: Vec<Arc<str>> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|key| !key.is_empty())
+        .map(Arc::from)
+        .collect();
+    let last = keys.len().saturating_sub(1);
+    let any_is_last = keys.iter().take(last).all(|key| &**key != "*");
+    if any_is_last && keys.len() <= MOST_TOPOLOGY_KEYS {
+        return Ok(keys);
+    }
+    Err(rejection(
+        format!("metadata.annotations[{TOPOLOGY_KEYS}]"),
+        text,
+        "a list of at most 16 labels of nodes with commas between, \"*\" only as the last",
+    ))
 }
 
 fn service_address(spec: &core::ServiceSpec, service_type: ServiceType) -> Decoded<ServiceAddress> {
@@ -269,6 +408,7 @@ fn read_slice(
         family,
         ports,
         endpoints,
+        not_proxied: not_proxied(object),
         key,
     })
 }
@@ -305,7 +445,7 @@ fn read_endpoint(
         ready,
         serving: conditions
             .and_then(|conditions| conditions.serving)
-            .unwrap_or(ready),
+            .unwrap_or(true),
         terminating: conditions
             .and_then(|conditions| conditions.terminating)
             .unwrap_or(false),
@@ -323,7 +463,24 @@ fn read_endpoint(
                     .as_deref()
                     .map(|name| ObjectKey::new(namespace, name))
             }),
+        hints: hints(endpoint),
     })
+}
+
+fn hints(endpoint: &discovery::Endpoint) -> Hints {
+    let hints = endpoint.hints.as_ref();
+    Hints {
+        zones: hints
+            .iter()
+            .flat_map(|hints| hints.for_zones.iter().flatten())
+            .map(|zone| zone.name.as_str().into())
+            .collect(),
+        nodes: hints
+            .iter()
+            .flat_map(|hints| hints.for_nodes.iter().flatten())
+            .map(|node| node.name.as_str().into())
+            .collect(),
+    }
 }
 
 const AN_ADDRESS: &str = "an IPv4 or IPv6 address";
@@ -422,6 +579,112 @@ mod tests {
         assert_eq!(
             address(json!({"type": "ExternalName", "externalName": "example.org"})),
             ServiceAddress::Alias("example.org".into())
+        );
+    }
+
+    fn read_one(value: Value) -> Result<Service, Rejection> {
+        match service(&read(value)) {
+            Some(Change::Put(Object::Service(service))) => Ok(service),
+            Some(Change::Reject(_, rejection)) => Err(rejection),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_there_for_clients_outside_is_read() {
+        let service = read_one(json!({
+            "metadata": {
+                "name": "x",
+                "namespace": "n",
+                "labels": {"service.kubernetes.io/service-proxy-name": "another"},
+                "annotations": {"weft/topology-keys": "kubernetes.io/hostname, *"},
+            },
+            "spec": {
+                "type": "LoadBalancer",
+                "clusterIPs": ["10.96.0.7"],
+                "ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "nodePort": 0}],
+                "externalIPs": ["192.0.2.1"],
+                "loadBalancerSourceRanges": [" 198.51.100.7/24 ", ""],
+                "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 32000,
+                "sessionAffinity": "ClientIP",
+            },
+            "status": {"loadBalancer": {"ingress": [
+                {"ip": "192.0.2.2", "ipMode": "VIP"},
+                {"ip": "192.0.2.3", "ipMode": "Proxy"},
+                {"hostname": "lb.example.org"},
+                {"ip": "192.0.2.4"},
+            ]}},
+        }))
+        .unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let expected = External {
+            addresses: vec![ip("192.0.2.1")],
+            load_balancer: vec![ip("192.0.2.2"), ip("192.0.2.4")],
+            source_ranges: vec!["198.51.100.0/24".parse().unwrap()],
+            policy: TrafficPolicy::Local,
+            health_check: Port::new(32000),
+        };
+        assert_eq!(service.external, expected);
+        assert_eq!(service.affinity, Some(10_800));
+        let ports: Vec<_> = service.ports.iter().map(|port| port.node_port).collect();
+        assert_eq!(ports, [Port::new(30080), None]);
+        assert_eq!(
+            service.topology_keys,
+            ["kubernetes.io/hostname".into(), "*".into()]
+        );
+        assert!(service.not_proxied);
+    }
+
+    #[test]
+    fn what_of_a_service_makes_no_sense_is_rejected_with_its_field() {
+        let field = |spec: Value, more: Value| {
+            let mut object = json!({"metadata": {"name": "x", "namespace": "n"}, "spec": spec});
+            object["status"] = more;
+            read_one(object).unwrap_err().field
+        };
+        for (spec, expected) in [
+            (json!({"externalIPs": ["x"]}), "spec.externalIPs[0]"),
+            (
+                json!({"loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.0/33"]}),
+                "spec.loadBalancerSourceRanges[1]",
+            ),
+            (
+                json!({"externalTrafficPolicy": "x"}),
+                "spec.externalTrafficPolicy",
+            ),
+            (
+                json!({"healthCheckNodePort": 70_000}),
+                "spec.healthCheckNodePort",
+            ),
+            (json!({"sessionAffinity": "x"}), "spec.sessionAffinity"),
+            (
+                json!({
+                    "sessionAffinity": "ClientIP",
+                    "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}},
+                }),
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            ),
+            (
+                json!({"ports": [{"port": 80, "nodePort": -1}]}),
+                "spec.ports[0].nodePort",
+            ),
+        ] {
+            assert_eq!(field(spec, json!({})), expected);
+        }
+        let ingress = json!({"loadBalancer": {"ingress": [{"ip": "x"}]}});
+        assert_eq!(
+            field(json!({}), ingress),
+            "status.loadBalancer.ingress[0].ip"
+        );
+        let annotated = json!({"metadata": {
+            "name": "x",
+            "namespace": "n",
+            "annotations": {"weft/topology-keys": "*,zone"},
+        }});
+        assert_eq!(
+            read_one(annotated).unwrap_err().field,
+            "metadata.annotations[weft/topology-keys]"
         );
     }
 

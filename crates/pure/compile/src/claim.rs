@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_desired::{Entry, Table};
 use weft_model::{ObjectKey, Uid};
 
 /// The older claim wins; of two of one second, the smaller uid. Both are the object's
@@ -13,17 +12,34 @@ pub(crate) struct Rank {
     pub(crate) uid: Uid,
 }
 
-/// An exclusive table: each key has one winner, and losers in waiting.
+/// How much a claim weighs against others of the same thing, before its [`Rank`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Weight {
+    /// It names the thing.
+    Named,
+    /// It is for this thing among others, such as one address of the node.
+    OneOfMany,
+}
+
+/// Things of which each has one holder, and losers in waiting.
 #[derive(Clone, Debug)]
-pub(crate) struct Claims<K, V> {
-    /// By rank, and by name where two objects have the same: then somebody made up uids.
-    by_key: BTreeMap<K, BTreeMap<(Rank, ObjectKey), Entry<V>>>,
-    by_owner: BTreeMap<ObjectKey, (Rank, BTreeSet<K>)>,
-    /// The keys with more than one claim: few, in a cluster that is in order.
+pub(crate) struct Claims<K> {
+    /// The first holds it. By name where two objects have the same rank: then somebody
+    /// made up uids.
+    by_key: BTreeMap<K, Vec<Claim>>,
+    by_owner: BTreeMap<ObjectKey, Vec<K>>,
+    /// The keys with claims of more than one owner: few, in a cluster that is in order.
     contested: BTreeSet<K>,
 }
 
-impl<K, V> Default for Claims<K, V> {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    weight: Weight,
+    rank: Rank,
+    owner: ObjectKey,
+}
+
+impl<K> Default for Claims<K> {
     fn default() -> Self {
         Self {
             by_key: BTreeMap::new(),
@@ -33,93 +49,77 @@ impl<K, V> Default for Claims<K, V> {
     }
 }
 
-impl<K: Ord + Copy, V: Clone + PartialEq> Claims<K, V> {
-    /// Replaces all claims of one owner. Returns the keys to [`Claims::settle`].
+impl<K: Ord + Copy> Claims<K> {
+    /// Replaces all claims of one owner. Returns the keys it claims or claimed.
     pub(crate) fn set(
         &mut self,
         owner: &ObjectKey,
-        rank: Rank,
-        claims: Vec<(K, Entry<V>)>,
+        rank: &Rank,
+        keys: impl IntoIterator<Item = (K, Weight)>,
     ) -> BTreeSet<K> {
         let mut touched = self.withdraw(owner);
-        for (key, entry) in claims {
-            self.by_key
-                .entry(key)
-                .or_default()
-                .insert((rank.clone(), owner.clone()), entry);
-            self.by_owner
-                .entry(owner.clone())
-                .or_insert_with(|| (rank.clone(), BTreeSet::new()))
-                .1
-                .insert(key);
-            touched.insert(key);
+        let mut claimed = BTreeMap::new();
+        for (key, weight) in keys {
+            let known = claimed.entry(key).or_insert(weight);
+            *known = weight.min(*known);
+        }
+        for (&key, &weight) in &claimed {
+            let claims = self.by_key.entry(key).or_default();
+            let claim = Claim {
+                weight,
+                rank: rank.clone(),
+                owner: owner.clone(),
+            };
+            // Nearly all keys have one claim for ever.
+            claims.reserve_exact(1);
+            claims.insert(claims.partition_point(|other| *other < claim), claim);
+            if claims.len() > 1 {
+                self.contested.insert(key);
+            }
+        }
+        touched.extend(claimed.keys());
+        if !claimed.is_empty() {
+            let keys = claimed.into_keys().collect();
+            self.by_owner.insert(owner.clone(), keys);
         }
         touched
     }
 
-    /// Every claim that another one beats: the key, the loser, the winner.
-    pub(crate) fn lost(&self) -> impl Iterator<Item = (&K, &ObjectKey, &ObjectKey)> {
-        self.contested.iter().flat_map(|key| {
-            let mut owners = self
-                .by_key
-                .get(key)
-                .into_iter()
-                .flat_map(BTreeMap::keys)
-                .map(|(_, owner)| owner);
-            let winner = owners.next();
-            owners.filter_map(move |loser| winner.map(|winner| (key, loser, winner)))
-        })
-    }
-
-    /// Takes back all claims of one owner. Returns the keys to [`Claims::settle`].
+    /// Takes back all claims of one owner. Returns the keys it claimed.
     pub(crate) fn withdraw(&mut self, owner: &ObjectKey) -> BTreeSet<K> {
-        let Some((rank, keys)) = self.by_owner.remove(owner) else {
-            return BTreeSet::new();
-        };
-        let claim = (rank, owner.clone());
+        let keys = self.by_owner.remove(owner).unwrap_or_default();
         for key in &keys {
             if let Some(claims) = self.by_key.get_mut(key) {
-                claims.remove(&claim);
+                claims.retain(|claim| claim.owner != *owner);
+                if claims.len() < 2 {
+                    self.contested.remove(key);
+                }
                 if claims.is_empty() {
                     self.by_key.remove(key);
                 }
             }
         }
-        keys
+        keys.into_iter().collect()
     }
 
-    /// Brings `table` up to date with the claims of some keys. Returns those whose value
-    /// in `table` is another one now.
-    pub(crate) fn settle(
-        &mut self,
-        mut touched: BTreeSet<K>,
-        table: &mut Table<K, V>,
-    ) -> BTreeSet<K> {
-        touched.retain(|key| {
-            let claims = self.by_key.get(key).map_or(0, BTreeMap::len);
-            if claims > 1 {
-                self.contested.insert(*key);
-            } else {
-                self.contested.remove(key);
-            }
-            let winner = self
-                .by_key
-                .get(key)
-                .and_then(|claims| claims.values().next());
-            let before = table.get(key);
-            let same = match (before, winner) {
-                (Some(before), Some(entry)) => before == entry,
-                (None, None) => true,
-                (Some(_), None) | (None, Some(_)) => false,
-            };
-            match winner {
-                // The origin may be new though the value is not.
-                Some(entry) => table.insert(*key, entry.clone()),
-                None => table.remove(key),
-            };
-            !same
-        });
-        touched
+    /// Who has the key.
+    pub(crate) fn holder(&self, key: &K) -> Option<&ObjectKey> {
+        self.by_key.get(key)?.first().map(|claim| &claim.owner)
+    }
+
+    /// Who claims the key, its holder first.
+    pub(crate) fn claimants(&self, key: &K) -> impl Iterator<Item = &ObjectKey> {
+        let claims = self.by_key.get(key).map_or(&[][..], Vec::as_slice);
+        claims.iter().map(|claim| &claim.owner)
+    }
+
+    /// Every claim that another one beats: the key, the loser, the winner.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (&K, &ObjectKey, &ObjectKey)> {
+        self.contested.iter().flat_map(|key| {
+            let mut owners = self.claimants(key);
+            let winner = owners.next();
+            owners.filter_map(move |loser| winner.map(|winner| (key, loser, winner)))
+        })
     }
 }
 

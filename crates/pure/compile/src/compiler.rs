@@ -4,25 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-use weft_desired::{Desired, Frontend, FrontendKey, NodeNat, RouteKey};
-use weft_model::{Change, Cluster, Key, Node, NodeName, ObjectKey, Pod};
+use weft_desired::{Desired, FrontendKey, NodeNat, RouteKey, ServicePortKey};
+use weft_model::{Change, Cluster, Key, LabelSet, Node, NodeName, ObjectKey, Pod};
 
-use crate::claim::{Claims, Holders, Rank};
-use crate::{fabric, service};
-
-/// What is the same for the life of a compiler.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The node compiled for.
-    pub node: NodeName,
-    /// The cluster's Service ranges.
-    pub service_ranges: Vec<IpNet>,
-}
+use crate::claim::Holders;
+use crate::fabric;
+use crate::services::Services;
+use crate::settings::Settings;
 
 /// What a change made different.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
+    /// Ports of Services that are new, gone or changed.
+    pub services: BTreeSet<ServicePortKey>,
     /// Frontends that are new, gone or changed.
     pub frontends: BTreeSet<FrontendKey>,
     /// Routes that are new, gone or changed.
@@ -36,6 +30,7 @@ pub struct Touched {
 impl Touched {
     /// Adds what another change made different.
     pub fn merge(&mut self, other: Touched) {
+        self.services.extend(other.services);
         self.frontends.extend(other.frontends);
         self.routes.extend(other.routes);
         self.nat |= other.nat;
@@ -80,9 +75,10 @@ pub struct Compiler {
     settings: Settings,
     cluster: Cluster,
     desired: Desired,
-    frontends: Claims<FrontendKey, Frontend>,
-    /// What Services ask for beyond their frontends.
-    unserved: BTreeMap<ObjectKey, &'static str>,
+    services: Services,
+    /// This node's own addresses and all nodes' labels, as Services were compiled with them.
+    own_addresses: Option<Vec<IpAddr>>,
+    node_labels: BTreeMap<NodeName, LabelSet>,
     node_addresses: Holders<IpAddr, NodeName>,
     pod_addresses: Holders<IpAddr, ObjectKey>,
     fabric_problems: Vec<Problem>,
@@ -93,6 +89,10 @@ impl Compiler {
     pub fn new(settings: Settings) -> Self {
         let nat = NodeNat {
             service_ranges: settings.service_ranges.iter().copied().collect(),
+            node_port_addresses: settings.proxy.node_ports_at.resolved(None),
+            local: settings.proxy.local.resolved(None, &BTreeSet::new()),
+            masquerade_all: settings.proxy.masquerade_all,
+            localhost_node_ports: settings.proxy.localhost_node_ports,
             ..NodeNat::default()
         };
         Self {
@@ -102,8 +102,9 @@ impl Compiler {
                 nat,
                 ..Desired::default()
             },
-            frontends: Claims::default(),
-            unserved: BTreeMap::new(),
+            services: Services::default(),
+            own_addresses: None,
+            node_labels: BTreeMap::new(),
             node_addresses: Holders::default(),
             pod_addresses: Holders::default(),
             fabric_problems: Vec::new(),
@@ -127,13 +128,19 @@ impl Compiler {
 
     /// All that can't be done, sorted.
     pub fn problems(&self) -> Vec<Problem> {
-        let lost = self.frontends.lost().map(|(key, loser, winner)| Problem {
+        let lost = self.services.lost().map(|(key, loser, winner)| Problem {
             object: Key::Service(loser.clone()),
-            reason: format!("{key} belongs to the older Service {winner}"),
+            reason: match key.address.is_unspecified() {
+                true => format!(
+                    "node port {} {} belongs to the older Service {winner}",
+                    key.port, key.protocol
+                ),
+                false => format!("{key} belongs to the older Service {winner}"),
+            },
         });
-        let unserved = self.unserved.iter().map(|(key, reason)| Problem {
+        let unserved = self.services.unserved().map(|(key, reason)| Problem {
             object: Key::Service(key.clone()),
-            reason: (*reason).to_owned(),
+            reason: reason.to_owned(),
         });
         let mut all: Vec<Problem> = Problem::rejected(&self.cluster)
             .chain(lost)
@@ -174,8 +181,14 @@ impl Compiler {
         let mut touched = Touched::default();
         if !nodes.is_empty() {
             touched.merge(self.nodes_changed(&nodes));
+            services.extend(self.services_by_nodes(&nodes));
         }
-        touched.merge(self.services_changed(&services));
+        touched.merge(self.services.changed(
+            &services,
+            &self.cluster,
+            &self.settings.node,
+            &mut self.desired,
+        ));
         for pod in &pods {
             touched.merge(self.pod_changed(pod));
         }
@@ -191,34 +204,6 @@ impl Compiler {
 
     fn is_local(&self, pod: &Pod) -> bool {
         pod.node.as_ref() == Some(&self.settings.node) && !pod.host_network && !pod.finished
-    }
-
-    /// Two of them may claim one frontend: it is given away once all have said so.
-    fn services_changed(&mut self, keys: &BTreeSet<ObjectKey>) -> Touched {
-        let mut claimed = BTreeSet::new();
-        for key in keys {
-            let service = self.cluster.service(key);
-            match service.and_then(service::unserved) {
-                Some(reason) => self.unserved.insert(key.clone(), reason),
-                None => self.unserved.remove(key),
-            };
-            claimed.extend(match service {
-                Some(service) => {
-                    let slices: Vec<_> = self.cluster.slices_of(key).collect();
-                    let rank = Rank {
-                        created: service.created,
-                        uid: service.uid.clone(),
-                    };
-                    let claims = service::frontends(service, &slices, &self.settings.node);
-                    self.frontends.set(key, rank, claims)
-                }
-                None => self.frontends.withdraw(key),
-            });
-        }
-        Touched {
-            frontends: self.frontends.settle(claimed, &mut self.desired.frontends),
-            ..Touched::default()
-        }
     }
 
     fn nodes_changed(&mut self, names: &BTreeSet<NodeName>) -> Touched {
@@ -251,11 +236,55 @@ impl Compiler {
                 };
             }
         }
+        nat |= self.resolve_proxy_settings();
         Touched {
             routes,
             nat,
             own_node: names.contains(&self.settings.node),
             ..Touched::default()
+        }
+    }
+
+    /// Brings up to date what the settings mean with the nodes there are; tells whether it
+    /// is something else now.
+    fn resolve_proxy_settings(&mut self) -> bool {
+        let own = self.cluster.node(&self.settings.node);
+        let nat = &mut self.desired.nat;
+        let local = self.settings.proxy.local.resolved(own, &nat.pod_ranges);
+        let node_ports = self.settings.proxy.node_ports_at.resolved(own);
+        let changed = nat.local != local || nat.node_port_addresses != node_ports;
+        nat.local = local;
+        nat.node_port_addresses = node_ports;
+        changed
+    }
+
+    /// The Services that are other ones when these nodes are: all, if this node's own
+    /// labels or addresses are others (hints, source ranges), and those with topology keys,
+    /// if any node's labels are.
+    fn services_by_nodes(&mut self, names: &BTreeSet<NodeName>) -> BTreeSet<ObjectKey> {
+        let mut relabelled = false;
+        let mut own = false;
+        for name in names {
+            let node = self.cluster.node(name);
+            let labels = node.map(|node| node.labels.clone());
+            let changed = labels.as_ref() != self.node_labels.get(name);
+            relabelled |= changed;
+            if *name == self.settings.node {
+                let addresses = node.map(|node| node.internal_ips.clone());
+                own = changed || addresses != self.own_addresses;
+                self.own_addresses = addresses;
+            }
+            match labels {
+                Some(labels) => self.node_labels.insert(name.clone(), labels),
+                None => self.node_labels.remove(name),
+            };
+        }
+        if own {
+            self.cluster.services().map(|it| it.key.clone()).collect()
+        } else if relabelled {
+            self.services.by_topology().cloned().collect()
+        } else {
+            BTreeSet::new()
         }
     }
 

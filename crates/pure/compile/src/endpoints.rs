@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{Endpoint, IpFamily, NodeName, ObjectKey, Port, PortName, Protocol};
+use weft_model::{Endpoint, Hints, IpFamily, NodeName, ObjectKey, Port, PortName, Protocol};
 
 /// Kubernetes' default (`--max-endpoints-per-slice` of kube-controller-manager).
 pub const MAX_ENDPOINTS: usize = 100;
@@ -228,6 +228,7 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
         zone: pod.zone.clone(),
         hostname: pod.hostname.clone(),
         pod: Some(pod.pod.clone()),
+        hints: Hints::default(),
     })
 }
 

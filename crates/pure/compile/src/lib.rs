@@ -5,13 +5,18 @@
 //! key becomes is said by the modules: [`service`], [`fabric`], [`attachment`]…
 
 pub mod attachment;
+mod choice;
 mod claim;
 mod compiler;
 mod dns;
 pub mod endpoints;
 pub mod fabric;
+pub mod frontend;
 pub mod service;
+mod services;
+mod settings;
 pub mod subsets;
 
-pub use compiler::{Compiler, Problem, Settings, Touched};
+pub use compiler::{Compiler, Problem, Touched};
 pub use dns::{DnsCompiler, DnsSettings};
+pub use settings::{LocalMode, NodePortsAt, ProxySettings, Settings};

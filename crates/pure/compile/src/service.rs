@@ -1,58 +1,151 @@
-//! One Service: its frontends, and the endpoints behind each.
+//! One Service: its ports as a node knows them.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use weft_desired::{Backend, Entry, Frontend, FrontendKey, Origin, Otherwise};
-use weft_model::{
-    Endpoint, EndpointSlice, IpFamily, NodeName, Protocol, Service, ServicePort, ServiceType,
-    TrafficPolicy,
-};
+use weft_desired::{Entry, IpFamily, Origin, Policy, ServicePort, ServicePortKey};
+use weft_model::{Cluster, NodeName, Protocol, Service, ServiceType, TrafficPolicy};
 
-/// The frontends of a Service on one node: one for each of its virtual addresses and
-/// ports. None for headless Services and aliases, which are DNS's business alone.
-pub fn frontends(
+use crate::choice::{self, Wanted};
+
+/// The ports of a Service on one node, in each family it has an address of. None for
+/// headless Services and aliases, which are DNS's business alone, and for those that
+/// another proxy serves. Whether the Service gets the addresses and ports it claims is
+/// said elsewhere.
+pub fn ports(
     service: &Service,
-    slices: &[&EndpointSlice],
+    cluster: &Cluster,
     node: &NodeName,
-) -> Vec<(FrontendKey, Entry<Frontend>)> {
-    let origin = Origin {
+) -> Vec<(ServicePortKey, Entry<ServicePort>)> {
+    if service.not_proxied {
+        return Vec::new();
+    }
+    let origin = origin(service);
+    let mut ports = Vec::new();
+    for &address in service.cluster_ips() {
+        let external = Addresses::of(service, address);
+        for port in &service.ports {
+            let value = self::port(service, port, address, &external, cluster, node);
+            let key = ServicePortKey {
+                namespace: service.key.namespace.clone(),
+                name: service.key.name.clone(),
+                port: port.name.as_str().into(),
+                protocol: protocol(port.protocol),
+                family: IpFamily::of(address),
+            };
+            let origin = origin.clone();
+            ports.push((key, Entry { value, origin }));
+        }
+    }
+    ports
+}
+
+/// The addresses of a Service beside its own, of one family.
+struct Addresses {
+    external: Vec<IpAddr>,
+    load_balancer: Vec<IpAddr>,
+}
+
+impl Addresses {
+    fn of(service: &Service, cluster_address: IpAddr) -> Self {
+        let family = IpFamily::of(cluster_address);
+        let mut external: Vec<IpAddr> = Vec::new();
+        for &address in &service.external.addresses {
+            let known = address == cluster_address || external.contains(&address);
+            if family.has(address) && !known {
+                external.push(address);
+            }
+        }
+        let mut load_balancer: Vec<IpAddr> = Vec::new();
+        for &address in &service.external.load_balancer {
+            let known = address == cluster_address
+                || external.contains(&address)
+                || load_balancer.contains(&address);
+            if family.has(address) && !known {
+                load_balancer.push(address);
+            }
+        }
+        Self {
+            external,
+            load_balancer,
+        }
+    }
+}
+
+fn port(
+    service: &Service,
+    port: &weft_model::ServicePort,
+    address: IpAddr,
+    addresses: &Addresses,
+    cluster: &Cluster,
+    node: &NodeName,
+) -> ServicePort {
+    let family = IpFamily::of(address);
+    let source_ranges: Vec<_> = (service.external.source_ranges.iter().copied())
+        .filter(|range| family.has(range.addr()))
+        .collect();
+    let own = cluster
+        .node(node)
+        .and_then(|node| node.address_like(address));
+    let mut value = ServicePort {
+        label: label(service, port),
+        cluster_address: Some(address),
+        port: port.port.number(),
+        node_port: port.node_port.map(weft_model::Port::number),
+        external_addresses: addresses.external.clone(),
+        load_balancer_addresses: addresses.load_balancer.clone(),
+        source_ranges_have_node: own
+            .is_some_and(|own| source_ranges.iter().any(|range| range.contains(&own))),
+        source_ranges,
+        health_check: health_check(service),
+        affinity: service.affinity,
+        internal_policy: policy(service.internal_traffic_policy),
+        external_policy: policy(service.external.policy),
+        endpoints: Default::default(),
+    };
+    let external_local = value.is_external() && value.external_policy == Policy::Local;
+    let wanted = Wanted {
+        // External addresses with the policy Local need them too: for this node and its pods.
+        cluster: value.is_external() || value.internal_policy == Policy::Cluster,
+        local: external_local || value.internal_policy == Policy::Local,
+    };
+    value.endpoints = choice::endpoints(service, port, family, cluster, node, wanted);
+    value
+}
+
+fn origin(service: &Service) -> Origin {
+    Origin {
         kind: "Service",
         namespace: service.key.namespace.clone(),
         name: service.key.name.clone(),
         generation: service.generation,
-    };
-    let mut frontends = Vec::new();
-    for &address in service.cluster_ips() {
-        for port in &service.ports {
-            let key = FrontendKey {
-                address,
-                protocol: protocol(port.protocol),
-                port: port.port.number(),
-            };
-            let (backends, otherwise) = backends(service, address, port, slices, node);
-            let frontend = Frontend {
-                label: label(service, port).into(),
-                backends,
-                otherwise,
-            };
-            let entry = Entry {
-                value: frontend,
-                origin: origin.clone(),
-            };
-            frontends.push((key, entry));
-        }
     }
-    frontends
 }
 
 /// `namespace/name:port`, without `:port` for a port without name: how kube-proxy
 /// names a Service port in its comments.
-fn label(service: &Service, port: &ServicePort) -> String {
+fn label(service: &Service, port: &weft_model::ServicePort) -> Arc<str> {
     if port.name.as_str().is_empty() {
-        service.key.to_string()
+        service.key.to_string().into()
     } else {
-        format!("{}:{}", service.key, port.name)
+        format!("{}:{}", service.key, port.name).into()
+    }
+}
+
+/// Only Services of load balancers with the policy Local have one (Kubernetes API,
+/// `healthCheckNodePort`).
+fn health_check(service: &Service) -> Option<u16> {
+    match (service.service_type, service.external.policy) {
+        (ServiceType::LoadBalancer, TrafficPolicy::Local) => {
+            service.external.health_check.map(weft_model::Port::number)
+        }
+        (
+            ServiceType::LoadBalancer
+            | ServiceType::ClusterIP
+            | ServiceType::NodePort
+            | ServiceType::ExternalName,
+            TrafficPolicy::Cluster | TrafficPolicy::Local,
+        ) => None,
     }
 }
 
@@ -71,67 +164,10 @@ pub(crate) fn unserved(service: &Service) -> Option<&'static str> {
     }
 }
 
-/// Where connections to one address and port go. With `internalTrafficPolicy: Local`
-/// that is only to endpoints of `node`, and nowhere if it has none of those there are
-/// (Kubernetes, "Service Internal Traffic Policy"; kube-proxy drops as well).
-fn backends(
-    service: &Service,
-    address: IpAddr,
-    port: &ServicePort,
-    slices: &[&EndpointSlice],
-    node: &NodeName,
-) -> (BTreeSet<Backend>, Otherwise) {
-    let all = usable(address, port, slices, |_| true);
-    match service.internal_traffic_policy {
-        TrafficPolicy::Cluster => (all, Otherwise::Refuse),
-        // Without an endpoint anywhere the policy makes no difference.
-        TrafficPolicy::Local if all.is_empty() => (all, Otherwise::Refuse),
-        TrafficPolicy::Local => {
-            let here = |endpoint: &Endpoint| endpoint.node.as_ref() == Some(node);
-            (usable(address, port, slices, here), Otherwise::Drop)
-        }
-    }
-}
-
-/// Of some endpoints those that take new connections for one address and port: those
-/// that are ready; if there are none, those that still serve while they terminate
-/// (Kubernetes, "Traffic from terminating endpoints", KEP-1669).
-fn usable(
-    address: IpAddr,
-    port: &ServicePort,
-    slices: &[&EndpointSlice],
-    eligible: impl Fn(&Endpoint) -> bool,
-) -> BTreeSet<Backend> {
-    let choose = |state: fn(&Endpoint) -> bool| {
-        let mut chosen = BTreeSet::new();
-        for slice in slices {
-            if slice.family != IpFamily::of(address) {
-                continue;
-            }
-            for target in &slice.ports {
-                if target.name != port.name || target.protocol != port.protocol {
-                    continue;
-                }
-                let endpoints = slice.endpoints.iter();
-                chosen.extend(
-                    endpoints
-                        .filter(|endpoint| state(endpoint) && eligible(endpoint))
-                        .filter_map(Endpoint::address)
-                        .filter(|endpoint| endpoint.is_ipv4() == address.is_ipv4())
-                        .map(|address| Backend {
-                            address,
-                            port: target.port.number(),
-                        }),
-                );
-            }
-        }
-        chosen
-    };
-    let ready = choose(|endpoint| endpoint.ready);
-    if ready.is_empty() {
-        choose(|endpoint| endpoint.serving && endpoint.terminating)
-    } else {
-        ready
+fn policy(policy: TrafficPolicy) -> Policy {
+    match policy {
+        TrafficPolicy::Cluster => Policy::Cluster,
+        TrafficPolicy::Local => Policy::Local,
     }
 }
 

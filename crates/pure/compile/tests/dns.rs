@@ -49,10 +49,15 @@ fn service(name: &str, address: ServiceAddress, ports: &[(&str, Protocol, u16)])
                 name: PortName::from(*name),
                 protocol: *protocol,
                 port: port(*number),
+                node_port: None,
             })
             .collect(),
         publish_not_ready: false,
         internal_traffic_policy: TrafficPolicy::Cluster,
+        external: Default::default(),
+        affinity: None,
+        topology_keys: Vec::new(),
+        not_proxied: false,
     }
 }
 
@@ -75,6 +80,7 @@ fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
         zone: None,
         hostname: hostname.map(Into::into),
         pod: None,
+        hints: Default::default(),
     }
 }
 
@@ -102,6 +108,7 @@ fn slice(
             })
             .collect(),
         endpoints,
+        not_proxied: false,
     }))
 }
 

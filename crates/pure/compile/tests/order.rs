@@ -3,14 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use weft_compile::{Compiler, Settings, Touched};
 use weft_desired::{Difference, difference};
 use weft_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, IpFamily, Key, Node, Object, ObjectKey, Pod,
-    Port, Protocol, Rejection, Service, ServiceAddress, ServicePort, ServiceType, TrafficPolicy,
-    Uid,
+    Change, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key, Node, Object,
+    ObjectKey, Pod, Port, Protocol, Rejection, Service, ServiceAddress, ServicePort, ServiceType,
+    TrafficPolicy, Uid,
 };
 
 fn settings() -> Settings {
@@ -20,6 +21,7 @@ fn settings() -> Settings {
             "10.96.0.0/12".parse().unwrap(),
             "fd00:10:96::/112".parse().unwrap(),
         ],
+        proxy: Default::default(),
     }
 }
 
@@ -34,10 +36,13 @@ fn pod_address(number: u8) -> IpAddr {
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    (0..3u8, 0..4u8, prop::bool::ANY, 0..4u8).prop_map(|(name, range, wide, address)| Node {
+    let about = (0..3u8, 0..4u8, prop::bool::ANY, 0..4u8, 0..3u8);
+    about.prop_map(|(name, range, wide, address, zone)| Node {
         name: format!("node-{name}").as_str().into(),
         generation: 0,
-        labels: Default::default(),
+        labels: ["zone", "topology.kubernetes.io/zone"]
+            .map(|label| (label.into(), zone_name(zone)))
+            .into(),
         internal_ips: (address > 0)
             .then(|| IpAddr::from([172, 30, 0, 10 + address]))
             .into_iter()
@@ -48,6 +53,10 @@ fn node() -> impl Strategy<Value = Node> {
                 .unwrap(),
         ],
     })
+}
+
+fn zone_name(number: u8) -> Arc<str> {
+    format!("zone-{number}").into()
 }
 
 fn pod() -> impl Strategy<Value = Pod> {
@@ -73,36 +82,82 @@ fn pod() -> impl Strategy<Value = Pod> {
         })
 }
 
+fn policy() -> impl Strategy<Value = TrafficPolicy> {
+    prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)]
+}
+
+/// Addresses that Services' own are too, and ports that other Services claim.
+fn external() -> impl Strategy<Value = External> {
+    let addresses = || prop::collection::vec((0..4u8).prop_map(cluster_address), 0..3);
+    (addresses(), addresses(), any::<bool>(), policy()).prop_map(
+        |(addresses, load_balancer, ranged, policy)| External {
+            addresses,
+            load_balancer,
+            source_ranges: ranged
+                .then(|| "172.30.0.8/29".parse().unwrap())
+                .into_iter()
+                .collect(),
+            policy,
+            health_check: Port::new(30080),
+        },
+    )
+}
+
+fn cluster_address(number: u8) -> IpAddr {
+    IpAddr::from([10, 96, 0, number])
+}
+
 fn service() -> impl Strategy<Value = Service> {
-    let policy = prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)];
-    let kind = prop_oneof![Just(ServiceType::ClusterIP), Just(ServiceType::NodePort)];
+    let kind = prop_oneof![
+        Just(ServiceType::ClusterIP),
+        Just(ServiceType::LoadBalancer)
+    ];
     let about = (0..3u8, prop::option::of(0..3u8), 79..82u16, 0..2i64);
-    (about, kind, policy).prop_map(
-        |((name, address, port, created), service_type, internal_traffic_policy)| Service {
-            key: key("service", name),
-            uid: format!("service-{name}").as_str().into(),
-            generation: 1,
-            created,
-            service_type,
-            address: match address {
-                Some(number) => ServiceAddress::Virtual(vec![IpAddr::from([10, 96, 0, number])]),
-                None => ServiceAddress::Headless,
-            },
-            ports: vec![ServicePort {
-                name: "http".into(),
-                protocol: Protocol::Tcp,
-                port: Port::new(port).unwrap(),
-            }],
-            publish_not_ready: false,
-            internal_traffic_policy,
+    let node_port = prop::option::of(30000..30002u16);
+    let topology = prop_oneof![
+        3 => Just(Vec::new()),
+        1 => Just(vec![Arc::from("zone")]),
+        1 => Just(vec![Arc::from("zone"), Arc::from("*")]),
+    ];
+    let more = (external(), node_port, topology, 0..10u8);
+    (about, kind, policy(), more).prop_map(
+        |((name, address, port, created), service_type, internal_traffic_policy, more)| {
+            let (external, node_port, topology_keys, proxied) = more;
+            Service {
+                key: key("service", name),
+                uid: format!("service-{name}").as_str().into(),
+                generation: 1,
+                created,
+                service_type,
+                address: match address {
+                    Some(number) => ServiceAddress::Virtual(vec![cluster_address(number)]),
+                    None => ServiceAddress::Headless,
+                },
+                ports: vec![ServicePort {
+                    name: "http".into(),
+                    protocol: Protocol::Tcp,
+                    port: Port::new(port).unwrap(),
+                    node_port: node_port.and_then(Port::new),
+                }],
+                publish_not_ready: false,
+                internal_traffic_policy,
+                external,
+                affinity: None,
+                topology_keys,
+                not_proxied: proxied == 0,
+            }
         },
     )
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     let conditions = (any::<bool>(), any::<bool>(), any::<bool>());
-    (0..6u8, conditions, prop::option::of(0..3u8)).prop_map(
-        |(address, (ready, serving, terminating), node)| Endpoint {
+    let hints = (
+        prop::option::weighted(0.8, 0..3u8),
+        prop::option::of(0..3u8),
+    );
+    (0..6u8, conditions, prop::option::of(0..3u8), hints).prop_map(
+        |(address, (ready, serving, terminating), node, (zone, for_node))| Endpoint {
             addresses: vec![pod_address(address)],
             ready: ready && !terminating,
             serving,
@@ -111,6 +166,13 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             zone: None,
             hostname: None,
             pod: None,
+            hints: Hints {
+                zones: zone.map(zone_name).into_iter().collect(),
+                nodes: for_node
+                    .map(|node| format!("node-{node}").as_str().into())
+                    .into_iter()
+                    .collect(),
+            },
         },
     )
 }
@@ -128,6 +190,7 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
                 port: Port::new(8080).unwrap(),
             }],
             endpoints,
+            not_proxied: false,
         },
     )
 }
@@ -210,15 +273,27 @@ fn a_claim_lost_and_won_back_in_one_batch_is_no_change() {
                 name: "http".into(),
                 protocol: Protocol::Tcp,
                 port: Port::new(80).unwrap(),
+                node_port: None,
             }],
             publish_not_ready: false,
             internal_traffic_policy: TrafficPolicy::Cluster,
+            external: Default::default(),
+            affinity: None,
+            topology_keys: Vec::new(),
+            not_proxied: false,
         }))
     };
     let mut compiler = compiled(vec![service(1, 0), service(2, 0)]);
     let gone = Change::Delete(Key::Service(key("service", 2)));
     let touched = compiler.apply_all([service(1, 1), gone]);
-    assert_eq!(touched, Touched::default());
+    // What is gone held nothing.
+    let gone = touched.services.iter().map(|key| &*key.name);
+    assert_eq!(gone.collect::<Vec<_>>(), ["service-2"]);
+    let nothing_else = Touched {
+        services: touched.services.clone(),
+        ..Touched::default()
+    };
+    assert_eq!(touched, nothing_else);
 }
 
 proptest! {
@@ -248,6 +323,10 @@ proptest! {
             keys(&difference(&before.frontends, &after.frontends, |a, b| a == b))
         );
         prop_assert_eq!(
+            touched.services,
+            keys(&difference(&before.services, &after.services, |a, b| a == b))
+        );
+        prop_assert_eq!(
             touched.routes,
             keys(&difference(&before.routes, &after.routes, |a, b| a == b))
         );
@@ -266,6 +345,7 @@ proptest! {
         let after = compiler.desired();
         let expected = Touched {
             frontends: keys(&difference(&before.frontends, &after.frontends, |a, b| a == b)),
+            services: keys(&difference(&before.services, &after.services, |a, b| a == b)),
             routes: keys(&difference(&before.routes, &after.routes, |a, b| a == b)),
             nat: touched.nat,
             own_node: touched.own_node,
@@ -276,13 +356,13 @@ proptest! {
     }
 }
 
-fn keys<K: Ord + Copy, A, D>(steps: &[Difference<'_, K, A, D>]) -> std::collections::BTreeSet<K> {
+fn keys<K: Ord + Clone, A, D>(steps: &[Difference<'_, K, A, D>]) -> std::collections::BTreeSet<K> {
     steps
         .iter()
         .map(|step| match step {
             Difference::Add(key, _)
             | Difference::Change(key, _, _)
-            | Difference::Remove(key, _) => **key,
+            | Difference::Remove(key, _) => (*key).clone(),
         })
         .collect()
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use weft_compile::{Compiler, Settings, Touched};
-use weft_desired::{Frontend, Otherwise};
+use weft_desired::{Frontend, Otherwise, Policy, ServicePort};
 use weft_model::{Change, EndpointSlice, Key, Node, NodeName, Object, ObjectKey, Pod, Service};
 
 #[derive(Deserialize)]
@@ -78,6 +78,7 @@ impl Scenario {
         Compiler::new(Settings {
             node: node.clone(),
             service_ranges: self.service_ranges.clone(),
+            proxy: Default::default(),
         })
     }
 
@@ -102,8 +103,16 @@ fn text(compiler: &Compiler) -> String {
             "    from {} ({})",
             entry.origin, entry.origin.generation
         );
-        for backend in &entry.value.backends {
+        for backend in entry.value.backends.iter() {
             let _ = writeln!(out, "    {backend}");
+        }
+    }
+    if desired.services.values().any(|it| is_unusual(&it.value)) {
+        out.push_str("ports of Services\n");
+    }
+    for (key, entry) in &desired.services {
+        if is_unusual(&entry.value) {
+            let _ = writeln!(out, "  {key}  {}", port_text(&entry.value));
         }
     }
     out.push_str("routes\n");
@@ -138,6 +147,59 @@ fn text(compiler: &Compiler) -> String {
     out
 }
 
+/// Whether there is more to a port than its frontend tells.
+fn is_unusual(port: &ServicePort) -> bool {
+    port.cluster_address.is_none() || port.is_external() || port.affinity.is_some()
+}
+
+fn port_text(port: &ServicePort) -> String {
+    let mut words = Vec::new();
+    match port.cluster_address {
+        Some(address) => words.push(format!("{address} port {}", port.port)),
+        None => words.push(format!("port {}", port.port)),
+    }
+    words.extend(port.node_port.map(|number| format!("node port {number}")));
+    let list = |addresses: &[std::net::IpAddr]| -> String {
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        texts.join(" ")
+    };
+    if !port.external_addresses.is_empty() {
+        words.push(format!("external {}", list(&port.external_addresses)));
+    }
+    if !port.load_balancer_addresses.is_empty() {
+        let addresses = list(&port.load_balancer_addresses);
+        words.push(format!("load balancer {addresses}"));
+    }
+    let ranges = port.source_ranges.iter();
+    words.extend(ranges.map(|range| format!("for {range}")));
+    if port.source_ranges_have_node {
+        words.push("and the node".to_owned());
+    }
+    words.extend(
+        port.health_check
+            .map(|number| format!("health check {number}")),
+    );
+    words.extend(port.affinity.map(|seconds| format!("affinity {seconds} s")));
+    for (policy, which) in [
+        (port.internal_policy, "internal"),
+        (port.external_policy, "external"),
+    ] {
+        if policy == Policy::Local {
+            words.push(format!("{which} traffic local"));
+        }
+    }
+    for (which, set) in [
+        ("cluster", &port.endpoints.cluster),
+        ("local", &port.endpoints.local),
+        ("serving", &port.endpoints.serving),
+        ("here", &port.endpoints.here),
+    ] {
+        let texts: Vec<_> = set.iter().map(ToString::to_string).collect();
+        words.push(format!("{which} [{}]", texts.join(" ")));
+    }
+    words.join(", ")
+}
+
 fn sorted<T: ToString>(set: &BTreeSet<T>) -> Vec<String> {
     set.iter().map(T::to_string).collect()
 }
@@ -163,6 +225,13 @@ fn touched_text(compiler: &Compiler, key: &Key, touched: &Touched) -> String {
             None => "gone".to_owned(),
         };
         let _ = writeln!(out, "  frontend {key}  {now}");
+    }
+    for key in &touched.services {
+        let now = match desired.services.get(key) {
+            Some(entry) => port_text(&entry.value),
+            None => "gone".to_owned(),
+        };
+        let _ = writeln!(out, "  port {key}  {now}");
     }
     for key in &touched.routes {
         let now = match desired.routes.get(key) {

@@ -1,6 +1,6 @@
 //! Services as a node translates them. A back end (nftables, iptables) renders these.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -44,24 +44,58 @@ pub struct Frontend {
     pub label: Arc<str>,
     /// The endpoints that take new connections. A set: which slot an endpoint gets
     /// is the back end's choice.
-    pub backends: BTreeSet<Backend>,
+    pub backends: Arc<BTreeSet<Backend>>,
+    /// What happens while there are none.
+    pub otherwise: Otherwise,
+    /// What clients get that are neither this node nor its cluster's pods, if that is
+    /// something else.
+    pub outside: Option<Outside>,
+    /// Who may send to it; everybody if there is nothing here.
+    pub sources: Option<Arc<BTreeSet<IpNet>>>,
+    /// For how many seconds after its last connection a client's address is sent to the
+    /// endpoint it had.
+    pub affinity: Option<u32>,
+    /// Whose connections leave the node with the node's address.
+    pub masquerade: Masquerade,
+    /// The endpoints that connections may still be open to, beside `backends`.
+    pub serving: Arc<BTreeSet<Backend>>,
+}
+
+impl Frontend {
+    /// A frontend as a Service's own address has it: everybody gets these endpoints or is
+    /// refused.
+    pub fn new(label: Arc<str>, backends: BTreeSet<Backend>) -> Self {
+        Self {
+            label,
+            backends: Arc::new(backends),
+            otherwise: Otherwise::Refuse,
+            outside: None,
+            sources: None,
+            affinity: None,
+            masquerade: Masquerade::Outside,
+            serving: Arc::default(),
+        }
+    }
+}
+
+/// What clients beyond the cluster get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Their endpoints: this node's.
+    pub backends: Arc<BTreeSet<Backend>>,
     /// What happens while there are none.
     pub otherwise: Otherwise,
 }
 
-/// What the node's address translation must know besides frontends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeNat {
-    /// The pod ranges of the cluster's nodes. A source outside of them that reaches a frontend is
-    /// masqueraded; a destination outside of them (and not a node) leaves the cluster
-    /// and is masqueraded too.
-    pub pod_ranges: BTreeSet<IpNet>,
-    /// The Service ranges: what is sent to an address in them that is no frontend's
-    /// is dropped, never routed.
-    pub service_ranges: BTreeSet<IpNet>,
-    /// Addresses of the cluster's nodes: pods reach them without translation.
-    pub node_addresses: BTreeSet<IpAddr>,
-    /// This node's pods and their own addresses, for hairpin: a pod that reaches
-    /// itself through a Service is masqueraded, or it would answer itself directly.
-    pub local_pods: BTreeMap<IpAddr, Arc<str>>,
+/// Whose translated connections get the node's address as their source, so that answers
+/// come back through the node. A pod that reaches itself always does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Masquerade {
+    /// Those of clients that are no pods of the cluster.
+    #[default]
+    Outside,
+    /// Everybody's.
+    All,
+    /// The node's own: the address it chose may be one that others have as well.
+    Node,
 }

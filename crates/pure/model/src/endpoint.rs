@@ -1,5 +1,6 @@
 //! Endpoint slices (discovery.k8s.io/v1).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,6 +26,10 @@ pub struct EndpointSlice {
     /// `endpoints`.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// Has the label `service.kubernetes.io/service-proxy-name` or
+    /// `service.kubernetes.io/headless`: for DNS, and not for nodes.
+    #[serde(default)]
+    pub not_proxied: bool,
 }
 
 /// A port all endpoints of a slice have.
@@ -45,7 +50,7 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// `conditions.ready`; absent counts as ready.
     pub ready: bool,
-    /// `conditions.serving`; absent counts as `ready`.
+    /// `conditions.serving`; absent counts as serving.
     pub serving: bool,
     /// `conditions.terminating`.
     pub terminating: bool,
@@ -61,6 +66,20 @@ pub struct Endpoint {
     /// The pod of `targetRef`, if it is one.
     #[serde(default)]
     pub pod: Option<ObjectKey>,
+    /// `hints`: for whose clients it is meant.
+    #[serde(default)]
+    pub hints: Hints,
+}
+
+/// Whose clients an endpoint is meant for. Empty: everybody's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hints {
+    /// `hints.forZones`.
+    #[serde(default)]
+    pub zones: BTreeSet<Arc<str>>,
+    /// `hints.forNodes`.
+    #[serde(default)]
+    pub nodes: BTreeSet<NodeName>,
 }
 
 impl Endpoint {

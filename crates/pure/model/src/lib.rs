@@ -16,9 +16,9 @@ mod pod;
 mod service;
 
 pub use cluster::{Change, Cluster, Key, Object, Rejection};
-pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
+pub use endpoint::{Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use name::{LabelSet, NodeName, ObjectKey, PortName, Uid};
 pub use net::{IpFamily, Port, Protocol};
 pub use node::Node;
 pub use pod::Pod;
-pub use service::{Service, ServiceAddress, ServicePort, ServiceType, TrafficPolicy};
+pub use service::{External, Service, ServiceAddress, ServicePort, ServiceType, TrafficPolicy};

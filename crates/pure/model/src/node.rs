@@ -26,7 +26,16 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
 }
 
+/// The label that says which zone a node is in (Kubernetes, "Well-Known Labels").
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 impl Node {
+    /// The zone it is in, if it says so.
+    pub fn zone(&self) -> Option<&str> {
+        let zone = self.labels.get(ZONE)?;
+        (!zone.is_empty()).then_some(&**zone)
+    }
+
     /// The node's address in the family of `like`, if it has one.
     pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
         self.internal_ips

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{ObjectKey, Port, PortName, Protocol, Uid};
@@ -68,6 +69,45 @@ pub struct Service {
     /// `spec.internalTrafficPolicy`.
     #[serde(default)]
     pub internal_traffic_policy: TrafficPolicy,
+    /// How it is reached by other addresses than its own.
+    #[serde(default)]
+    pub external: External,
+    /// `spec.sessionAffinity: ClientIP`: for how many seconds after its last connection a
+    /// client's address is sent to the endpoint it had.
+    #[serde(default)]
+    pub affinity: Option<u32>,
+    /// The annotation `weft/topology-keys`: labels of nodes, in the order in which
+    /// endpoints of nodes that agree with the client's are looked for; `*` agrees with
+    /// every node. Empty: nodes make no difference.
+    #[serde(default)]
+    pub topology_keys: Vec<Arc<str>>,
+    /// Has the label `service.kubernetes.io/service-proxy-name` or
+    /// `service.kubernetes.io/headless`: nodes leave its addresses to somebody else.
+    #[serde(default)]
+    pub not_proxied: bool,
+}
+
+/// What of a Service is there for clients beyond the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// `spec.externalIPs`.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress`: the addresses whose packets come to nodes as they
+    /// are (`ipMode` is not Proxy).
+    #[serde(default)]
+    pub load_balancer: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`: who may use `load_balancer`. Without any of a
+    /// family everybody may who is of that family.
+    #[serde(default)]
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.externalTrafficPolicy`.
+    #[serde(default)]
+    pub policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`, where a node tells load balancers whether it has
+    /// endpoints.
+    #[serde(default)]
+    pub health_check: Option<Port>,
 }
 
 impl Service {
@@ -90,4 +130,7 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// `port`.
     pub port: Port,
+    /// `nodePort`: the port at every node.
+    #[serde(default)]
+    pub node_port: Option<Port>,
 }

@@ -75,15 +75,21 @@ fn service(name: &str, address: &[&str]) -> Service {
                 name: "web".into(),
                 protocol: Protocol::Tcp,
                 port: Port::new(80).unwrap(),
+                node_port: None,
             },
             ServicePort {
                 name: "dns".into(),
                 protocol: Protocol::Udp,
                 port: Port::new(53).unwrap(),
+                node_port: None,
             },
         ],
         publish_not_ready: false,
         internal_traffic_policy: TrafficPolicy::Cluster,
+        external: Default::default(),
+        affinity: None,
+        topology_keys: Vec::new(),
+        not_proxied: false,
     }
 }
 
@@ -103,6 +109,7 @@ fn slice(service: &str, name: &str, family: IpFamily, endpoints: &[&str]) -> End
             zone: None,
             hostname: None,
             pod: None,
+            hints: Default::default(),
         }
     };
     let port = |name: &str, protocol, number| EndpointPort {
@@ -120,6 +127,7 @@ fn slice(service: &str, name: &str, family: IpFamily, endpoints: &[&str]) -> End
             port("dns", Protocol::Udp, 5353),
         ],
         endpoints: endpoints.iter().map(endpoint).collect(),
+        not_proxied: false,
     }
 }
 

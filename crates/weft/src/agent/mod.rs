@@ -18,7 +18,7 @@ use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
-use weft_compile::{Compiler, Settings, Touched};
+use weft_compile::{Compiler, ProxySettings, Settings, Touched};
 use weft_kube::{Access, Interest, Pods, Update};
 use weft_model::NodeName;
 
@@ -115,6 +115,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let settings = Settings {
         node,
         service_ranges: config.service_cidrs,
+        proxy: ProxySettings::default(),
     };
     let mut agent = Agent {
         compiler: Compiler::new(settings),

@@ -1,0 +1,210 @@
+//! All Services of a node: who gets the addresses and ports that several claim, and what
+//! follows for the tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use weft_desired::{
+    Desired, Entry, Frontend, IpFamily, Protocol, ServicePort, ServicePortKey, SocketKey,
+};
+use weft_model::{Cluster, NodeName, ObjectKey, Service};
+
+use crate::claim::{Claims, Rank, Weight};
+use crate::compiler::Touched;
+use crate::frontend::{frontends, node_port_socket, socket};
+use crate::service;
+
+type Ports = Vec<(ServicePortKey, Entry<ServicePort>)>;
+
+/// What must be known of Services beside the tables they become.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Services {
+    claims: Claims<SocketKey>,
+    /// What Services ask for beyond what they get.
+    unserved: BTreeMap<ObjectKey, &'static str>,
+    /// Services that look at the labels of endpoints' nodes.
+    by_topology: BTreeSet<ObjectKey>,
+}
+
+impl Services {
+    /// Compiles some Services. Two of them may claim one thing: it is given away once all
+    /// have said so.
+    pub(crate) fn changed(
+        &mut self,
+        keys: &BTreeSet<ObjectKey>,
+        cluster: &Cluster,
+        node: &NodeName,
+        desired: &mut Desired,
+    ) -> Touched {
+        let mut compiled: BTreeMap<ObjectKey, Ports> = BTreeMap::new();
+        let mut sockets = BTreeSet::new();
+        for key in keys {
+            let ports = self.claim(key, cluster.service(key), cluster, node, &mut sockets);
+            compiled.insert(key.clone(), ports);
+        }
+        for socket in &sockets {
+            for other in self.claims.claimants(socket) {
+                if let Some(service) = cluster.service(other).filter(|it| !keys.contains(&it.key)) {
+                    compiled
+                        .entry(other.clone())
+                        .or_insert_with(|| service::ports(service, cluster, node));
+                }
+            }
+        }
+        let mut touched = Touched::default();
+        let mut fresh = BTreeMap::new();
+        for (key, mut ports) in compiled {
+            self.hold(&key, &mut ports);
+            for (port_key, port) in &ports {
+                for (socket, value) in frontends(port_key, &port.value, &desired.nat) {
+                    let origin = port.origin.clone();
+                    if self.claims.holder(&socket) == Some(&key) {
+                        fresh.insert(socket, Entry { value, origin });
+                    }
+                }
+            }
+            touched.services.extend(replace_ports(&key, ports, desired));
+        }
+        sockets.extend(fresh.keys());
+        touched.frontends = sockets;
+        touched
+            .frontends
+            .retain(|socket| replace_frontend(*socket, fresh.remove(socket), desired));
+        touched
+    }
+
+    /// Services whose endpoints depend on the labels of their nodes.
+    pub(crate) fn by_topology(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.by_topology.iter()
+    }
+
+    /// What a Service asks for beyond what it gets.
+    pub(crate) fn unserved(&self) -> impl Iterator<Item = (&ObjectKey, &'static str)> {
+        self.unserved.iter().map(|(key, reason)| (key, *reason))
+    }
+
+    /// What a Service claims that an older one has: the socket, the loser, the winner.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (&SocketKey, &ObjectKey, &ObjectKey)> {
+        self.claims.lost()
+    }
+
+    /// Claims what a Service asks for, if there is one. Adds what it claims or claimed to
+    /// `sockets`.
+    fn claim(
+        &mut self,
+        key: &ObjectKey,
+        service: Option<&Service>,
+        cluster: &Cluster,
+        node: &NodeName,
+        sockets: &mut BTreeSet<SocketKey>,
+    ) -> Ports {
+        match service.and_then(service::unserved) {
+            Some(reason) => self.unserved.insert(key.clone(), reason),
+            None => self.unserved.remove(key),
+        };
+        let Some(service) = service else {
+            self.by_topology.remove(key);
+            sockets.extend(self.claims.withdraw(key));
+            return Vec::new();
+        };
+        if service.topology_keys.is_empty() {
+            self.by_topology.remove(key);
+        } else {
+            self.by_topology.insert(key.clone());
+        }
+        let ports = service::ports(service, cluster, node);
+        let rank = Rank {
+            created: service.created,
+            uid: service.uid.clone(),
+        };
+        let claimed = ports
+            .iter()
+            .flat_map(|(key, port)| claimed(key, &port.value));
+        sockets.extend(self.claims.set(key, &rank, claimed));
+        ports
+    }
+
+    /// Leaves out what others hold.
+    fn hold(&self, owner: &ObjectKey, ports: &mut Ports) {
+        let holds = |socket: SocketKey| self.claims.holder(&socket) == Some(owner);
+        for (key, Entry { value: port, .. }) in ports {
+            let number = port.port;
+            port.cluster_address = port
+                .cluster_address
+                .filter(|address| holds(socket(key, *address, number)));
+            port.node_port = port
+                .node_port
+                .filter(|node_port| holds(node_port_socket(key, *node_port)));
+            port.external_addresses
+                .retain(|address| holds(socket(key, *address, number)));
+            port.load_balancer_addresses
+                .retain(|address| holds(socket(key, *address, number)));
+        }
+    }
+}
+
+/// What a Service's port claims.
+fn claimed(key: &ServicePortKey, port: &ServicePort) -> Vec<(SocketKey, Weight)> {
+    let addresses = port
+        .cluster_address
+        .iter()
+        .chain(&port.external_addresses)
+        .chain(&port.load_balancer_addresses);
+    let named = addresses.map(|address| (socket(key, *address, port.port), Weight::Named));
+    let node_port = port
+        .node_port
+        .map(|node_port| (node_port_socket(key, node_port), Weight::OneOfMany));
+    named.chain(node_port).collect()
+}
+
+/// Makes the ports of one Service these; returns those that are others now.
+fn replace_ports(
+    service: &ObjectKey,
+    ports: Ports,
+    desired: &mut Desired,
+) -> BTreeSet<ServicePortKey> {
+    let mut ports: BTreeMap<_, _> = ports.into_iter().collect();
+    let mut touched: BTreeSet<ServicePortKey> = desired
+        .services
+        .range((Bound::Included(first_port(service)), Bound::Unbounded))
+        .map(|(key, _)| key)
+        .take_while(|key| key.namespace == service.namespace && key.name == service.name)
+        .cloned()
+        .collect();
+    touched.extend(ports.keys().cloned());
+    touched.retain(|key| {
+        let fresh = ports.remove(key);
+        let same = desired.services.get(key) == fresh.as_ref();
+        // The origin may be new though the value is not.
+        match fresh {
+            Some(entry) => desired.services.insert(key.clone(), entry),
+            None => desired.services.remove(key),
+        };
+        !same
+    });
+    touched
+}
+
+/// The smallest key a port of this Service can have.
+fn first_port(service: &ObjectKey) -> ServicePortKey {
+    ServicePortKey {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        port: "".into(),
+        protocol: Protocol::Tcp,
+        family: IpFamily::V4,
+    }
+}
+
+fn replace_frontend(
+    socket: SocketKey,
+    fresh: Option<Entry<Frontend>>,
+    desired: &mut Desired,
+) -> bool {
+    let same = desired.frontends.get(&socket) == fresh.as_ref();
+    match fresh {
+        Some(entry) => desired.frontends.insert(socket, entry),
+        None => desired.frontends.remove(&socket),
+    };
+    !same
+}

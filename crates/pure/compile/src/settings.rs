@@ -1,0 +1,95 @@
+//! What is the same for the life of a compiler.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_desired::{LocalDetection, NodePortAddresses};
+use weft_model::{Node, NodeName};
+
+/// What is the same for the life of a compiler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The node compiled for.
+    pub node: NodeName,
+    /// The cluster's Service ranges.
+    pub service_ranges: Vec<IpNet>,
+    /// How Services are translated.
+    pub proxy: ProxySettings,
+}
+
+/// How Services are translated, beside what they say themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// Where node ports answer.
+    pub node_ports_at: NodePortsAt,
+    /// How pods' packets are told from those from beyond the cluster.
+    pub local: LocalMode,
+    /// Whether every connection to a Service's own address is masqueraded.
+    pub masquerade_all: bool,
+    /// Whether node ports answer at 127.0.0.0/8 too, where the back end can do that.
+    pub localhost_node_ports: bool,
+}
+
+/// Where node ports answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePortsAt {
+    /// At every address of the node.
+    #[default]
+    All,
+    /// At the addresses its Node object has as InternalIP.
+    Primary,
+    /// At its addresses in these ranges.
+    Within(BTreeSet<IpNet>),
+}
+
+/// How pods' packets are told from those from beyond the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalMode {
+    /// Their sources are in the pod ranges of the cluster's nodes.
+    #[default]
+    PodRanges,
+    /// Their sources are in these ranges.
+    Ranges(BTreeSet<IpNet>),
+    /// Their sources are in this node's own pod ranges.
+    NodeRanges,
+    /// They come through this bridge.
+    Bridge(Arc<str>),
+    /// They come through devices whose names start so.
+    InterfacePrefix(Arc<str>),
+    /// They are not told.
+    Nothing,
+}
+
+impl NodePortsAt {
+    pub(crate) fn resolved(&self, own: Option<&Node>) -> NodePortAddresses {
+        match self {
+            NodePortsAt::All => NodePortAddresses::All,
+            NodePortsAt::Within(ranges) => NodePortAddresses::Within(ranges.clone()),
+            NodePortsAt::Primary => {
+                let addresses = own.iter().flat_map(|node| &node.internal_ips);
+                NodePortAddresses::Primary(addresses.copied().collect())
+            }
+        }
+    }
+}
+
+impl LocalMode {
+    pub(crate) fn resolved(
+        &self,
+        own: Option<&Node>,
+        pod_ranges: &BTreeSet<IpNet>,
+    ) -> LocalDetection {
+        match self {
+            LocalMode::PodRanges => LocalDetection::Ranges(pod_ranges.clone()),
+            LocalMode::Ranges(ranges) => LocalDetection::Ranges(ranges.clone()),
+            LocalMode::NodeRanges => {
+                let ranges = own.iter().flat_map(|node| &node.pod_cidrs);
+                LocalDetection::Ranges(ranges.copied().collect())
+            }
+            LocalMode::Bridge(device) => LocalDetection::Bridge(device.clone()),
+            LocalMode::InterfacePrefix(start) => LocalDetection::InterfacePrefix(start.clone()),
+            LocalMode::Nothing => LocalDetection::Nothing,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a node's address translation must know besides Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// What the node's address translation must know besides frontends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeNat {
+    /// The pod ranges of the cluster's nodes. A source outside of them that reaches a frontend is
+    /// masqueraded; a destination outside of them (and not a node) leaves the cluster
+    /// and is masqueraded too.
+    pub pod_ranges: BTreeSet<IpNet>,
+    /// The Service ranges: what is sent to an address in them that is no frontend's
+    /// is dropped, never routed.
+    pub service_ranges: BTreeSet<IpNet>,
+    /// Addresses of the cluster's nodes: pods reach them without translation.
+    pub node_addresses: BTreeSet<IpAddr>,
+    /// This node's pods and their own addresses, for hairpin: a pod that reaches
+    /// itself through a Service is masqueraded, or it would answer itself directly.
+    pub local_pods: BTreeMap<IpAddr, Arc<str>>,
+    /// This node's own addresses, loopback's left out.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// At which of them node ports answer, as it was asked for.
+    pub node_port_addresses: NodePortAddresses,
+    /// How a pod's packet is told from others.
+    pub local: LocalDetection,
+    /// Whether every connection to a Service's own address is masqueraded, pods' too.
+    pub masquerade_all: bool,
+    /// Whether node ports answer at 127.0.0.0/8 too (iptables only: it needs
+    /// `route_localnet`).
+    pub localhost_node_ports: bool,
+}
+
+/// At which of the node's addresses node ports answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// At all of them.
+    #[default]
+    All,
+    /// At the ones the node is known by (InternalIP).
+    Primary(BTreeSet<IpAddr>),
+    /// At those in these ranges.
+    Within(BTreeSet<IpNet>),
+}
+
+impl NodePortAddresses {
+    /// Whether node ports answer at one of the node's addresses.
+    pub fn include(&self, address: IpAddr) -> bool {
+        match self {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary(addresses) => addresses.contains(&address),
+            NodePortAddresses::Within(ranges) => {
+                ranges.iter().any(|range| range.contains(&address))
+            }
+        }
+    }
+}
+
+/// How a packet that comes from a pod is told from one that comes from beyond the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalDetection {
+    /// By its source.
+    Ranges(BTreeSet<IpNet>),
+    /// By the device it came in through.
+    Bridge(Arc<str>),
+    /// By the start of that device's name.
+    InterfacePrefix(Arc<str>),
+    /// Not at all: pods' packets are like everybody's.
+    Nothing,
+}
+
+impl Default for LocalDetection {
+    fn default() -> Self {
+        Self::Ranges(BTreeSet::new())
+    }
+}
