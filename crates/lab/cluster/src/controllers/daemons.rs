@@ -15,6 +15,7 @@ use weft_model::ObjectKey;
 
 use super::deployment::template_hash;
 use super::echoes::Echoes;
+use super::graph::controller_ref;
 use super::history::History;
 use super::replicas::{available_in, is_active, is_ready, pod_from, says_the_same};
 use super::rollout::Bounds;
@@ -132,7 +133,7 @@ impl DaemonSets {
         let mut created = BTreeSet::new();
         let mut failure = None;
         for node in &plan.create_on {
-            let owner = daemon_set.controller_owner_ref(&());
+            let owner = controller_ref(daemon_set);
             let pod = daemon_pod(spec, &key.name, node, hash, owner);
             let made = pods
                 .create(&PostParams::default(), &pod)

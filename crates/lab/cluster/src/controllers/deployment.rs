@@ -14,10 +14,12 @@ use weft_kube::kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
+use super::graph::controller_ref;
+use super::kind::Kind;
 use super::progress::{Counts, Rollout};
 use super::replicas::says_the_same;
 use super::rollout::{Bounds, Size, grow, shrink};
-use super::world::{Kind, api, controller_of};
+use super::world::{api, controller_of};
 use super::{Context, During, Error};
 use crate::events::Severity;
 
@@ -130,7 +132,7 @@ impl Deployments {
     }
 
     async fn create(&self, step: Step<'_>) -> Result<Option<Arc<ReplicaSet>>, Error> {
-        let Some(owner) = step.deployment.controller_owner_ref(&()) else {
+        let Some(owner) = controller_ref(step.deployment) else {
             return Ok(None);
         };
         let hash = template_hash(&step.spec.template, step.deployment);

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use serde_json::json;
 use weft_kube::k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec};
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use weft_kube::kube::ResourceExt;
 use weft_kube::kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
 use super::daemons::REVISION_HASH;
-use super::world::{Kind, api, controller_of};
+use super::graph::controller_ref;
+use super::kind::Kind;
+use super::world::{api, controller_of};
 use super::{Context, During, Error};
 
 /// Versions that are kept beside those that pods have (Kubernetes' default).
@@ -72,7 +74,7 @@ impl History<'_> {
     }
 
     async fn create(&self, number: i64) -> Result<(), Error> {
-        let Some(owner) = self.daemon_set.controller_owner_ref(&()) else {
+        let Some(owner) = controller_ref(self.daemon_set) else {
             return Ok(());
         };
         let name = format!("{}-{}", self.key.name, self.hash);

@@ -18,6 +18,7 @@ use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
 use super::endpoints::LEADER;
+use super::graph::controller_ref;
 use super::slices::{MANAGED_BY, SERVICE_NAME, service_managed_by};
 use super::trigger_time::ANNOTATION as TRIGGER_TIME;
 use super::world::{World, api, key_of};
@@ -281,7 +282,7 @@ fn slice(
             namespace: of.namespace(),
             labels: Some(labels),
             annotations: Some(annotations),
-            owner_references: of.controller_owner_ref(&()).map(|owner| vec![owner]),
+            owner_references: controller_ref(of).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         address_type: address_type.to_owned(),

@@ -11,8 +11,11 @@ mod echoes;
 mod endpoints;
 mod eviction;
 mod expiry;
+mod fate;
 mod garbage;
+mod graph;
 mod history;
+mod kind;
 mod mirror;
 mod namespaces;
 mod nodes;
@@ -38,6 +41,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use ipnet::IpNet;
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, LocalSet};
 use weft_kube::Client;
 use weft_kube::k8s_openapi::api::core::v1::Node;
@@ -47,9 +51,10 @@ use weft_model::ObjectKey;
 use crate::events::Recorder;
 use crate::node_ranges::Masks;
 
+use self::kind::AnyKey;
 pub use self::nodes::NODE_GRACE;
 use self::queue::Queue;
-use self::world::{AnyKey, Changed, Happened, SharedWorld, World};
+use self::world::{Changed, Happened, SharedWorld, World};
 
 /// What is the same for the life of the controllers.
 #[derive(Clone, Debug)]
@@ -160,7 +165,7 @@ pub async fn run(client: Client, options: Options) -> std::convert::Infallible {
                     let mut world = world.borrow_mut();
                     if world.all_in_sync() {
                         queues.enqueue(&world, &changed);
-                        for any in world.take_garbage() {
+                        for any in world.graph.take_suspects() {
                             queues.garbage.push(any);
                         }
                     }
@@ -226,9 +231,13 @@ fn start(
     spawn!(scheduling, scheduling::Scheduler::new(context.clone()));
     spawn!(orphans, orphans::Orphans::new(context.clone()));
     spawn!(eviction, eviction::Eviction::new(context.clone()));
-    spawn!(garbage, garbage::Collector::new(context.clone()));
+    let new_kinds = Rc::new(Notify::new());
+    spawn!(
+        garbage,
+        garbage::Collector::new(context.clone(), queues.garbage.clone(), new_kinds.clone())
+    );
     controllers.push(local.spawn_local(expiry::keep(context.client.clone())));
-    let ownership = ownership::keep(context.clone(), queues.garbage.clone());
+    let ownership = ownership::keep(context.clone(), queues.garbage.clone(), new_kinds);
     controllers.push(local.spawn_local(ownership));
     controllers
 }
@@ -428,7 +437,7 @@ impl Queues {
         {
             self.orphans.push(key.clone());
         }
-        for any in world.take_garbage() {
+        for any in world.graph.take_suspects() {
             self.garbage.push(any);
         }
     }

@@ -92,10 +92,10 @@ impl Namespaces {
         let mut left = 0_usize;
         let kinds = served(&self.context.client).await?;
         let inside = |kind: &Served| kind.namespaced && kind.has(&["list", "delete"]);
-        for kind in kinds.into_iter().filter(inside) {
-            let resource = kind.resource;
+        for kind in kinds.each().filter(|kind| inside(kind)) {
+            let resource = &kind.resource;
             let inside: Api<DynamicObject> =
-                Api::namespaced_with(self.context.client.clone(), &key.name, &resource);
+                Api::namespaced_with(self.context.client.clone(), &key.name, resource);
             let objects = inside
                 .list_metadata(&ListParams::default())
                 .await

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::warn;
 use weft_kube::Pauses;
 use weft_kube::kube::Api;
 use weft_kube::kube::api::{DynamicObject, PartialObjectMeta};
@@ -18,117 +18,104 @@ use weft_kube::kube::runtime::WatchStreamExt;
 use weft_kube::kube::runtime::watcher::{self, Event, watcher};
 
 use super::Context;
+use super::graph::Meta;
+use super::kind::{AnyKey, Foreign, Kind};
 use super::queue::Queue;
-use super::served::{Served, served};
-use super::world::{AnyKey, Foreign, Meta, key_of};
+use super::served::served;
+use super::world::key_of;
 
 /// A new definition is noticed at once; this is for what is missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// The kinds that controllers watch whole, and those whose objects own nothing and are many.
-const NOT_HERE: &[(&str, &str)] = &[
-    ("", "Namespace"),
-    ("", "Node"),
-    ("", "Pod"),
-    ("", "PersistentVolume"),
-    ("", "PersistentVolumeClaim"),
-    ("", "Service"),
-    ("", "ServiceAccount"),
-    ("", "Endpoints"),
-    ("", "Event"),
-    ("apps", "ControllerRevision"),
-    ("apps", "DaemonSet"),
-    ("apps", "Deployment"),
-    ("apps", "ReplicaSet"),
-    ("apps", "StatefulSet"),
-    ("coordination.k8s.io", "Lease"),
-    ("discovery.k8s.io", "EndpointSlice"),
-    ("events.k8s.io", "Event"),
-    ("storage.k8s.io", "StorageClass"),
-];
+/// After a look that failed.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// Watches whatever kinds there are, as they come and go. Never ends.
-pub(super) async fn keep(context: Context, garbage: Queue<AnyKey>) {
+/// Watches whatever kinds there are, as they come and go; `new_kinds` tells that there may be
+/// some. Never ends.
+pub(super) async fn keep(context: Context, garbage: Queue<AnyKey>, new_kinds: Rc<Notify>) {
     let mut watches: BTreeMap<Rc<Foreign>, JoinHandle<()>> = BTreeMap::new();
-    let definitions = Rc::new(Notify::new());
     loop {
-        match served(&context.client).await {
+        let pause = match served(&context.client).await {
             Ok(kinds) => {
-                let kinds: BTreeSet<_> = kinds.into_iter().filter_map(foreign).collect();
-                watches.retain(|kind, watch| {
-                    let still = kinds.contains(kind);
-                    if !still {
-                        watch.abort();
-                        context.world.borrow_mut().forget(kind);
-                    }
-                    still
-                });
+                let watched = kinds.foreign();
+                let mut world = context.world.borrow_mut();
+                world.graph.serve(kinds, watched.clone());
+                drop(world);
                 hand_over(&context, &garbage);
-                for kind in kinds {
+                watches.retain(|_, watch| !watch.is_finished());
+                for kind in watched {
                     watches.entry(kind.clone()).or_insert_with(|| {
                         let (context, garbage) = (context.clone(), garbage.clone());
-                        let definitions = definitions.clone();
-                        tokio::task::spawn_local(follow(context, kind, garbage, definitions))
+                        let new_kinds = new_kinds.clone();
+                        tokio::task::spawn_local(follow(context, kind, garbage, new_kinds))
                     });
                 }
+                LOOK_AGAIN
             }
-            Err(error) => warn!(%error, "cannot find out what kinds there are; trying again"),
-        }
+            Err(error) => {
+                warn!(%error, "cannot find out what kinds there are; trying again");
+                TRY_AGAIN
+            }
+        };
         tokio::select! {
-            () = definitions.notified() => {}
-            () = sleep(LOOK_AGAIN) => {}
+            () = new_kinds.notified() => {}
+            () = sleep(pause) => {}
         }
     }
 }
 
-fn foreign(kind: Served) -> Option<Rc<Foreign>> {
-    let resource = &kind.resource;
-    let elsewhere = NOT_HERE.contains(&(&*resource.group, &*resource.kind));
-    let usable = kind.has(&["list", "watch", "delete", "patch"]);
-    (usable && !elsewhere).then(|| Rc::new(Foreign::new(resource, kind.namespaced)))
-}
-
+/// Watches the objects of a kind until it is not served any more. It hears of the last of them:
+/// the API ends a watch after it has told everything.
 async fn follow(
     context: Context,
     kind: Rc<Foreign>,
     garbage: Queue<AnyKey>,
-    definitions: Rc<Notify>,
+    new_kinds: Rc<Notify>,
 ) {
     let api: Api<PartialObjectMeta<DynamicObject>> =
         Api::all_with(context.client.clone(), &kind.resource());
     let events = watcher(api, watcher::Config::default()).backoff(Pauses::default());
     let mut events = pin!(events);
     let mut listing = BTreeSet::new();
+    let any = |object: &PartialObjectMeta<DynamicObject>| AnyKey {
+        kind: Kind::Foreign(kind.clone()),
+        key: key_of(object),
+    };
     while let Some(event) = events.next().await {
         {
             let mut world = context.world.borrow_mut();
+            let graph = &mut world.graph;
             match event {
-                // A kind that is not served any more is forgotten soon.
-                Err(error) => debug!(kind = %kind.kind, %error, "watch interrupted; trying again"),
+                Err(error) => {
+                    if !graph.is_served(&kind) {
+                        graph.forget(&kind);
+                        break;
+                    }
+                    warn!(kind = %kind.kind, group = %kind.group, %error, "watch interrupted; trying again");
+                }
                 Ok(Event::Init) => listing.clear(),
                 Ok(Event::InitApply(object)) => {
-                    let key = key_of(&object);
-                    world.put_foreign(&kind, &key, Some(Meta::of(&object)));
-                    listing.insert(key);
+                    listing.insert(key_of(&object));
+                    graph.put(&any(&object), Some(Meta::of(&object)));
                 }
-                Ok(Event::InitDone) => world.listed(&kind, &std::mem::take(&mut listing)),
-                Ok(Event::Apply(object)) => {
-                    world.put_foreign(&kind, &key_of(&object), Some(Meta::of(&object)));
-                }
-                Ok(Event::Delete(object)) => world.put_foreign(&kind, &key_of(&object), None),
+                Ok(Event::InitDone) => graph.listed(&kind, &std::mem::take(&mut listing)),
+                Ok(Event::Apply(object)) => graph.put(&any(&object), Some(Meta::of(&object))),
+                Ok(Event::Delete(object)) => graph.put(&any(&object), None),
             }
         }
         hand_over(&context, &garbage);
         if kind.kind == "CustomResourceDefinition" {
-            definitions.notify_one();
+            new_kinds.notify_one();
         }
     }
+    // It may be served again already.
+    new_kinds.notify_one();
 }
 
 /// Before everything is listed, "it is not there" would be a guess.
 fn hand_over(context: &Context, garbage: &Queue<AnyKey>) {
     let mut world = context.world.borrow_mut();
     if world.all_in_sync() {
-        for any in world.take_garbage() {
+        for any in world.graph.take_suspects() {
             garbage.push(any);
         }
     }

@@ -14,6 +14,7 @@ use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
 use super::echoes::Echoes;
+use super::graph::controller_ref;
 use super::scheduling::is_finished;
 use super::world::{api, key_of};
 use super::{Context, During, Error};
@@ -87,7 +88,7 @@ impl ReplicaSets {
         else {
             return Ok(());
         };
-        let Some(owner) = replica_set.controller_owner_ref(&()) else {
+        let Some(owner) = controller_ref(replica_set) else {
             return Ok(());
         };
         let pod = pod_from(template, &key.name, owner);

@@ -14,6 +14,7 @@ use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::{Change, Object, ObjectKey};
 
 use super::backing::{HEADLESS, backed, is_headless, selected, selector};
+use super::graph::controller_ref;
 use super::trigger_time::{Observed, TriggerTimes};
 use super::world::{api, key_of};
 use super::{Context, During, Error};
@@ -198,7 +199,7 @@ impl EndpointSlices {
         let mut metadata = json!({
             "namespace": key.namespace,
             "labels": labels(key, service),
-            "ownerReferences": service.controller_owner_ref(&()).map(|owner| vec![owner]),
+            "ownerReferences": controller_ref(service).map(|owner| vec![owner]),
         });
         match &slice.name {
             Some(name) => metadata["name"] = json!(name),

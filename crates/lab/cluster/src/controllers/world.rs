@@ -22,13 +22,14 @@ use weft_kube::k8s_openapi::api::core::v1::{
 use weft_kube::k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_kube::k8s_openapi::api::storage::v1::StorageClass;
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use weft_kube::kube::api::ApiResource;
-use weft_kube::kube::core::GroupVersionKind;
 use weft_kube::kube::runtime::WatchStreamExt;
 use weft_kube::kube::runtime::watcher::{self, Event, watcher};
 use weft_kube::kube::{Api, Resource, ResourceExt};
 use weft_kube::{Client, Pauses};
 use weft_model::ObjectKey;
+
+use super::graph::{Graph, Meta};
+use super::kind::{AnyKey, Kind};
 
 /// The ConfigMap every namespace gets.
 pub(super) const ROOT_CA: &str = "kube-root-ca.crt";
@@ -37,86 +38,6 @@ pub(super) const LEASES: &str = "kube-node-lease";
 
 /// All objects of one kind. Those of a kind without namespaces have an empty one.
 pub(super) type Cache<K> = BTreeMap<ObjectKey, Arc<K>>;
-
-/// A kind the controllers watch.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    Namespace,
-    Node,
-    Pod,
-    Service,
-    Endpoints,
-    EndpointSlice,
-    Deployment,
-    ReplicaSet,
-    DaemonSet,
-    StatefulSet,
-    ControllerRevision,
-    PersistentVolume,
-    PersistentVolumeClaim,
-    StorageClass,
-    ServiceAccount,
-    ConfigMap,
-    Lease,
-    Foreign(Rc<Foreign>),
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Kind::Foreign(kind) = self {
-            f.write_str(&kind.kind)
-        } else {
-            Debug::fmt(self, f)
-        }
-    }
-}
-
-/// A kind that no controller reads: of its objects only the metadata is kept.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Foreign {
-    pub(super) group: String,
-    version: String,
-    pub(super) kind: String,
-    plural: String,
-    pub(super) namespaced: bool,
-}
-
-impl Foreign {
-    pub(super) fn new(resource: &ApiResource, namespaced: bool) -> Self {
-        Self {
-            group: resource.group.clone(),
-            version: resource.version.clone(),
-            kind: resource.kind.clone(),
-            plural: resource.plural.clone(),
-            namespaced,
-        }
-    }
-
-    pub(super) fn resource(&self) -> ApiResource {
-        let kind = GroupVersionKind::gvk(&self.group, &self.version, &self.kind);
-        ApiResource::from_gvk_with_plural(&kind, &self.plural)
-    }
-}
-
-/// The objects of such a kind.
-#[derive(Debug, Default)]
-struct ForeignObjects {
-    objects: BTreeMap<ObjectKey, Meta>,
-    in_sync: bool,
-}
-
-/// An object, whatever its kind.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct AnyKey {
-    pub(super) kind: Kind,
-    pub(super) key: ObjectKey,
-}
-
-impl std::fmt::Display for AnyKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.kind, self.key)
-    }
-}
 
 /// A kind that [`World`] has a cache of.
 pub(super) trait Kept:
@@ -133,14 +54,9 @@ macro_rules! caches {
         #[derive(Debug, Default)]
         pub(super) struct World {
             $(pub(super) $field: Cache<$kind>,)*
-            foreign: BTreeMap<Rc<Foreign>, ForeignObjects>,
             in_sync: BTreeSet<Kind>,
-            /// Who is owned by a uid.
-            dependents: BTreeMap<String, BTreeSet<AnyKey>>,
-            /// Every uid that is there, and whose it is.
-            uids: BTreeMap<String, AnyKey>,
-            /// What garbage collection should look at.
-            garbage: BTreeSet<AnyKey>,
+            /// Who owns whom, whatever their kind.
+            pub(super) graph: Graph,
         }
 
         $(impl Kept for $kind {
@@ -152,16 +68,6 @@ macro_rules! caches {
                 &mut world.$field
             }
         })*
-
-        impl World {
-            /// The metadata-bearing part all kinds share.
-            pub(super) fn meta(&self, any: &AnyKey) -> Option<Meta> {
-                match &any.kind {
-                    $(Kind::$kind => self.$field.get(&any.key).map(|object| Meta::of(&**object)),)*
-                    Kind::Foreign(kind) => self.foreign.get(kind)?.objects.get(&any.key).cloned(),
-                }
-            }
-        }
 
         const KINDS: usize = [$(Kind::$kind),*].len();
     };
@@ -185,26 +91,6 @@ caches! {
     service_accounts: ServiceAccount,
     config_maps: ConfigMap,
     leases: Lease,
-}
-
-/// What garbage collection needs of an object.
-#[derive(Clone, Debug)]
-pub(super) struct Meta {
-    pub(super) uid: String,
-    pub(super) owners: Vec<OwnerReference>,
-    pub(super) finalizers: Vec<String>,
-    pub(super) terminating: bool,
-}
-
-impl Meta {
-    pub(super) fn of(object: &impl ResourceExt) -> Self {
-        Self {
-            uid: object.uid().unwrap_or_default(),
-            owners: object.owner_references().to_vec(),
-            finalizers: object.finalizers().to_vec(),
-            terminating: object.meta().deletion_timestamp.is_some(),
-        }
-    }
 }
 
 /// One event, taken into the world.
@@ -248,22 +134,12 @@ impl World {
 
     /// Who is owned by a uid.
     pub(super) fn dependents(&self, uid: &str) -> Vec<AnyKey> {
-        self.dependents
-            .get(uid)
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
+        self.graph.owned_by(uid).cloned().collect()
     }
 
     /// Whether an object of this uid is there.
     pub(super) fn has_uid(&self, uid: &str) -> bool {
-        self.uids.contains_key(uid)
-    }
-
-    /// What garbage collection should look at since this was last asked.
-    pub(super) fn take_garbage(&mut self) -> BTreeSet<AnyKey> {
-        std::mem::take(&mut self.garbage)
+        self.graph.has_uid(uid)
     }
 
     /// The objects of one kind in one namespace.
@@ -300,97 +176,15 @@ impl World {
         };
         let before = K::cache(self).get(key).cloned();
         let after = object.map(Arc::new);
-        let meta = |object: &Option<Arc<K>>| object.as_deref().map(Meta::of);
-        self.index(&any, meta(&before), meta(&after));
+        // Of these not all are read here: they are watched as kinds that nobody reads are.
+        if !matches!(K::KIND, Kind::ConfigMap | Kind::Lease) {
+            self.graph.put(&any, after.as_deref().map(Meta::of));
+        }
         match &after {
             Some(object) => K::cache_mut(self).insert(key.clone(), object.clone()),
             None => K::cache_mut(self).remove(key),
         };
         (before, after)
-    }
-
-    /// The same for an object of a kind that no controller reads.
-    pub(super) fn put_foreign(&mut self, kind: &Rc<Foreign>, key: &ObjectKey, after: Option<Meta>) {
-        let any = AnyKey {
-            kind: Kind::Foreign(kind.clone()),
-            key: key.clone(),
-        };
-        let objects = &mut self.foreign.entry(kind.clone()).or_default().objects;
-        let before = match &after {
-            Some(meta) => objects.insert(key.clone(), meta.clone()),
-            None => objects.remove(key),
-        };
-        self.index(&any, before, after);
-    }
-
-    /// All objects of such a kind have been put: others are gone, and who was owned by one of
-    /// the kind may be looked at.
-    pub(super) fn listed(&mut self, kind: &Rc<Foreign>, there: &BTreeSet<ObjectKey>) {
-        let of_kind = self.foreign.entry(kind.clone()).or_default();
-        of_kind.in_sync = true;
-        let gone: Vec<_> = of_kind.objects.keys().cloned().collect();
-        for key in gone.iter().filter(|key| !there.contains(*key)) {
-            self.put_foreign(kind, key, None);
-        }
-        let orphans = self.dependents.iter();
-        let orphans = orphans.filter(|(owner, _)| !self.uids.contains_key(*owner));
-        self.garbage
-            .extend(orphans.flat_map(|(_, all)| all.iter().cloned()));
-    }
-
-    /// A kind is not served any more.
-    pub(super) fn forget(&mut self, kind: &Rc<Foreign>) {
-        self.listed(kind, &BTreeSet::new());
-        self.foreign.remove(kind);
-    }
-
-    /// The kind of an owner, if no controller reads it and all its objects have been listed.
-    pub(super) fn foreign_kind(&self, api_version: &str, kind: &str) -> Option<Rc<Foreign>> {
-        let group = api_version.split_once('/').map_or("", |(group, _)| group);
-        let mut kinds = self.foreign.iter().filter(|(_, objects)| objects.in_sync);
-        kinds
-            .find(|(foreign, _)| foreign.group == group && foreign.kind == kind)
-            .map(|(foreign, _)| foreign.clone())
-    }
-
-    fn index(&mut self, any: &AnyKey, before: Option<Meta>, after: Option<Meta>) {
-        if let Some(before) = &before {
-            self.uids.remove(&before.uid);
-            for owner in &before.owners {
-                if let Some(dependents) = self.dependents.get_mut(&owner.uid) {
-                    dependents.remove(any);
-                    if dependents.is_empty() {
-                        self.dependents.remove(&owner.uid);
-                    }
-                }
-            }
-        }
-        self.note_garbage(any, before.as_ref(), after.as_ref());
-        if let Some(after) = after {
-            self.uids.insert(after.uid, any.clone());
-            for owner in after.owners {
-                let dependents = self.dependents.entry(owner.uid).or_default();
-                dependents.insert(any.clone());
-            }
-        }
-    }
-
-    /// An object that has an owner may have lost it; one that goes leaves dependents
-    /// behind, and owners that may have waited for it.
-    fn note_garbage(&mut self, any: &AnyKey, before: Option<&Meta>, after: Option<&Meta>) {
-        if after.is_some_and(|meta| {
-            !meta.owners.is_empty() || (meta.terminating && !meta.finalizers.is_empty())
-        }) {
-            self.garbage.insert(any.clone());
-        }
-        if let (Some(before), None) = (before, after) {
-            self.garbage.extend(self.dependents(&before.uid));
-            let owners = before
-                .owners
-                .iter()
-                .filter_map(|owner| self.uids.get(&owner.uid));
-            self.garbage.extend(owners.cloned().collect::<Vec<_>>());
-        }
     }
 }
 

@@ -5,8 +5,9 @@ use weft_kube::k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use weft_kube::kube::{Resource, ResourceExt};
+use weft_kube::kube::ResourceExt;
 
+use crate::controllers::graph::controller_ref;
 use crate::controllers::replicas::pod_from;
 
 /// Says of which revision a pod is.
@@ -29,7 +30,7 @@ pub(super) fn pod(
     revision: &str,
     ordinal: i32,
 ) -> Pod {
-    let owner = set.controller_owner_ref(&()).unwrap_or_default();
+    let owner = controller_ref(set).unwrap_or_default();
     let set_name = set.name_any();
     let name = format!("{set_name}-{ordinal}");
     let mut pod = pod_from(template, &set_name, owner);
@@ -114,8 +115,8 @@ pub(super) fn owners(
     pod: Option<&Pod>,
     with: GoesWith,
 ) -> Option<Vec<OwnerReference>> {
-    let set_owner = set.controller_owner_ref(&())?;
-    let pod_owner = pod.and_then(|pod| pod.controller_owner_ref(&()));
+    let set_owner = controller_ref(set)?;
+    let pod_owner = pod.and_then(controller_ref);
     let is = |owner: &OwnerReference, other: &OwnerReference| {
         owner.api_version == other.api_version
             && owner.kind == other.kind

@@ -19,9 +19,10 @@ use self::members::{REVISION, claims, goes_with, ordinal, owners, pod as pod_of}
 use self::plan::{Act, Replica, Update, Wanted, plan};
 use self::revisions::{Newest, newest, surplus, template};
 use super::echoes::Echoes;
+use super::kind::Kind;
 use super::replicas::{available_in, is_ready, says_the_same};
 use super::scheduling::is_finished;
-use super::world::{Kind, World, api, controller_of};
+use super::world::{World, api, controller_of};
 use super::{Context, During, Error};
 use crate::events::Severity;
 

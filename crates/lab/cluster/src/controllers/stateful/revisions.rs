@@ -6,10 +6,11 @@ use serde_json::json;
 use weft_kube::k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec};
 use weft_kube::k8s_openapi::api::core::v1::PodTemplateSpec;
 use weft_kube::k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use weft_kube::kube::ResourceExt;
 use weft_kube::kube::api::ObjectMeta;
-use weft_kube::kube::{Resource, ResourceExt};
 
 use crate::controllers::deployment::template_hash;
+use crate::controllers::graph::controller_ref;
 
 /// How many old versions are kept (default of `revisionHistoryLimit`).
 const HISTORY_LIMIT: i32 = 10;
@@ -68,7 +69,7 @@ fn revision(set: &StatefulSet, spec: &StatefulSetSpec, number: i64) -> Controlle
             namespace: set.namespace(),
             labels: Some(labels),
             annotations: Some(set.annotations().clone()),
-            owner_references: set.controller_owner_ref(&()).map(|owner| vec![owner]),
+            owner_references: controller_ref(set).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         data: Some(RawExtension(json!({"spec": {"template": template}}))),
