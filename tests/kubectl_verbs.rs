@@ -779,11 +779,24 @@ fn streams() {
 #[test]
 fn about_the_cluster() {
     let scene = Scene::new("about");
+    scene.write(
+        "old.yaml",
+        "{apiVersion: v1, kind: ReplicationController, metadata: {name: old}, spec: {replicas: 1}}",
+    );
     scene.run(&[
         ("version", Yes("Server Version: v1.32")),
         (
             "cluster-info",
             Yes("Kubernetes control plane is running at https://127.0.0.1:"),
+        ),
+        (
+            "cluster-info dump --namespaces=about",
+            Yes("\"kind\": \"ReplicationControllerList\""),
+        ),
+        ("get rc", Yes("No resources found")),
+        (
+            "create -f DIR/old.yaml",
+            No("the server does not allow this method on the requested resource"),
         ),
         ("config view", Yes("client-key-data: DATA+OMITTED")),
         ("config current-context", Yes("weft-")),

@@ -428,7 +428,8 @@ impl Api {
     ) -> Result<Response<Answer>, ApiError> {
         let options = self.delete_options(&call)?;
         let selected = self.select(&call, &route)?;
-        let mut items = Vec::new();
+        // As they were: so Kubernetes answers.
+        let items: Vec<Value> = selected.objects.iter().map(|one| one.value()).collect();
         for object in selected.objects {
             let mut request = request_of(&call, &route, None)?;
             request.name = object.name.to_string();
@@ -439,7 +440,7 @@ impl Api {
                 .write(move |tx| delete::delete(tx, &request, &options))
                 .await;
             match deleted {
-                Ok(Deleted::Gone(object) | Deleted::Marked(object)) => items.push(object.value()),
+                Ok(Deleted::Gone(_) | Deleted::Marked(_)) => {}
                 // Somebody was faster.
                 Err(error) if error.reason == "NotFound" => {}
                 Err(error) => return Err(error),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::object::Object;
-use crate::resource::Operation;
+use crate::resource::{Operation, Resource};
 use crate::status::ApiError;
 use crate::store::Tx;
 use crate::write::{Request, existing, finalizers, is_released, remove, time_text};
@@ -60,41 +60,75 @@ pub(crate) fn delete(
     check_preconditions(request, options, &previous)?;
     let old = previous.value();
     let mut object = old.clone();
-    mark_propagation(&mut object, options.propagation);
-    let grace = resource
-        .strategy
-        .grace_period(&old, options.grace_period)
-        .max(0);
-    let marked = old["metadata"].get("deletionTimestamp").is_some();
-    let grace = match old["metadata"]["deletionGracePeriodSeconds"].as_i64() {
-        // A second delete can only shorten the first one's grace.
-        Some(held) if marked => held.min(grace),
-        _ => grace,
-    };
-    let until = request
-        .now
-        .checked_add(SignedDuration::from_secs(grace))
-        .unwrap_or(request.now);
-    let metadata = &mut object["metadata"];
-    let shortened = marked && metadata["deletionGracePeriodSeconds"] != grace;
-    if !marked || shortened {
-        metadata["deletionTimestamp"] = time_text(until).into();
-        metadata["deletionGracePeriodSeconds"] = grace.into();
+    let course = begin(request, options, &mut object);
+    if course == Course::Pending {
+        return Ok(Deleted::Marked(previous));
     }
-    if !marked {
-        if let Some(generation) = metadata["generation"].as_i64() {
-            metadata["generation"] = (generation + 1).into();
-        }
-        resource.strategy.begin_delete(&mut object);
-    }
+    mark_propagation(resource, &mut object, options.propagation);
     if is_released(resource, &object) {
         tx.admit(resource, &request.name, Operation::Delete { old: &old })?;
-        return Ok(Deleted::Gone(tx.remove(resource, previous)));
+        let last = match course {
+            // Who watches is told of the end of the grace first.
+            Course::Graceful => tx.put(resource, object, Some(previous)),
+            Course::AtOnce | Course::Pending => previous,
+        };
+        return Ok(Deleted::Gone(tx.remove(resource, last)));
     }
     if object == old {
         return Ok(Deleted::Marked(previous));
     }
     Ok(Deleted::Marked(tx.put(resource, object, Some(previous))))
+}
+
+/// How a deletion goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// The object is of a kind whose objects are given time, and has a new one.
+    Graceful,
+    /// Nothing but finalizers can hold it.
+    AtOnce,
+    /// It has its time already: this deletion changes nothing.
+    Pending,
+}
+
+/// Marks an object whose deletion begins, or gives it less time. A second deletion can't give
+/// more, nor change anything else while the time runs.
+fn begin(request: &Request, options: &DeleteOptions, object: &mut Value) -> Course {
+    let strategy = &*request.resource.strategy;
+    let metadata = &object["metadata"];
+    let Some(until) = metadata.get("deletionTimestamp") else {
+        let grace = strategy.grace_period(object, options.grace_period);
+        let until = later(request.now, grace.unwrap_or(0));
+        give_time(object, until, grace.unwrap_or(0));
+        let metadata = &mut object["metadata"];
+        if let Some(generation) = metadata["generation"].as_i64() {
+            metadata["generation"] = (generation + 1).into();
+        }
+        strategy.begin_delete(object);
+        return grace.map_or(Course::AtOnce, |_| Course::Graceful);
+    };
+    let held = metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    if held == 0 {
+        return Course::AtOnce;
+    }
+    let Some(grace) = options.grace_period.filter(|grace| *grace < held) else {
+        return Course::Pending;
+    };
+    let until = until.as_str().and_then(|until| until.parse().ok());
+    let until = until.unwrap_or(request.now);
+    give_time(object, later(until, grace.saturating_sub(held)), grace);
+    Course::Graceful
+}
+
+fn later(time: Timestamp, seconds: i64) -> Timestamp {
+    time.checked_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(time)
+}
+
+fn give_time(object: &mut Value, until: Timestamp, grace: i64) {
+    let metadata = &mut object["metadata"];
+    metadata["deletionTimestamp"] = time_text(until).into();
+    metadata["deletionGracePeriodSeconds"] = grace.into();
 }
 
 fn check_preconditions(
@@ -132,17 +166,24 @@ fn check_preconditions(
     }
 }
 
-/// Records the propagation policy as the finalizer its controller looks for.
-fn mark_propagation(object: &mut Value, propagation: Option<Propagation>) {
-    let mut names: Vec<Value> = finalizers(object).into_iter().map(Value::from).collect();
+/// Records the propagation policy as the finalizer its controller looks for. Without a policy
+/// the one that was recorded before stands.
+fn mark_propagation(resource: &Resource, object: &mut Value, propagation: Option<Propagation>) {
+    let held = finalizers(object);
+    let is_policy = |name: &&str| *name == FOREGROUND || *name == ORPHAN;
     let wanted = match propagation {
-        None => return,
+        _ if !resource.strategy.collects_dependents() => None,
+        None => held.iter().copied().find(is_policy),
         Some(Propagation::Background) => None,
         Some(Propagation::Foreground) => Some(FOREGROUND),
         Some(Propagation::Orphan) => Some(ORPHAN),
     };
-    names.retain(|name| name != FOREGROUND && name != ORPHAN);
-    names.extend(wanted.map(Value::from));
+    let policies: Vec<&str> = held.iter().copied().filter(is_policy).collect();
+    if policies.iter().copied().eq(wanted) {
+        return;
+    }
+    let others = held.iter().copied().filter(|name| !is_policy(name));
+    let names: Vec<Value> = others.chain(wanted).map(Value::from).collect();
     if names.is_empty() {
         remove(&mut object["metadata"], "finalizers");
     } else {

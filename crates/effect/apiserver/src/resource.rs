@@ -445,11 +445,17 @@ pub trait Strategy: Send + Sync {
         None
     }
 
-    /// Seconds the object lives on after a delete, from what the request asks for;
-    /// 0 is at once.
-    fn grace_period(&self, object: &Value, requested: Option<i64>) -> i64 {
+    /// Seconds the object lives on after a delete, from what the request asks for; `None`: the
+    /// kind's objects are given no time.
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         let _ = (object, requested);
-        0
+        None
+    }
+
+    /// Whether anybody deletes or orphans what the kind's objects own: else no deletion of
+    /// one may wait for it.
+    fn collects_dependents(&self) -> bool {
+        true
     }
 
     /// Marks an object whose deletion begins, such as a Namespace's phase.

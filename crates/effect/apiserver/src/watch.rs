@@ -164,6 +164,8 @@ struct Running {
     watcher: Watcher,
     next_bookmark: Instant,
     ended: bool,
+    /// The kind is not served any more as it was, and nothing after this version is told.
+    last: Option<u64>,
 }
 
 impl Watcher {
@@ -173,6 +175,7 @@ impl Watcher {
             watcher: self,
             next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
             ended: false,
+            last: None,
         };
         unfold(running, |mut running| async move {
             let bytes = running.next().await?;
@@ -201,6 +204,8 @@ impl Running {
                     self.ended = true;
                 }
                 Ok(true) => {}
+                // What came before the end was told.
+                Ok(false) if self.last.is_some() => return None,
                 Ok(false) => self.wait(&mut out).await?,
             }
         }
@@ -231,6 +236,10 @@ impl Running {
             return Ok(false);
         }
         for event in events {
+            if self.last.is_some_and(|last| event.version() > last) {
+                self.ended = true;
+                break;
+            }
             watcher.position = event.version();
             watcher.tell(&event, out);
             if out.len() >= CHUNK {
@@ -262,7 +271,9 @@ impl Running {
                 watcher.encoder.bookmark(watcher.position, false, out);
             }
             _ = watcher.shutdown.wait_for(|down| *down) => return None,
-            () = is_true(watcher.ended.as_mut()) => return None,
+            () = is_true(watcher.ended.as_mut()) => {
+                self.last = Some(watcher.store.version());
+            }
         }
         Some(())
     }

@@ -503,9 +503,11 @@ fn replace(
     }
     let object = if is_released(resource, &object) {
         tx.admit(resource, &request.name, Operation::Delete { old: &object })?;
-        tx.put(resource, object, Some(previous.clone()));
-        let last = existing(tx, request).unwrap_or(previous);
-        tx.remove(resource, last)
+        // As in Kubernetes: this change is never stored. Who watches is told of the end of what
+        // was there, and who asked of what it would have become.
+        let last = Arc::new(Object::new(&object, previous.version));
+        tx.remove(resource, previous);
+        last
     } else {
         tx.put(resource, object, Some(previous))
     };

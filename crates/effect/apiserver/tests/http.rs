@@ -4,6 +4,7 @@
 mod support;
 
 use http::{Method, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use support::{TestServer, WIDGETS, widget};
 
@@ -692,6 +693,102 @@ async fn patches_of_each_type() {
 }
 
 #[tokio::test]
+async fn a_second_deletion_can_only_hurry() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let mut slow = widget("slow", json!({}));
+    slow["metadata"]["labels"] = json!({"slow": "yes"});
+    slow["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    let made = client.post(WIDGETS, slow).await.json();
+    let path = format!("{WIDGETS}/slow");
+    let time = |object: &Value| -> Timestamp {
+        let time = &object["metadata"]["deletionTimestamp"];
+        time.as_str().unwrap().parse().unwrap()
+    };
+    let marked = client
+        .delete(&format!("{path}?gracePeriodSeconds=50"))
+        .await;
+    let marked = marked.json();
+    assert_eq!(marked["metadata"]["generation"], 2);
+    // While its time runs, how long it is and what becomes of dependents stands.
+    for later in [
+        "",
+        "?gracePeriodSeconds=50",
+        "?propagationPolicy=Foreground",
+    ] {
+        let again = client.delete(&format!("{path}{later}")).await.json();
+        assert_eq!(again, marked, "{later}");
+    }
+    let soon = client
+        .delete(&format!("{path}?gracePeriodSeconds=20"))
+        .await;
+    let soon = soon.json();
+    assert_eq!(soon["metadata"]["deletionGracePeriodSeconds"], 20);
+    // Counted from when it began.
+    assert_eq!(time(&marked).as_second() - time(&soon).as_second(), 30);
+    assert_eq!(soon["metadata"]["generation"], 2);
+    let over = client.delete(&format!("{path}?gracePeriodSeconds=0")).await;
+    let over = over.json();
+    assert_eq!(over["metadata"]["deletionGracePeriodSeconds"], 0);
+    assert_eq!(over["metadata"]["finalizers"], json!(["example.com/hold"]));
+    // Now only finalizers hold it, and the policy is another's to choose.
+    let path_orphan = format!("{path}?propagationPolicy=Orphan");
+    let policy = client.delete(&path_orphan).await.json();
+    assert_eq!(
+        policy["metadata"]["finalizers"],
+        json!(["example.com/hold", "orphan"])
+    );
+    let kept = client.delete(&path).await.json();
+    assert_eq!(
+        kept["metadata"], policy["metadata"],
+        "no policy is the same policy"
+    );
+    let path_background = format!("{path}?propagationPolicy=Background");
+    let none = client.delete(&path_background).await.json();
+    assert_eq!(none["metadata"]["finalizers"], json!(["example.com/hold"]));
+    assert_eq!(none["metadata"]["uid"], made["metadata"]["uid"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_of_an_object_that_was_given_time_is_told_in_two_steps() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for (name, slow) in [("slow", "yes"), ("plain", "no")] {
+        let mut object = widget(name, json!({}));
+        object["metadata"]["labels"] = json!({"slow": slow});
+        client.post(WIDGETS, object).await;
+    }
+    let since = client.get(WIDGETS).await.json()["metadata"]["resourceVersion"].clone();
+    let since = since.as_str().unwrap().to_owned();
+    for name in ["slow", "plain"] {
+        client
+            .delete(&format!("{WIDGETS}/{name}?gracePeriodSeconds=0"))
+            .await;
+    }
+    let watch = format!("{WIDGETS}?watch=true&resourceVersion={since}");
+    let mut watch = server.client().await.watch(&watch, &[]).await;
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let event = watch.next().await.unwrap();
+        told.push((
+            event["type"].clone(),
+            event["object"]["metadata"]["name"].clone(),
+            event["object"]["metadata"]["deletionGracePeriodSeconds"].clone(),
+        ));
+    }
+    assert_eq!(
+        told,
+        [
+            (json!("MODIFIED"), json!("slow"), json!(0)),
+            (json!("DELETED"), json!("slow"), json!(0)),
+            (json!("DELETED"), json!("plain"), Value::Null),
+        ]
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn deletion_waits_for_what_holds_it() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
@@ -712,14 +809,28 @@ async fn deletion_waits_for_what_holds_it() {
         )
         .await;
     assert_eq!(more.status, StatusCode::UNPROCESSABLE_ENTITY);
-    client
+    let since = &marked["metadata"]["resourceVersion"];
+    let watch = format!(
+        "{WIDGETS}?watch=1&resourceVersion={}",
+        since.as_str().unwrap()
+    );
+    let mut watch = server.client().await.watch(&watch, &[]).await;
+    let released = client
         .patch(
             &path,
             "merge-patch+json",
             json!({"metadata": {"finalizers": null}}),
         )
         .await;
+    assert!(released.json()["metadata"]["finalizers"].is_null());
     assert_eq!(client.get(&path).await.status, StatusCode::NOT_FOUND);
+    // Its end, and no state that it never had.
+    let end = watch.next().await.unwrap();
+    assert_eq!(end["type"], "DELETED");
+    assert_eq!(
+        end["object"]["metadata"]["finalizers"],
+        json!(["example.com/hold"])
+    );
 
     let mut slow = widget("slow", json!({}));
     slow["metadata"]["labels"] = json!({"slow": "yes"});

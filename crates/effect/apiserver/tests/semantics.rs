@@ -841,5 +841,15 @@ async fn a_collection_is_deleted_as_far_as_it_is_selected() {
         .delete(&format!("{WIDGETS}?fieldSelector=spec.color!%3Dred"))
         .await;
     assert_eq!(names(&client.get(WIDGETS).await.json()), ["c"]);
+    // What is held is told of as it was.
+    let mut held = widget("held", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    let held = client.post(WIDGETS, held).await.json();
+    let told = client
+        .delete(&format!("{WIDGETS}?fieldSelector=metadata.name%3Dheld"))
+        .await;
+    assert_eq!(told.json()["items"], json!([held]));
+    let marked = client.get(&format!("{WIDGETS}/held")).await.json();
+    assert!(marked["metadata"]["deletionTimestamp"].is_string());
     server.stop().await;
 }

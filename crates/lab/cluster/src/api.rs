@@ -268,8 +268,12 @@ impl Strategy for Row {
         self.kind.forbids_deletion(name)
     }
 
-    fn grace_period(&self, object: &Value, requested: Option<i64>) -> i64 {
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         self.kind.grace_period(object, requested)
+    }
+
+    fn collects_dependents(&self) -> bool {
+        self.kind.collects_dependents()
     }
 
     fn begin_delete(&self, object: &mut Value) {

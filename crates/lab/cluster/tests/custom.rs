@@ -101,6 +101,21 @@ async fn gateway_api_is_defined_defaulted_validated_and_explained() {
         "gateway.networking.k8s.io"
     );
 
+    // What this API server does not do can be seen later too.
+    let condition =
+        r#"jsonpath={.status.conditions[?(@.type=="ValidationRulesEvaluated")].message}"#;
+    let gateways = "gateways.gateway.networking.k8s.io";
+    let told = lab.ok(&["get", "crd", gateways, "-o", condition]).await;
+    assert!(
+        told.starts_with("x-kubernetes-validations rules are kept, but not evaluated"),
+        "{told}"
+    );
+    let described = lab.ok(&["describe", "crd", gateways]).await;
+    assert!(
+        described.contains("Reason:                NotSupported"),
+        "{described}"
+    );
+
     let table = lab.ok(&["get", "gtw"]).await;
     let heading = "NAME   CLASS   ADDRESS   PROGRAMMED   AGE\ng      c                 Unknown ";
     assert!(table.starts_with(heading), "{table}");
@@ -185,6 +200,106 @@ spec: {config: "{}"}
     let pool: Value = serde_json::from_str(&pool).unwrap();
     assert_eq!(pool["spec"]["autoAssign"], true);
     lab.ok(&["get", "net-attach-def", "net"]).await;
+    lab.stop().await;
+}
+
+const CALICO: &str = r#"
+apiVersion: crd.projectcalico.org/v1
+kind: IPPool
+metadata: {name: p}
+spec: {cidr: 192.0.2.0/24, ipipMode: Always, unheardOf: 1}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: g}
+spec:
+  selector: app == 'a'
+  ingress: [{action: Allow, protocol: TCP, destination: {ports: [80, "90:99"]}}]
+---
+apiVersion: crd.projectcalico.org/v1
+kind: NetworkPolicy
+metadata: {name: n}
+spec: {egress: [{action: Deny, notProtocol: 17}]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {bpfLogLevel: "", routeTableRanges: [{min: 1, max: 250}]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: IPAMBlock
+metadata: {name: 192-0-2-0-26}
+spec:
+  cidr: 192.0.2.0/26
+  allocations: [0, null, 1]
+  attributes: [{handle_id: h, secondary: {node: a}}, {}]
+  unallocated: [1]
+  strictAffinity: false
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calico_is_defined_pruned_and_validated() {
+    // The last version of its operator that the module proxy has with the definitions in it.
+    let Some(operator) = module("github.com/tigera/operator@v1.25.0") else {
+        return;
+    };
+    let lab = Lab::start().await;
+    let folder = operator.join("pkg/crds/calico");
+    establish(&lab, &definitions(&folder)).await;
+    let all = lab.ok(&["get", "crd", "-o", "name"]).await;
+    assert_eq!(
+        all.lines().count(),
+        std::fs::read_dir(&folder).unwrap().count()
+    );
+    let strict = ["apply", "--validate=false", "-f", &lab.manifest(CALICO)];
+    lab.ok(&strict).await;
+    let object = |kind: &'static str, name: &'static str| {
+        let lab = &lab;
+        async move {
+            let said = lab.ok(&["get", kind, name, "-o", "json"]).await;
+            serde_json::from_str::<Value>(&said).unwrap()
+        }
+    };
+    let pool = object("ippools.crd.projectcalico.org", "p").await;
+    assert_eq!(pool["spec"]["ipipMode"], "Always");
+    assert!(pool["spec"]["unheardOf"].is_null(), "{pool}");
+    // Its ports are numbers or texts.
+    let policy = object("globalnetworkpolicies", "g").await;
+    let ports = &policy["spec"]["ingress"][0]["destination"]["ports"];
+    assert_eq!(*ports, serde_json::json!([80, "90:99"]));
+    // No number is a number that may be null.
+    let block = object("ipamblocks", "192-0-2-0-26").await;
+    assert_eq!(
+        block["spec"]["allocations"],
+        serde_json::json!([0, null, 1])
+    );
+    for (kind, spec, why) in [
+        ("IPPool", "{}", "spec.cidr: Required value"),
+        (
+            "IPPool",
+            "{cidr: 192.0.2.0/24, blockSize: large}",
+            r#"spec.blockSize: Invalid value: "string": spec.blockSize in body must be of type integer: "string""#,
+        ),
+        (
+            "GlobalNetworkPolicy",
+            "{ingress: [{destination: {ports: [[]]}, action: Allow}]}",
+            "spec.ingress[0].destination.ports[0]: Invalid value",
+        ),
+        (
+            "BGPConfiguration",
+            "{nodeMeshMaxRestartTime: 1, communities: [{name: c, value: x}]}",
+            "spec.communities[0].value: Invalid value",
+        ),
+    ] {
+        let object = format!(
+            "apiVersion: crd.projectcalico.org/v1\nkind: {kind}\nmetadata: {{name: bad}}\nspec: {spec}\n"
+        );
+        let bad = lab.manifest(&object);
+        let refused = lab
+            .refused(&["create", "--validate=false", "-f", &bad])
+            .await;
+        assert!(refused.contains(why), "{kind} {spec}: {refused}");
+    }
     lab.stop().await;
 }
 

@@ -216,18 +216,24 @@ impl Kind {
 
     /// Seconds an object lives on after a delete: a pod that runs somewhere has time to
     /// end, everything else goes at once.
-    pub fn grace_period(&self, object: &Value, requested: Option<i64>) -> i64 {
+    pub fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         if self.kind != "Pod" {
-            return 0;
+            return None;
         }
         let ended = matches!(text(object, &["status", "phase"]), "Succeeded" | "Failed");
         if text(object, &["spec", "nodeName"]).is_empty() || ended {
-            return 0;
+            return Some(0);
         }
-        requested
+        let period = requested
             .or_else(|| int(object, &["spec", "terminationGracePeriodSeconds"]))
-            .unwrap_or(30)
-            .max(0)
+            .unwrap_or(0);
+        // As in Kubernetes: less than nothing is as little as there is.
+        Some(if period < 0 { 1 } else { period })
+    }
+
+    /// Whether garbage collection looks at the objects of this kind.
+    pub fn collects_dependents(&self) -> bool {
+        self.kind != "Event"
     }
 
     /// Marks an object whose deletion begins: a Namespace terminates.

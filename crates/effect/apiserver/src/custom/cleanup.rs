@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::{COLLECTION, FINALIZER, GROUP, PLURAL, VERSION};
 use crate::api::Api;
@@ -15,6 +17,9 @@ use crate::write::{self, FieldValidation, Request, finalizers};
 
 /// Objects deleted in one transaction, so that other writes come in between.
 const BATCH: usize = 128;
+
+/// After a failure, such as of the disk.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Cleans up after definitions that are deleted, until the server stops.
 pub(crate) async fn run(api: Arc<Api>) {
@@ -29,6 +34,9 @@ pub(crate) async fn run(api: Arc<Api>) {
                 let api = api.clone();
                 cleaning.spawn(async move {
                     let done = clean(&api, &name).await;
+                    if done.is_err() {
+                        sleep(TRY_AGAIN).await;
+                    }
                     (name, done)
                 });
             }

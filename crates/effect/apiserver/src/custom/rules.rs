@@ -97,21 +97,30 @@ pub(super) fn complaints(
     rules.errors
 }
 
-/// What a client is told about a definition that is accepted.
-pub(super) fn warnings(object: &Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (at, version) in list(&object["spec"], "versions").enumerate() {
+/// How many rules each version of a definition has in CEL, which nobody evaluates here.
+pub(super) fn unevaluated(object: &Value) -> Vec<usize> {
+    let versions = list(&object["spec"], "versions").map(|version| {
         let mut rules = 0_usize;
         structural::each_schema(&version["schema"]["openAPIV3Schema"], &mut |schema| {
             let list = schema.get("x-kubernetes-validations");
             rules += list.and_then(Value::as_array).map_or(0, Vec::len);
         });
-        if rules > 0 {
-            warnings.push(format!(
+        rules
+    });
+    versions.collect()
+}
+
+/// What a client is told about a definition that is accepted.
+pub(super) fn warnings(object: &Value) -> Vec<String> {
+    let unevaluated = unevaluated(object).into_iter().enumerate();
+    let mut warnings: Vec<String> = unevaluated
+        .filter(|(_, rules)| *rules > 0)
+        .map(|(at, rules)| {
+            format!(
                 "spec.versions[{at}].schema.openAPIV3Schema: {rules} x-kubernetes-validations rules are kept, but not evaluated by this API server"
-            ));
-        }
-    }
+            )
+        })
+        .collect();
     if object["spec"]["conversion"]["strategy"] == "Webhook" {
         warnings.push("spec.conversion: conversion webhooks are not called by this API server: only the storage version is served".to_owned());
     }

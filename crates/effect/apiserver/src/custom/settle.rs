@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::definition::{is_true, list, text};
-use super::rules::{Approval, approval, is_protected};
+use super::rules::{Approval, approval, is_protected, unevaluated};
 use super::{COLLECTION, GROUP, PLURAL, VERSION};
 use crate::resource::Resource;
 use crate::status::ApiError;
@@ -170,7 +170,32 @@ fn settled(object: &Value, taken: &Taken, now: Timestamp) -> Value {
         let name = "KubernetesAPIApprovalPolicyConformant";
         set(&mut object, name, status, reason, &message, now);
     }
+    report_rules(&mut object, now);
     object
+}
+
+/// A condition of our own, for as long as the definition has rules in CEL: who looks at it
+/// later sees that its objects are validated by less than it says.
+fn report_rules(object: &mut Value, now: Timestamp) {
+    const NAME: &str = "ValidationRulesEvaluated";
+    let counts = unevaluated(object);
+    let versions = list(&object["spec"], "versions").map(|version| text(version, "name"));
+    let counted: Vec<String> = versions
+        .zip(&counts)
+        .filter(|(_, rules)| **rules > 0)
+        .map(|(version, rules)| format!("{rules} of version {version}"))
+        .collect();
+    if counted.is_empty() {
+        if let Some(list) = object["status"]["conditions"].as_array_mut() {
+            list.retain(|one| one["type"] != NAME);
+        }
+        return;
+    }
+    let message = format!(
+        "x-kubernetes-validations rules are kept, but not evaluated by this API server: {}",
+        counted.join(", ")
+    );
+    set(object, NAME, false, "NotSupported", &message, now);
 }
 
 /// Takes the names that are free; the reason and text of a conflict.
@@ -264,6 +289,42 @@ mod tests {
         json!({"spec": {"group": "example.org", "names":
             {"plural": plural, "singular": kind.to_lowercase(), "kind": kind,
              "listKind": format!("{kind}List"), "shortNames": short}}})
+    }
+
+    #[test]
+    fn rules_that_nobody_evaluates_show_in_a_condition() {
+        let now = Timestamp::UNIX_EPOCH;
+        let nothing = Taken::by(std::iter::empty(), &Value::Null);
+        let rule = json!({"rule": "self.a < 3"});
+        let schema = json!({
+            "type": "object",
+            "x-kubernetes-validations": [rule],
+            "properties": {"a": {"type": "integer", "x-kubernetes-validations": [rule, rule]}},
+        });
+        let mut object = definition("apples", "Apple", &[]);
+        object["spec"]["versions"] = json!([
+            {"name": "v1", "schema": {"openAPIV3Schema": schema}},
+            {"name": "v2", "schema": {"openAPIV3Schema": {"type": "object"}}},
+            {"name": "v3", "schema": {"openAPIV3Schema": {"x-kubernetes-validations": [rule]}}},
+        ]);
+        let reported = settled(&object, &nothing, now);
+        let conditions = reported["status"]["conditions"].as_array().unwrap();
+        let condition = conditions.last().unwrap();
+        assert_eq!(condition["type"], "ValidationRulesEvaluated");
+        assert_eq!(condition["status"], "False");
+        assert_eq!(condition["reason"], "NotSupported");
+        let message = condition["message"].as_str().unwrap();
+        assert!(
+            message.ends_with(": 3 of version v1, 1 of version v3"),
+            "{message}"
+        );
+        assert_eq!(settled(&reported, &nothing, now), reported);
+
+        let mut plain = reported;
+        plain["spec"]["versions"] = json!([]);
+        let plain = settled(&plain, &nothing, now);
+        let conditions = plain["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions.len(), 2, "{plain}");
     }
 
     #[test]

@@ -149,9 +149,9 @@ impl Strategy for Widget {
         true
     }
 
-    fn grace_period(&self, object: &Value, requested: Option<i64>) -> i64 {
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         let slow = object["metadata"]["labels"]["slow"] == "yes";
-        if slow { requested.unwrap_or(30) } else { 0 }
+        slow.then(|| requested.unwrap_or(30))
     }
 }
 

@@ -1,13 +1,18 @@
 //! Namespaces: what each is given, and how one that is deleted is emptied.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::json;
-use weft_kube::k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
-use weft_kube::kube::api::{
-    DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+use weft_kube::k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, NamespaceCondition, ServiceAccount,
 };
-use weft_kube::kube::{Api, Resource};
+use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use weft_kube::kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+};
+use weft_kube::kube::{Api, Resource, ResourceExt};
 use weft_model::ObjectKey;
 
 use super::served::{Served, served};
@@ -83,13 +88,33 @@ impl Namespaces {
         Ok(())
     }
 
+    /// Says what a namespace is waiting for.
+    async fn report(&self, namespace: &Namespace, left: &Left) -> Result<(), Error> {
+        let held = namespace.status.as_ref();
+        let held = held.and_then(|status| status.conditions.as_deref());
+        let held = held.unwrap_or_default();
+        let conditions = left.conditions(held, Time(Timestamp::now()));
+        if conditions == held {
+            return Ok(());
+        }
+        let name = namespace.name_any();
+        let patch = json!({"status": {"conditions": conditions}});
+        Api::<Namespace>::all(self.context.client.clone())
+            .patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .settled(404, || {
+                format!("writing the conditions of Namespace {name}")
+            })?;
+        Ok(())
+    }
+
     /// Deletes everything inside, and lets go of the namespace once nothing is left.
     async fn empty(
         &self,
         key: &ObjectKey,
         namespace: &Namespace,
     ) -> Result<Option<Duration>, Error> {
-        let mut left = 0_usize;
+        let mut left = Left::default();
         let kinds = served(&self.context.client).await?;
         let inside = |kind: &Served| kind.namespaced && kind.has(&["list", "delete"]);
         for kind in kinds.each().filter(|kind| inside(kind)) {
@@ -105,7 +130,7 @@ impl Namespaces {
             let objects = objects.map(|list| list.items).unwrap_or_default();
             for object in objects {
                 if object.metadata.deletion_timestamp.is_some() {
-                    left += 1;
+                    left.count(resource, object.finalizers());
                     continue;
                 }
                 let name = object.metadata.name.clone().unwrap_or_default();
@@ -116,10 +141,13 @@ impl Namespaces {
                         format!("deleting {} {}/{name}", resource.kind, key.name)
                     })?;
                 // The object as an answer: it is marked, and still there.
-                left += usize::from(deleted.is_some_and(|answer| answer.is_left()));
+                if let Some(object) = deleted.and_then(|answer| answer.left()) {
+                    left.count(resource, object.finalizers());
+                }
             }
         }
-        if left > 0 {
+        if !left.objects.is_empty() {
+            self.report(namespace, &left).await?;
             return Ok(Some(SOON));
         }
         let mut finalized = namespace.clone();
@@ -132,10 +160,153 @@ impl Namespaces {
     }
 }
 
+/// What is left in a namespace that is being emptied.
+#[derive(Debug, Default)]
+struct Left {
+    /// How many of each resource.
+    objects: BTreeMap<String, usize>,
+    /// How many each finalizer holds.
+    finalizers: BTreeMap<String, usize>,
+}
+
+impl Left {
+    fn count(&mut self, resource: &ApiResource, finalizers: &[String]) {
+        let name = format!("{}.{}", resource.plural, resource.group);
+        *self.objects.entry(name).or_default() += 1;
+        for finalizer in finalizers {
+            *self.finalizers.entry(finalizer.clone()).or_default() += 1;
+        }
+    }
+
+    /// The conditions of the namespace, in the order and the words of Kubernetes.
+    fn conditions(&self, held: &[NamespaceCondition], now: Time) -> Vec<NamespaceCondition> {
+        let several = |all: &BTreeMap<String, usize>, verb: &str| -> Option<String> {
+            let all = all
+                .iter()
+                .map(|(name, count)| format!("{name} {verb} {count} resource instances"));
+            let all: Vec<String> = all.collect();
+            (!all.is_empty()).then(|| all.join(", "))
+        };
+        let objects = several(&self.objects, "has").map(|all| {
+            (
+                "SomeResourcesRemain",
+                format!("Some resources are remaining: {all}"),
+            )
+        });
+        let finalizers = several(&self.finalizers, "in").map(|all| {
+            (
+                "SomeFinalizersRemain",
+                format!("Some content in the namespace has finalizers remaining: {all}"),
+            )
+        });
+        let all = [
+            (
+                "NamespaceDeletionDiscoveryFailure",
+                None,
+                (
+                    "ResourcesDiscovered",
+                    "All resources successfully discovered",
+                ),
+            ),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                None,
+                (
+                    "ParsedGroupVersions",
+                    "All legacy kube types successfully parsed",
+                ),
+            ),
+            (
+                "NamespaceDeletionContentFailure",
+                None,
+                (
+                    "ContentDeleted",
+                    "All content successfully deleted, may be waiting on finalization",
+                ),
+            ),
+            (
+                "NamespaceContentRemaining",
+                objects,
+                ("ContentRemoved", "All content successfully removed"),
+            ),
+            (
+                "NamespaceFinalizersRemaining",
+                finalizers,
+                (
+                    "ContentHasNoFinalizers",
+                    "All content-preserving finalizers finished",
+                ),
+            ),
+        ];
+        let conditions = all.into_iter().map(|(name, problem, (reason, message))| {
+            let status = if problem.is_some() { "True" } else { "False" };
+            let (reason, message) = problem.unwrap_or_else(|| (reason, message.to_owned()));
+            let before = held.iter().find(|one| one.type_ == name);
+            let since = before.filter(|one| one.status == status);
+            NamespaceCondition {
+                type_: name.to_owned(),
+                status: status.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                last_transition_time: since
+                    .and_then(|one| one.last_transition_time.clone())
+                    .or_else(|| Some(now.clone())),
+            }
+        });
+        conditions.collect()
+    }
+}
+
 fn meta(name: &str, namespace: &str) -> weft_kube::kube::api::ObjectMeta {
     weft_kube::kube::api::ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(namespace.to_owned()),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_kube::kube::core::GroupVersionKind;
+
+    use super::*;
+
+    #[test]
+    fn conditions_say_what_a_namespace_waits_for() {
+        let pods = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"));
+        let sites = ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Site"));
+        let mut left = Left::default();
+        left.count(&pods, &[]);
+        let at = |second| Time(Timestamp::from_second(second).unwrap());
+        let first = left.conditions(&[], at(1));
+        let problems = |conditions: &[NamespaceCondition]| -> Vec<String> {
+            let problems = conditions.iter().filter(|one| one.status == "True");
+            problems
+                .map(|one| format!("{}: {}", one.type_, one.message.as_deref().unwrap()))
+                .collect()
+        };
+        assert_eq!(first.len(), 5);
+        assert_eq!(
+            problems(&first),
+            [
+                "NamespaceContentRemaining: Some resources are remaining: pods. has 1 resource instances"
+            ]
+        );
+        assert_eq!(left.conditions(&first, at(2)), first, "nothing has changed");
+
+        let hold = ["example.com/hold".to_owned()];
+        left.count(&sites, &hold);
+        left.count(&sites, &hold);
+        let next = left.conditions(&first, at(2));
+        assert_eq!(
+            problems(&next),
+            [
+                "NamespaceContentRemaining: Some resources are remaining: pods. has 1 resource instances, sites.example.com has 2 resource instances",
+                "NamespaceFinalizersRemaining: Some content in the namespace has finalizers remaining: example.com/hold in 2 resource instances",
+            ]
+        );
+        let since = |at: usize| next[at].last_transition_time.clone();
+        assert_eq!(since(3), Some(at(1)), "it was so before");
+        assert_eq!(since(4), Some(at(2)));
     }
 }

@@ -1,6 +1,7 @@
-//! StatefulSets and the revisions of sets.
+//! StatefulSets, the revisions of sets, and what sets have replaced.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
+use k8s_openapi::api::core::v1::ReplicationController;
 
 use super::{BASE, SCALE, schema_of, status};
 use crate::{Kind, defaults, prepare, print, validate};
@@ -40,6 +41,21 @@ pub(super) const KINDS: &[Kind] = &[
         definition: "io.k8s.api.apps.v1.ControllerRevision",
         validate: validate::controller_revision,
         validate_update: validate::controller_revision_update,
+        ..BASE
+    },
+    // Nothing would act on one, so none can be made. Programs that ask for them, such as
+    // `kubectl cluster-info dump`, are told that there are none.
+    Kind {
+        kind: "ReplicationController",
+        list_kind: "ReplicationControllerList",
+        plural: "replicationcontrollers",
+        singular: "replicationcontroller",
+        short_names: &["rc"],
+        categories: &["all"],
+        verbs: &["get", "list", "watch"],
+        schema: schema_of::<ReplicationController>,
+        definition: "io.k8s.api.core.v1.ReplicationController",
+        selectable: &["status.replicas"],
         ..BASE
     },
 ];
