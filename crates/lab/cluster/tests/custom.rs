@@ -218,7 +218,7 @@ spec:
 ---
 apiVersion: crd.projectcalico.org/v1
 kind: NetworkPolicy
-metadata: {name: n}
+metadata: {name: policy}
 spec: {egress: [{action: Deny, notProtocol: 17}]}
 ---
 apiVersion: crd.projectcalico.org/v1
