@@ -1,10 +1,13 @@
 //! The lab's API server: the table of kinds on the server's seam.
 
+mod accounts;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::accounts::Accounts;
 use crate::controllers::storage;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -86,15 +89,17 @@ pub fn service_cidr(ranges: &[IpNet]) -> Value {
     })
 }
 
-/// Allocation of Service addresses and node ports.
+/// Allocation of Service addresses and node ports, and what accounts bring their pods.
 pub fn admission(ranges: ServiceRanges) -> Box<dyn Admission> {
     // A new start of the server begins its searches elsewhere, so that an address that
     // was just given back is seldom the next one given out.
     let seed = Timestamp::now().as_nanosecond().unsigned_abs() % u128::from(u64::MAX);
+    let seed = u64::try_from(seed).unwrap_or_default();
     Box::new(Services {
         allocator: ServiceAllocator::new(ranges),
+        accounts: Accounts::new(seed),
         outstanding: Vec::new(),
-        seed: u64::try_from(seed).unwrap_or_default(),
+        seed,
     })
 }
 
@@ -327,6 +332,7 @@ impl CommonRules for Common {
 /// The allocator of Services as the server's admission.
 struct Services {
     allocator: ServiceAllocator,
+    accounts: Accounts,
     /// IPAddress objects that must be made or removed after a repair.
     outstanding: Vec<Companion>,
     seed: u64,
@@ -402,13 +408,17 @@ impl Services {
 impl Admission for Services {
     fn repair(&mut self, objects: &mut dyn Iterator<Item = (&Resource, Value)>) {
         let (mut services, mut addresses) = (Vec::new(), Vec::new());
+        let mut accounts = Vec::new();
         for (resource, object) in objects {
             if is_service(resource) {
                 services.push(object);
             } else if is_address(resource) {
                 addresses.push(object);
+            } else if accounts::is_account(resource) {
+                accounts.push(object);
             }
         }
+        self.accounts.repair(&accounts);
         for complaint in self.allocator.repair(&services) {
             tracing::warn!(complaint, "a Service's allocation could not be repaired");
         }
@@ -416,10 +426,11 @@ impl Admission for Services {
     }
 
     fn concerns(&self, resource: &Resource) -> bool {
-        is_service(resource) || is_address(resource)
+        is_service(resource) || is_address(resource) || accounts::is_account(resource)
     }
 
-    fn admit(&mut self, resource: &Resource, operation: Operation<'_>) -> Result<(), Refusal> {
+    fn admit(&mut self, resource: &Resource, mut operation: Operation<'_>) -> Result<(), Refusal> {
+        self.accounts.admit(resource, &mut operation)?;
         if is_address(resource) {
             self.admit_address(&operation);
         }
@@ -445,10 +456,12 @@ impl Admission for Services {
 
     fn commit(&mut self) {
         self.allocator.commit();
+        self.accounts.commit();
     }
 
     fn rollback(&mut self) {
         self.allocator.rollback();
+        self.accounts.rollback();
     }
 
     fn has_companions(&self, resource: &Resource) -> bool {
@@ -519,6 +532,7 @@ mod tests {
                 addresses: vec!["10.96.0.0/12".parse().unwrap()],
                 node_ports: 30000..=32767,
             }),
+            accounts: Accounts::default(),
             outstanding: Vec::new(),
             seed: 0,
         };

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use weft_apiserver::{Pki, SubjectName};
 use weft_cluster::kubelet::{self, sandbox, shim};
 use weft_cluster::{api, programs};
+use weft_kinds::ServiceRanges;
 use weft_kube::k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount};
 use weft_kube::kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use weft_kube::kube::{self, Api};
@@ -131,6 +132,10 @@ fn serve(pki: Pki, listener: TcpListener) {
     let mut config =
         weft_apiserver::Config::new(PathBuf::from("/run/store"), api::registry(), pki, names);
     config.bootstrap = api::bootstrap();
+    config.admission = api::admission(ServiceRanges {
+        addresses: vec!["10.96.0.0/12".parse().unwrap()],
+        node_ports: 30000..=32767,
+    });
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -234,6 +239,12 @@ impl Lab {
                 &PostParams::default(),
                 &serde_json::from_value(account).unwrap(),
             )
+            .await
+            .unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+        let authority = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "x"}});
+        let authority = serde_json::from_value(authority).unwrap();
+        maps.create(&PostParams::default(), &authority)
             .await
             .unwrap();
         let mut lab = Lab {

@@ -135,11 +135,13 @@ fn plan(name: &str, argv: &[&str]) -> ContainerPlan {
                 source: folder.join("hosts"),
                 target: "/etc/hosts".to_owned(),
                 read_only: false,
+                inside: None,
             },
             MountPlan {
                 source: std::env::current_exe().unwrap(),
                 target: "/usr/local/bin/weft".to_owned(),
                 read_only: true,
+                inside: None,
             },
         ],
         read_only_root: false,
@@ -168,7 +170,7 @@ async fn execute(sandbox: &Sandbox, container: &str, script: &str) -> (i32, Stri
     let request = Request::Execute {
         container: container.to_owned(),
         argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        timeout: 10_000,
+        timeout: Some(10_000),
     };
     match sandbox.connection().ask(request).await.unwrap() {
         Answer::Executed {

@@ -126,6 +126,20 @@ impl Cache {
         Ok(api.get_opt(name).await?.map(Arc::new))
     }
 
+    /// The version of a ConfigMap that the watch knows.
+    #[must_use]
+    pub fn config_map_version(&self, namespace: &str, name: &str) -> Option<String> {
+        let found = self.config_maps.get(namespace, name)?;
+        found.metadata.resource_version.clone()
+    }
+
+    /// The version of a Secret that the watch knows.
+    #[must_use]
+    pub fn secret_version(&self, namespace: &str, name: &str) -> Option<String> {
+        let found = self.secrets.get(namespace, name)?;
+        found.metadata.resource_version.clone()
+    }
+
     /// Counts the changes of ConfigMaps and Secrets.
     #[must_use]
     pub fn volumes_changed(&self) -> watch::Receiver<u64> {

@@ -10,7 +10,9 @@ pub mod cni;
 pub mod conditions;
 pub mod environment;
 mod files;
+mod hooks;
 pub mod images;
+mod last_words;
 pub mod names;
 pub mod node;
 mod plan;
@@ -22,6 +24,7 @@ mod server;
 pub mod services;
 pub mod shim;
 pub mod status;
+mod sysctls;
 pub mod volumes;
 
 use std::collections::BTreeMap;

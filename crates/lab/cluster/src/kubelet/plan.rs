@@ -7,9 +7,10 @@ use weft_kube::k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::environment::{self, Facts};
 use super::images;
+use super::last_words;
 use super::names::{self, ClusterDns, Resolver};
 use super::shim::{ContainerPlan, Identity, MountPlan};
-use super::volumes::{SERVICE_ACCOUNT, Volumes};
+use super::volumes::{self, Volumes};
 
 /// The weft binary in every pod.
 const WEFT: &str = "/usr/local/bin/weft";
@@ -95,6 +96,17 @@ fn hostname(pod: &Pod) -> String {
     names::hostname(pod)
 }
 
+/// Where a run of a container writes its log.
+pub(super) fn log(pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let folder = format!("/var/log/pods/{namespace}_{name}_{uid}");
+    Path::new(&folder)
+        .join(container)
+        .join(format!("{attempt}.log"))
+}
+
 /// Plans the start of a container.
 ///
 /// # Errors
@@ -131,14 +143,22 @@ pub(super) fn container(
         &expanded(container.args.as_ref()),
         |program| images::exists_on(context.machine, program),
     )?;
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
     let security = container.security_context.as_ref();
-    let log = format!(
-        "/var/log/pods/{namespace}_{name}_{uid}/{}/{attempt}.log",
-        container.name
-    );
+    let mut mounts = mounts(container, context, &known)?;
+    let words = container.termination_message_path.as_deref();
+    if let Some(target) = words.filter(|target| !target.is_empty()) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let file = last_words::file(uid, &container.name, attempt);
+        last_words::prepare(&file).map_err(|error| {
+            Error::Configuration(format!("cannot write {}: {error}", file.display()))
+        })?;
+        mounts.push(MountPlan {
+            source: file,
+            target: target.to_owned(),
+            read_only: false,
+            inside: None,
+        });
+    }
     Ok(ContainerPlan {
         name: container.name.clone(),
         id,
@@ -153,7 +173,7 @@ pub(super) fn container(
             .iter()
             .map(|(path, content)| ((*path).to_owned(), (*content).to_owned()))
             .collect(),
-        mounts: mounts(container, context, &known)?,
+        mounts,
         read_only_root: security
             .and_then(|security| security.read_only_root_filesystem)
             .unwrap_or(false),
@@ -161,7 +181,7 @@ pub(super) fn container(
             .and_then(|security| security.privileged)
             .unwrap_or(false),
         identity: identity(pod, container)?,
-        log: PathBuf::from(log),
+        log: log(pod, &container.name, attempt),
         input: container.stdin.unwrap_or(false),
         input_once: container.stdin_once.unwrap_or(false),
         terminal: container.tty.unwrap_or(false),
@@ -180,20 +200,15 @@ fn mounts(
             source: own.join(name),
             target: format!("/etc/{name}"),
             read_only: false,
+            inside: None,
         })
         .collect();
     mounts.push(MountPlan {
         source: context.weft.to_owned(),
         target: WEFT.to_owned(),
         read_only: true,
+        inside: None,
     });
-    if let Some(folder) = context.volumes.implicit() {
-        mounts.push(MountPlan {
-            source: folder.clone(),
-            target: SERVICE_ACCOUNT.to_owned(),
-            read_only: true,
-        });
-    }
     let volumes = context
         .facts
         .pod
@@ -207,6 +222,10 @@ fn mounts(
                 && volume.persistent_volume_claim.is_none()
         })
         .map(|volume| volume.name.as_str())
+        .collect();
+    let memory: Vec<PathBuf> = volumes::in_memory(context.facts.pod)
+        .into_iter()
+        .map(|volume| volume.path)
         .collect();
     let mut wanted: Vec<_> = container.volume_mounts.iter().flatten().collect();
     // A mount inside another comes after it.
@@ -223,8 +242,15 @@ fn mounts(
             (Some(path), None) => path.clone(),
             (None, None) => String::new(),
         };
+        let shims = memory.contains(base);
         mounts.push(MountPlan {
-            source: sub_path(base, &sub)?,
+            source: if shims {
+                stays_inside(&sub)?;
+                base.join(&sub)
+            } else {
+                sub_path(base, &sub)?
+            },
+            inside: shims.then(|| base.clone()),
             target: mount.mount_path.clone(),
             read_only: mount.read_only.unwrap_or(false)
                 || written_by_kubelet.contains(&mount.name.as_str()),
@@ -233,33 +259,36 @@ fn mounts(
     Ok(mounts)
 }
 
+fn refused(sub: &str, reason: impl std::fmt::Display) -> Error {
+    Error::Configuration(format!(
+        "failed to prepare subPath {sub:?} for volumeMount: {reason}"
+    ))
+}
+
+fn stays_inside(sub: &str) -> Result<(), Error> {
+    if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+        return Err(refused(sub, "it leads out of the volume"));
+    }
+    Ok(())
+}
+
 /// A part of a volume; made as a folder where it does not exist.
 fn sub_path(base: &Path, sub: &str) -> Result<PathBuf, Error> {
     if sub.is_empty() {
         return Ok(base.to_owned());
     }
-    let refused = |reason: String| {
-        Error::Configuration(format!(
-            "failed to prepare subPath {sub:?} for volumeMount: {reason}"
-        ))
-    };
-    if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
-        return Err(refused("it leads out of the volume".to_owned()));
-    }
+    stays_inside(sub)?;
     let path = base.join(sub);
     if !path.exists() {
-        std::fs::create_dir_all(&path).map_err(|error| refused(error.to_string()))?;
+        std::fs::create_dir_all(&path).map_err(|error| refused(sub, error))?;
     }
     // A link inside the volume must not lead out of it.
-    let resolved = |path: &Path| {
-        path.canonicalize()
-            .map_err(|error| refused(error.to_string()))
-    };
+    let resolved = |path: &Path| path.canonicalize().map_err(|error| refused(sub, error));
     let (path, base) = (resolved(&path)?, resolved(base)?);
     if path.starts_with(&base) {
         Ok(path)
     } else {
-        Err(refused("it leads out of the volume".to_owned()))
+        Err(refused(sub, "it leads out of the volume"))
     }
 }
 

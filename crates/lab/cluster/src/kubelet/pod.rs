@@ -3,9 +3,11 @@
 
 mod containers;
 pub(super) mod ending;
+mod lifecycle;
 mod probes;
 mod reboot;
 mod report;
+mod stopping;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,13 +23,19 @@ use super::environment::Facts;
 use super::probe::{Outcome, Prober, Purpose};
 use super::sandbox::{self, Sandbox};
 use super::shim::{ContainerState, Events};
-use super::status::{self, Life, Record};
+use super::status::{self, Life, Record, Verdict};
 use super::volumes::{self, Volumes};
-use super::{COMPONENT, Shared};
+use super::{COMPONENT, Shared, sysctls};
 use crate::events::Severity;
+use lifecycle::HookEnded;
+use stopping::{Step, Stop};
 
 /// Before a sandbox, a volume or a status write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Before a volume is tried again for the first time: an account or a certificate comes a moment
+/// after its namespace. It doubles each time.
+const VOLUME_RETRY: Duration = Duration::from_millis(100);
+const MOST_DOUBLINGS: u32 = 5;
 /// Kubernetes' default for terminationGracePeriodSeconds.
 const GRACE: i64 = 30;
 const SIGTERM: i32 = 15;
@@ -47,8 +55,12 @@ pub(super) struct Update {
 struct Live {
     backoff: Backoff,
     probers: BTreeMap<Purpose, Probing>,
-    /// When it is killed, if it was asked to end; and whether it was killed.
-    stop: Option<(Instant, bool)>,
+    /// How far its end has come.
+    stop: Option<Stop>,
+    /// Nothing is tried before this time.
+    again: Option<Instant>,
+    /// Why it is ended, if its `postStart` hook failed.
+    hook_failed: Option<String>,
 }
 
 #[derive(Debug)]
@@ -65,10 +77,10 @@ struct Answered {
     outcome: Outcome,
 }
 
-/// The pod is being ended.
-struct Ending {
-    since: Instant,
-    killed: bool,
+/// What a pod's task hears of those it started.
+enum Heard {
+    Probe(Answered),
+    Hook(HookEnded),
 }
 
 /// The task of one pod.
@@ -84,16 +96,26 @@ pub(super) struct Worker {
     live: BTreeMap<String, Live>,
     volumes: Volumes,
     volumes_current: bool,
+    /// The versions of what they were written from.
+    volume_sources: Vec<Option<String>>,
+    volume_attempts: u32,
     retry: Option<Instant>,
     waits_for_network: bool,
     network: watch::Receiver<Option<Network>>,
     volume_changes: watch::Receiver<u64>,
     start: Timestamp,
     published: Option<PodStatus>,
-    ending: Option<Ending>,
+    /// Since when it is being ended.
+    ending: Option<Instant>,
+    /// By when everything in it is to have ended.
+    winds_down_by: Option<Instant>,
+    /// Why the kubelet ends it, if it does.
+    verdict: Option<Verdict>,
+    /// Whether a container was started in this sandbox.
+    begun: bool,
     finished: bool,
-    answer_sender: mpsc::UnboundedSender<Answered>,
-    answers: mpsc::UnboundedReceiver<Answered>,
+    heard_sender: mpsc::UnboundedSender<Heard>,
+    heard: mpsc::UnboundedReceiver<Heard>,
 }
 
 /// What is to be done next.
@@ -107,7 +129,7 @@ enum Next {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, mut updates: watch::Receiver<Update>) -> Self {
         let Update { pod, removed } = updates.borrow_and_update().clone();
-        let (answer_sender, answers) = mpsc::unbounded_channel();
+        let (heard_sender, heard) = mpsc::unbounded_channel();
         let known = pod.status.as_ref();
         let start = known
             .and_then(|status| status.start_time.as_ref())
@@ -133,14 +155,19 @@ impl Worker {
             records,
             volumes: Volumes::default(),
             volumes_current: false,
+            volume_sources: Vec::new(),
+            volume_attempts: 0,
             retry: None,
             waits_for_network: false,
             start,
             published: None,
             ending: None,
+            winds_down_by: None,
+            verdict: None,
+            begun: false,
             finished,
-            answer_sender,
-            answers,
+            heard_sender,
+            heard,
         }
     }
 
@@ -224,6 +251,7 @@ impl Worker {
             };
             record.restarts = state.attempt;
             record.id = Some(state.id.clone());
+            self.begun |= is_regular(&self.pod, &state.name);
             match state.ended {
                 None => {
                     let (ready, started) = (record.ready, record.started);
@@ -272,9 +300,12 @@ impl Worker {
                 Some(state) => self.container_ended(state),
                 None => self.lost().await,
             },
-            Some(answered) = self.answers.recv() => self.answered(answered).await,
+            Some(heard) = self.heard.recv() => match heard {
+                Heard::Probe(answered) => self.answered(answered).await,
+                Heard::Hook(ended) => self.hook_ended(ended).await,
+            },
             _ = self.network.changed(), if waits_for_network => {}
-            _ = self.volume_changes.changed(), if refreshes => self.volumes_current = false,
+            _ = self.volume_changes.changed(), if refreshes => self.volumes_may_have_changed(),
             () = sleep => {}
         }
     }
@@ -298,23 +329,28 @@ impl Worker {
         if self.removed || pod.metadata.deletion_timestamp.is_some() {
             return self.end().await;
         }
+        self.press_on().await;
+        self.judge(spec);
         let phase = status::phase(spec, &self.records, self.finished);
-        if phase == "Succeeded" || phase == "Failed" {
-            self.finish().await;
-            return Next::Wait(None);
+        if self.verdict.is_some() || phase == "Succeeded" || phase == "Failed" {
+            return self.conclude().await;
         }
         let now = Instant::now();
-        if self.retry.is_some_and(|retry| now < retry) {
+        let held = self.retry.is_some_and(|retry| now < retry);
+        if !held {
+            self.retry = None;
+        }
+        if self.sandbox.is_none() && (held || !self.make_sandbox().await) {
             return Next::Wait(self.next_wake());
         }
-        self.retry = None;
-        if self.sandbox.is_none() && !self.make_sandbox().await {
+        let has_volumes = match (self.volumes_current, held) {
+            (true, _) => true,
+            (false, false) => self.make_volumes().await,
+            (false, true) => self.runs(),
+        };
+        if !has_volumes {
             return Next::Wait(self.next_wake());
         }
-        if !self.volumes_current && !self.make_volumes().await {
-            return Next::Wait(self.next_wake());
-        }
-        self.kill_late().await;
         self.start_containers(spec).await;
         self.ask_probes(spec);
         // What was just started or refused may decide the phase.
@@ -325,15 +361,42 @@ impl Worker {
         Next::Wait(self.next_wake())
     }
 
+    /// Ends a pod that asks for what it may not have, or has run longer than it may.
+    fn judge(&mut self, spec: &PodSpec) {
+        if self.verdict.is_some() || self.finished {
+            return;
+        }
+        if let Some(message) = sysctls::forbidden(spec).filter(|_| self.sandbox.is_none()) {
+            self.note(Severity::Warning, "SysctlForbidden", &message);
+            self.verdict = Some(Verdict {
+                reason: "SysctlForbidden",
+                message,
+            });
+        }
+        if deadline(spec, self.start).is_some_and(|deadline| deadline <= Timestamp::now()) {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.note(Severity::Normal, "DeadlineExceeded", message);
+            self.verdict = Some(Verdict {
+                reason: "DeadlineExceeded",
+                message: message.to_owned(),
+            });
+        }
+    }
+
+    fn runs(&self) -> bool {
+        self.records.values().any(Record::running)
+    }
+
     fn next_wake(&self) -> Option<Instant> {
+        let now = Instant::now();
         let mut times: Vec<Option<Instant>> = vec![self.retry];
         for (name, live) in &self.live {
             let Some(record) = self.records.get(name) else {
                 continue;
             };
-            if matches!(record.life, Life::Running(_)) {
-                if let Some((deadline, killed)) = live.stop {
-                    times.push((!killed).then_some(deadline));
+            if record.running() {
+                if let Some(stop) = live.stop {
+                    times.push((stop.step != Step::Killed).then_some(stop.deadline));
                     continue;
                 }
                 for (purpose, probing) in &live.probers {
@@ -341,15 +404,15 @@ impl Worker {
                     times.push((due && !probing.in_flight).then(|| probing.prober.due()));
                 }
             } else {
-                let now = Instant::now();
                 times.push(live.backoff.until().filter(|until| *until > now));
+                times.push(live.again.filter(|again| *again > now));
             }
         }
-        if let Some(renew) = self.volumes.renew() {
-            let left = renew.duration_since(Timestamp::now());
-            times.push(Some(
-                Instant::now() + Duration::try_from(left).unwrap_or_default(),
-            ));
+        let spec = self.pod.spec.as_ref();
+        let ends = spec.and_then(|spec| deadline(spec, self.start));
+        for time in [self.volumes.renew(), ends].into_iter().flatten() {
+            let left = time.duration_since(Timestamp::now());
+            times.push(Some(now + Duration::try_from(left).unwrap_or_default()));
         }
         earliest(times)
     }
@@ -408,13 +471,7 @@ impl Worker {
 
     /// Volumes need no address unless the downward API tells one.
     async fn prepare_volumes_early(&mut self) {
-        let tells_address = self
-            .pod
-            .spec
-            .iter()
-            .flat_map(|spec| spec.volumes.iter().flatten())
-            .any(|volume| volume.downward_api.is_some() || volume.projected.is_some());
-        if !tells_address {
+        if !volumes::tell_addresses(&self.pod) {
             // A failure is told by the attempt that counts.
             if let Ok(()) = self.prepare_volumes().await {
                 self.volumes_current = true;
@@ -434,29 +491,34 @@ impl Worker {
             allocatable: self.shared.allocatable,
         };
         let shared = Arc::clone(&self.shared);
+        self.volume_sources = volumes::sources(&pod, &shared.cache);
         self.volumes
-            .prepare(
-                &shared.client,
-                &shared.cache,
-                shared.cluster_ca.as_deref(),
-                &facts,
-            )
+            .prepare(&shared.client, &shared.cache, &facts)
             .await
+    }
+
+    /// Looks whether what the volumes are written from has changed.
+    fn volumes_may_have_changed(&mut self) {
+        if volumes::sources(&self.pod, &self.shared.cache) != self.volume_sources {
+            self.volumes_current = false;
+            self.retry = self.retry.filter(|_| self.sandbox.is_none());
+        }
     }
 
     async fn make_volumes(&mut self) -> bool {
         match self.prepare_volumes().await {
             Ok(()) => {
                 self.volumes_current = true;
+                self.volume_attempts = 0;
                 true
             }
             Err(error) => {
                 self.note(Severity::Warning, "FailedMount", super::chain(&error));
-                self.retry = Some(Instant::now() + RETRY);
+                let pause = VOLUME_RETRY * 2_u32.pow(self.volume_attempts.min(MOST_DOUBLINGS));
+                self.volume_attempts = self.volume_attempts.saturating_add(1);
+                self.retry = Some(Instant::now() + pause);
                 // What runs goes on with the volumes it has.
-                self.records
-                    .values()
-                    .any(|record| matches!(record.life, Life::Running(_)))
+                self.runs()
             }
         }
     }
@@ -501,6 +563,7 @@ impl Worker {
 
     /// A new sandbox is initialized anew.
     fn initialize_anew(&mut self) {
+        self.begun = false;
         let inits: Vec<String> = self
             .pod
             .spec
@@ -534,12 +597,7 @@ fn first_records(pod: &Pod) -> BTreeMap<String, Record> {
     let inits = spec
         .into_iter()
         .flat_map(|spec| spec.init_containers.iter().flatten());
-    let has_inits = inits.clone().next().is_some();
-    let reason = if has_inits {
-        "PodInitializing"
-    } else {
-        "ContainerCreating"
-    };
+    let reason = spec.map_or("ContainerCreating", status::creating);
     let containers = spec.into_iter().flat_map(|spec| &spec.containers);
     inits
         .chain(containers)
@@ -549,6 +607,20 @@ fn first_records(pod: &Pod) -> BTreeMap<String, Record> {
             (name, record.unwrap_or_else(|| Record::new(reason)))
         })
         .collect()
+}
+
+/// When a pod's time is over (`activeDeadlineSeconds`).
+fn deadline(spec: &PodSpec, start: Timestamp) -> Option<Timestamp> {
+    let seconds = spec.active_deadline_seconds?;
+    start
+        .checked_add(jiff::SignedDuration::from_secs(seconds))
+        .ok()
+}
+
+/// Whether a container is none of the init containers.
+fn is_regular(pod: &Pod, name: &str) -> bool {
+    let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.any(|container| container.name == name)
 }
 
 fn reference(pod: &Pod) -> ObjectReference {

@@ -32,6 +32,8 @@ impl Purpose {
 pub enum Outcome {
     /// As it should be.
     Success,
+    /// Good enough, with what is odd about it.
+    Doubtful(String),
     /// Not so, with what was said.
     Failure(String),
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use weft_kube::k8s_openapi::api::core::v1::Pod;
+use weft_kube::k8s_openapi::api::core::v1::{Pod, PodSpec};
 use weft_netlab::process::{self, Child, Spawn};
 use weft_netlab::sys_namespace::Kind;
 
@@ -16,6 +16,7 @@ use super::cni::{self, Attached, Attachment, Network};
 use super::names;
 use super::shim::{self, Connection, ContainerState, Events, Request, Settings};
 use super::shim::{Answer, client};
+use super::volumes;
 
 /// The record of a sandbox in its pod's folder.
 const RECORD: &str = "sandbox.json";
@@ -41,6 +42,9 @@ pub enum Error {
     /// The network refused.
     #[error("plugin error: {0}")]
     Network(#[from] cni::Error),
+    /// What the lab does not have.
+    #[error("{0}")]
+    Refused(&'static str),
     /// The shim does not answer.
     #[error("the pod's shim does not answer: {0}")]
     Shim(String),
@@ -115,13 +119,13 @@ impl Sandbox {
         }
         fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
         let own_network = network.is_some();
-        let settings = Settings {
-            hostname: own_network.then(|| names::hostname(pod)),
-            own_network,
-        };
+        let settings = settings(pod, own_network)?;
         write_json(&folder.join(Settings::FILE), &settings)?;
         let listener = client::listen(&folder).map_err(failed("listen in", &folder))?;
-        let mut namespaces = vec![Kind::Mount, Kind::Pid, Kind::Ipc];
+        let mut namespaces = vec![Kind::Mount, Kind::Pid];
+        if settings.own_memory {
+            namespaces.push(Kind::Ipc);
+        }
         if own_network {
             namespaces.extend([Kind::Net, Kind::Uts]);
         }
@@ -139,6 +143,8 @@ impl Sandbox {
             .descriptor(log, 2)
             .descriptor(listener, shim::LISTENER)
             .new_session()
+            // Until it is written down, and a next kubelet will find it.
+            .dies_with_parent()
             .spawn()?;
         let pid = child.id();
         let mut record = Record {
@@ -151,9 +157,10 @@ impl Sandbox {
             network: network.map(|network| (network, None)),
         };
         let made = Self::attach(&folder, &mut record).await;
-        let opened = made.and_then(|()| {
-            Connection::open(&folder).map_err(|error| Error::Shim(error.to_string()))
-        });
+        let opened = match made {
+            Ok(()) => Self::settle(&folder).await,
+            Err(error) => Err(error),
+        };
         match opened {
             Ok((connection, events)) => Ok((
                 Sandbox {
@@ -170,6 +177,18 @@ impl Sandbox {
                 remove(&folder);
                 Err(error)
             }
+        }
+    }
+
+    /// From here on the shim outlives the kubelet.
+    async fn settle(folder: &Path) -> Result<(Connection, Events), Error> {
+        let silent = |error: io::Error| Error::Shim(error.to_string());
+        let (connection, events) = Connection::open(folder).map_err(silent)?;
+        let answer = connection.ask(Request::Settle).await.map_err(silent)?;
+        if matches!(answer, Answer::Done) {
+            Ok((connection, events))
+        } else {
+            Err(Error::Shim(format!("it says {answer:?}")))
         }
     }
 
@@ -356,6 +375,30 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
         .and_then(|text| fs::write(&temporary, text))
         .and_then(|()| fs::rename(&temporary, path))
         .map_err(failed("write", path))
+}
+
+/// What of a pod its namespaces depend on.
+fn settings(pod: &Pod, own_network: bool) -> Result<Settings, Error> {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    if spec.host_pid == Some(true) {
+        return Err(Error::Refused(
+            "hostPID: a pod of the lab ends with its own PID namespace and has no other",
+        ));
+    }
+    let security = spec.security_context.as_ref();
+    let sysctls = security
+        .into_iter()
+        .flat_map(|own| own.sysctls.iter().flatten());
+    Ok(Settings {
+        hostname: own_network.then(|| names::hostname(pod)),
+        own_network,
+        own_memory: spec.host_ipc != Some(true),
+        sysctls: sysctls
+            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .collect(),
+        memory: volumes::in_memory(pod),
+    })
 }
 
 fn attachment(pod: &Pod) -> Attachment {

@@ -61,6 +61,8 @@ pub struct Record {
     pub restarts: u32,
     /// Its id, once started.
     pub id: Option<String>,
+    /// Whether its `postStart` hook has not ended yet: it runs, and nobody is told so.
+    pub hooked: bool,
     /// Whether its startup probe has passed.
     pub started: bool,
     /// Whether its readiness probe has passed.
@@ -79,6 +81,7 @@ impl Record {
             last: None,
             restarts: 0,
             id: None,
+            hooked: false,
             started: false,
             ready: false,
         }
@@ -91,6 +94,15 @@ impl Record {
     pub(super) fn succeeded(&self) -> bool {
         matches!(&self.life, Life::Ended(end) if end.code == 0)
     }
+}
+
+/// Why a kubelet ends a pod that has not ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Such as `DeadlineExceeded` or `Evicted`.
+    pub reason: &'static str,
+    /// For a person.
+    pub message: String,
 }
 
 /// Everything a status depends on.
@@ -108,6 +120,8 @@ pub struct View<'a> {
     pub pod_ips: &'a [IpAddr],
     /// The node's addresses.
     pub host_ips: &'a [IpAddr],
+    /// Why the kubelet has ended it, where it has.
+    pub verdict: Option<&'a Verdict>,
     /// When the kubelet first saw it.
     pub start: Timestamp,
     /// Now.
@@ -162,6 +176,9 @@ pub fn phase(spec: &PodSpec, records: &BTreeMap<String, Record>, finished: bool)
     let (mut waiting, mut running, mut ended, mut succeeded) = (0, 0, 0, 0);
     for container in &spec.containers {
         match record(container).map(|record| (&record.life, record)) {
+            Some((Life::Running(_), record)) if record.hooked && record.last.is_none() => {
+                waiting += 1
+            }
             Some((Life::Running(_), _)) => running += 1,
             Some((Life::Ended(_), record)) => {
                 ended += 1;
@@ -197,16 +214,27 @@ pub fn phase(spec: &PodSpec, records: &BTreeMap<String, Record>, finished: bool)
 pub fn status(view: &View<'_>) -> PodStatus {
     let empty = PodSpec::default();
     let spec = view.pod.spec.as_ref().unwrap_or(&empty);
-    let phase = phase(spec, view.records, view.finished);
+    let mut phase = phase(spec, view.records, view.finished);
+    // What is done has ended only with its sidecars.
+    if view.verdict.is_some() {
+        phase = "Failed";
+    }
+    let ends = matches!(phase, "Succeeded" | "Failed");
+    if ends && view.records.values().any(Record::running) {
+        phase = "Running";
+    }
+    let waits_for = creating(spec);
     let statuses = |containers: &[Container]| -> Vec<ContainerStatus> {
         containers
             .iter()
             .filter_map(|container| {
                 let record = view.records.get(&container.name)?;
-                Some(container_status(container, record))
+                Some(container_status(container, record, waits_for))
             })
             .collect()
     };
+    // Of what was refused before it began there is nothing to tell.
+    let refused = view.verdict.is_some() && view.records.values().all(|one| one.id.is_none());
     let inits = spec.init_containers.as_deref().unwrap_or_default();
     let old = view.pod.status.clone().unwrap_or_default();
     let ips = view
@@ -221,9 +249,11 @@ pub fn status(view: &View<'_>) -> PodStatus {
         .collect::<Vec<_>>();
     PodStatus {
         phase: Some(phase.to_owned()),
+        reason: view.verdict.map(|verdict| verdict.reason.to_owned()),
+        message: view.verdict.map(|verdict| verdict.message.clone()),
         conditions: Some(conditions::of(view, spec, phase)),
-        container_statuses: Some(statuses(&spec.containers)),
-        init_container_statuses: (!inits.is_empty()).then(|| statuses(inits)),
+        container_statuses: (!refused).then(|| statuses(&spec.containers)),
+        init_container_statuses: (!refused && !inits.is_empty()).then(|| statuses(inits)),
         host_ip: view.host_ips.first().map(IpAddr::to_string),
         host_ips: (!host_ips.is_empty()).then_some(host_ips),
         pod_ip: view.pod_ips.first().map(IpAddr::to_string),
@@ -234,12 +264,31 @@ pub fn status(view: &View<'_>) -> PodStatus {
     }
 }
 
-fn container_status(container: &Container, record: &Record) -> ContainerStatus {
+/// What a container waits for that was never started.
+#[must_use]
+pub fn creating(spec: &PodSpec) -> &'static str {
+    if spec.init_containers.iter().flatten().next().is_some() {
+        "PodInitializing"
+    } else {
+        "ContainerCreating"
+    }
+}
+
+fn container_status(
+    container: &Container,
+    record: &Record,
+    waits_for: &'static str,
+) -> ContainerStatus {
     let image = container.image.clone().unwrap_or_default();
     let init_done = record.succeeded();
+    let shown = if record.hooked && record.running() {
+        Record::new(waits_for).life
+    } else {
+        record.life.clone()
+    };
     ContainerStatus {
         name: container.name.clone(),
-        state: Some(state(&record.life)),
+        state: Some(state(&shown)),
         last_state: Some(
             record
                 .last
@@ -278,7 +327,8 @@ fn state(life: &Life) -> ContainerState {
             state.terminated = Some(ContainerStateTerminated {
                 container_id: (!end.id.is_empty()).then(|| format!("weft://{}", end.id)),
                 exit_code: end.code,
-                signal: (end.signal != 0).then_some(end.signal),
+                // As with other runtimes, the exit code alone tells of a signal.
+                signal: None,
                 reason: Some(end.reason.clone()),
                 message: end.message.clone(),
                 started_at: end.started.map(Time),
@@ -321,6 +371,7 @@ pub fn remembered(status: &ContainerStatus) -> Record {
             .container_id
             .as_ref()
             .map(|id| id.trim_start_matches("weft://").to_owned()),
+        hooked: false,
         started: status.started.unwrap_or(false),
         ready: status.ready,
     }
@@ -419,6 +470,7 @@ mod tests {
             last: previous,
             restarts: 0,
             id: Some("i".to_owned()),
+            hooked: false,
             started: true,
             ready: true,
         }
@@ -517,6 +569,7 @@ mod tests {
                 records,
                 sandbox: true,
                 finished: false,
+                verdict: None,
                 pod_ips: &[],
                 host_ips: &[],
                 start: at(0),

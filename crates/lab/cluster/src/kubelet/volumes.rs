@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use weft_kube::k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use weft_kube::k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PersistentVolume,
-    PersistentVolumeClaim, Pod, ProjectedVolumeSource, Secret, ServiceAccount,
+    ConfigMap, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
+    PersistentVolume, PersistentVolumeClaim, Pod, ProjectedVolumeSource, Secret, ServiceAccount,
     ServiceAccountTokenProjection, Volume,
 };
 use weft_kube::kube::Api;
@@ -20,16 +20,14 @@ use weft_kube::{Client, k8s_openapi, kube};
 use super::cache::Cache;
 use super::environment::{self, Facts};
 use super::files::{Files, write_atomically};
+use super::shim::MemoryVolume;
 
 /// Where the kubelet keeps pods' volumes.
 pub const PODS: &str = "/var/lib/kubelet/pods";
-/// Where a service account's files lie in a container.
-pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The volume that is added for a service account when the pod names none.
-const IMPLICIT: &str = "kube-api-access";
 /// How long a token is asked for: Kubernetes' own for pods, an hour and 7 s.
 const TOKEN_SECONDS: i64 = 3607;
 const DEFAULT_MODE: i32 = 0o644;
+const EMPTY_DIR: &str = "empty-dir";
 
 /// Why a volume cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -92,51 +90,116 @@ impl Volumes {
         &mut self,
         client: &Client,
         cache: &Cache,
-        cluster_ca: Option<&[u8]>,
         facts: &Facts<'_>,
     ) -> Result<(), Error> {
         let pod = facts.pod;
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let base = Path::new(PODS).join(uid).join("volumes");
-        let volumes = pod
-            .spec
-            .iter()
-            .flat_map(|spec| spec.volumes.iter().flatten());
-        for volume in volumes {
+        let base = base_of(pod);
+        for volume in volumes_of(pod) {
             let mut maker = Maker {
                 volumes: self,
                 client,
                 cache,
-                cluster_ca,
                 facts,
                 name: &volume.name,
             };
             let path = maker.make(volume, &base).await?;
             self.paths.insert(volume.name.clone(), path);
         }
-        if wants_implicit(pod) {
-            let folder = base.join("kubernetes.io~projected").join(IMPLICIT);
-            let mut maker = Maker {
-                volumes: self,
-                client,
-                cache,
-                cluster_ca,
-                facts,
-                name: IMPLICIT,
-            };
-            if let Some(files) = maker.service_account_files().await? {
-                maker.write(&folder, &files)?;
-                self.paths.insert(IMPLICIT.to_owned(), folder);
-            }
-        }
         Ok(())
     }
+}
 
-    /// The folder of the service account's files, where the pod itself does not mount one.
-    #[must_use]
-    pub fn implicit(&self) -> Option<&PathBuf> {
-        self.paths.get(IMPLICIT)
+/// The folder of a pod's volumes.
+fn base_of(pod: &Pod) -> PathBuf {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    Path::new(PODS).join(uid).join("volumes")
+}
+
+fn volumes_of(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    let spec = pod.spec.iter();
+    spec.flat_map(|spec| spec.volumes.iter().flatten())
+}
+
+fn is_memory(source: &EmptyDirVolumeSource) -> bool {
+    source.medium.as_deref() == Some("Memory")
+}
+
+/// How many bytes an emptyDir may hold; 0 is no limit.
+fn limit(source: &EmptyDirVolumeSource) -> Option<u64> {
+    let limit = environment::quantity_value(&source.size_limit.as_ref()?.0)?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a quantity of bytes, and saturating"
+    )]
+    let bytes = limit as u64;
+    (bytes > 0).then_some(bytes)
+}
+
+fn empty_dir(pod: &Pod, name: &str) -> PathBuf {
+    base_of(pod)
+        .join(format!("kubernetes.io~{EMPTY_DIR}"))
+        .join(name)
+}
+
+/// The pod's volumes in memory.
+#[must_use]
+pub fn in_memory(pod: &Pod) -> Vec<MemoryVolume> {
+    let sources = volumes_of(pod).filter_map(|volume| Some((volume, volume.empty_dir.as_ref()?)));
+    sources
+        .filter(|(_, source)| is_memory(source))
+        .map(|(volume, source)| MemoryVolume {
+            path: empty_dir(pod, &volume.name),
+            size: limit(source),
+        })
+        .collect()
+}
+
+/// What a pod's volumes are written from: the versions that the watches know.
+#[must_use]
+pub fn sources(pod: &Pod, cache: &Cache) -> Vec<Option<String>> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let mut versions = Vec::new();
+    for volume in volumes_of(pod) {
+        let parts = volume
+            .projected
+            .iter()
+            .flat_map(|own| own.sources.iter().flatten());
+        let maps = volume.config_map.iter().map(|map| &map.name);
+        let maps = maps.chain(
+            parts
+                .clone()
+                .filter_map(|part| Some(&part.config_map.as_ref()?.name)),
+        );
+        let secrets = volume
+            .secret
+            .iter()
+            .filter_map(|secret| secret.secret_name.as_ref());
+        let secrets = secrets.chain(parts.filter_map(|part| Some(&part.secret.as_ref()?.name)));
+        versions.extend(maps.map(|name| cache.config_map_version(namespace, name)));
+        versions.extend(secrets.map(|name| cache.secret_version(namespace, name)));
     }
+    versions
+}
+
+/// Whether a volume of the pod tells its addresses, which are known only in its sandbox.
+#[must_use]
+pub fn tell_addresses(pod: &Pod) -> bool {
+    volumes_of(pod)
+        .flat_map(|volume| {
+            let own = volume
+                .downward_api
+                .iter()
+                .flat_map(|own| own.items.iter().flatten());
+            let parts = volume
+                .projected
+                .iter()
+                .flat_map(|own| own.sources.iter().flatten());
+            let parts = parts.filter_map(|part| part.downward_api.as_ref());
+            own.chain(parts.flat_map(|part| part.items.iter().flatten()))
+        })
+        .filter_map(|item| item.field_ref.as_ref())
+        .any(|field| field.field_path.starts_with("status."))
 }
 
 /// Removes everything kept for pods other than these.
@@ -161,27 +224,10 @@ pub fn remove(uid: &str) {
     }
 }
 
-/// Whether the pod gets a service account's files though it does not name them: an API server
-/// with the ServiceAccount admission adds the volume, one without does not.
-fn wants_implicit(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let all: Vec<&Container> = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .collect();
-    let mounted = all
-        .iter()
-        .flat_map(|container| container.volume_mounts.iter().flatten())
-        .any(|mount| mount.mount_path.trim_end_matches('/') == SERVICE_ACCOUNT);
-    !mounted && spec.automount_service_account_token != Some(false)
-}
-
 struct Maker<'a> {
     volumes: &'a mut Volumes,
     client: &'a Client,
     cache: &'a Cache,
-    cluster_ca: Option<&'a [u8]>,
     facts: &'a Facts<'a>,
     name: &'a str,
 }
@@ -222,8 +268,12 @@ impl Maker<'_> {
             base.join(format!("kubernetes.io~{plugin}"))
                 .join(&volume.name)
         };
-        if volume.empty_dir.is_some() {
-            let folder = folder("empty-dir");
+        if let Some(source) = &volume.empty_dir {
+            let folder = folder(EMPTY_DIR);
+            if is_memory(source) {
+                // The pod's shim mounts it.
+                return Ok(folder);
+            }
             fs::create_dir_all(&folder).map_err(self.file(&folder))?;
             fs::set_permissions(&folder, Permissions::from_mode(0o777))
                 .map_err(self.file(&folder))?;
@@ -494,45 +544,6 @@ impl Maker<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Token, certificate and namespace, as the ServiceAccount admission lays them out. `None`
-    /// when the service account does not exist.
-    async fn service_account_files(&mut self) -> Result<Option<Files>, Error> {
-        let projection = ServiceAccountTokenProjection {
-            audience: None,
-            expiration_seconds: Some(TOKEN_SECONDS),
-            path: "token".to_owned(),
-        };
-        let token = match self.token(&projection).await {
-            Ok(token) => token,
-            Err(Error::Api {
-                source: kube::Error::Api(status),
-                ..
-            // A namespace's default account comes a moment after the namespace; one that is named
-            // has to exist.
-            }) if status.code == 404 && self.account() == "default" => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        let mut files = Files::new();
-        let mode = bits(DEFAULT_MODE);
-        files.insert("token".to_owned(), (token.into_bytes(), mode));
-        files.insert(
-            "namespace".to_owned(),
-            (self.namespace().as_bytes().to_vec(), mode),
-        );
-        let published = self
-            .cache
-            .config_map(self.namespace(), "kube-root-ca.crt")
-            .await
-            .map_err(self.api())?
-            .and_then(|object| config_map_entries(&object).remove("ca.crt"));
-        if let Some(ca) = published.or_else(|| self.cluster_ca.map(<[u8]>::to_vec)) {
-            files.insert("ca.crt".to_owned(), (ca, mode));
-        }
-        Ok(Some(files))
     }
 
     fn account(&self) -> String {

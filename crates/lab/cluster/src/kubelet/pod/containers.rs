@@ -4,17 +4,26 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use weft_kube::k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Secret};
+use weft_kube::k8s_openapi::api::core::v1::{
+    ConfigMap, Container, LifecycleHandler, PodSpec, Secret,
+};
 use weft_kube::kube;
 
-use super::{GRACE, RETRY, SIGKILL, SIGTERM, Worker};
+use super::{GRACE, RETRY, Worker};
 use crate::events::Severity;
 use crate::kubelet::environment::Facts;
+use crate::kubelet::hooks::When;
+use crate::kubelet::last_words;
 use crate::kubelet::plan;
 use crate::kubelet::sandbox;
 use crate::kubelet::services;
 use crate::kubelet::shim::{Answer, ContainerPlan, ContainerState, Request};
 use crate::kubelet::status::{self, Life, Termination};
+
+/// Kubernetes' words for a container that waits.
+const IMAGE_FAILED: &str = "ErrImagePull";
+const NOT_STARTED: &str = "RunContainerError";
+const HOOK_FAILED: &str = "PostStartHookError";
 
 impl Worker {
     /// Starts what should run and does not, in order.
@@ -38,17 +47,36 @@ impl Worker {
                     Life::Running(_) => sidecar && record.started,
                     Life::Waiting { .. } => false,
                 });
-            let begun = spec.containers.iter().any(|container| {
-                self.records
-                    .get(&container.name)
-                    .is_some_and(|record| record.id.is_some())
-            });
-            if !done && !begun {
+            if !done && !self.begun {
                 return;
             }
         }
         for container in &spec.containers {
             self.start_if_needed(container, policy).await;
+            // As Kubernetes: the next one starts after this one's hook.
+            let hooked = self
+                .records
+                .get(&container.name)
+                .is_some_and(|record| record.hooked);
+            if hooked {
+                return;
+            }
+        }
+    }
+
+    /// Whether a container that ended so is started again.
+    fn comes_back(&self, name: &str, code: i32) -> bool {
+        let spec = self.pod.spec.as_ref();
+        let policy = spec.and_then(|spec| spec.restart_policy.as_deref());
+        let mut inits = spec
+            .into_iter()
+            .flat_map(|spec| spec.init_containers.iter().flatten());
+        let init = inits.find(|container| container.name == name);
+        match policy {
+            _ if init.is_some_and(status::is_sidecar) => true,
+            Some("Never") => false,
+            Some("OnFailure") => code != 0,
+            _ => init.is_none() || code != 0,
         }
     }
 
@@ -71,6 +99,9 @@ impl Worker {
             return;
         }
         let live = self.live.entry(name.clone()).or_default();
+        if live.again.is_some_and(|again| now < again) {
+            return;
+        }
         if live.backoff.waiting(now) {
             let wait = live.backoff.current();
             self.hold_back(name, &wait);
@@ -79,29 +110,43 @@ impl Worker {
         self.start_container(container).await;
     }
 
-    /// A container that ended waits for its next start.
+    /// A container that ended, or has no image, waits for its next start.
     fn hold_back(&mut self, name: &str, wait: &str) {
         let pod = format!("{}_{}({})", self.name(), self.namespace(), self.uid());
+        let image = self
+            .spec_of(name)
+            .and_then(|container| container.image.clone())
+            .unwrap_or_default();
         let Some(record) = self.records.get_mut(name) else {
             return;
         };
-        if let Life::Ended(end) = &record.life {
-            record.last = Some(end.clone());
-            record.life = Life::Waiting {
-                reason: "CrashLoopBackOff".to_owned(),
-                message: Some(format!(
-                    "back-off {wait} restarting failed container={name} pod={pod}"
-                )),
-            };
-            record.ready = false;
-            record.started = false;
-            self.note_container(
-                name,
-                Severity::Warning,
-                "BackOff",
-                format!("Back-off restarting failed container {name} in pod {pod}"),
-            );
+        match &record.life {
+            Life::Waiting { reason, message } if reason == IMAGE_FAILED => {
+                let because = message.clone().unwrap_or_default();
+                let text = format!("Back-off pulling image {image:?}");
+                record.life = Life::Waiting {
+                    reason: "ImagePullBackOff".to_owned(),
+                    message: Some(format!("{text}: {IMAGE_FAILED}: {because}")),
+                };
+                self.note_container(name, Severity::Normal, "BackOff", text);
+                let text = "Error: ImagePullBackOff";
+                self.note_container(name, Severity::Warning, "Failed", text);
+                return;
+            }
+            Life::Ended(end) => record.last = Some(end.clone()),
+            Life::Waiting { reason, .. } if reason == NOT_STARTED || reason == HOOK_FAILED => {}
+            Life::Waiting { .. } | Life::Running(_) => return,
         }
+        record.life = Life::Waiting {
+            reason: "CrashLoopBackOff".to_owned(),
+            message: Some(format!(
+                "back-off {wait} restarting failed container={name} pod={pod}"
+            )),
+        };
+        record.ready = false;
+        record.started = false;
+        let text = format!("Back-off restarting failed container {name} in pod {pod}");
+        self.note_container(name, Severity::Warning, "BackOff", text);
     }
 
     async fn start_container(&mut self, container: &Container) {
@@ -152,7 +197,12 @@ impl Worker {
                     "Started",
                     format!("Started container {name}"),
                 );
-                self.begin_probes(name, Instant::now(), false, false);
+                self.begun |= super::is_regular(&self.pod, name);
+                let hook = container.lifecycle.as_ref();
+                match hook.and_then(|lifecycle| lifecycle.post_start.clone()) {
+                    Some(hook) => self.run_post_start(name, hook),
+                    None => self.begin_probes(name, Instant::now(), false, false),
+                }
                 return;
             }
             Ok(Answer::Refused(reason)) => reason,
@@ -166,27 +216,45 @@ impl Worker {
             // Its connection ends too, and with that the sandbox is made anew.
             Err(error) => error.to_string(),
         };
-        let now = Timestamp::now();
-        record.life = Life::Ended(Termination {
+        self.not_started(name, id, reason);
+    }
+
+    fn run_post_start(&mut self, name: &str, hook: LifecycleHandler) {
+        if let Some(record) = self.records.get_mut(name) {
+            record.hooked = true;
+            record.ready = false;
+            record.started = false;
+        }
+        self.run_hook(name, When::PostStart, hook, None);
+    }
+
+    /// The runtime made a container and could not start its program.
+    fn not_started(&mut self, name: &str, id: String, reason: String) {
+        let end = Termination {
             id,
             code: 128,
             signal: 0,
             reason: "StartError".to_owned(),
             message: Some(reason.clone()),
             started: Some(Timestamp::UNIX_EPOCH),
-            ended: Some(now),
-        });
-        self.live
-            .entry(name.to_owned())
-            .or_default()
-            .backoff
-            .failed(Instant::now());
-        self.note_container(
-            name,
-            Severity::Warning,
-            "Failed",
-            format!("Error: {reason}"),
-        );
+            ended: Some(Timestamp::now()),
+        };
+        let comes_back = self.comes_back(name, end.code);
+        if let Some(record) = self.records.get_mut(name) {
+            if comes_back {
+                record.last = Some(end);
+                record.life = Life::Waiting {
+                    reason: NOT_STARTED.to_owned(),
+                    message: Some(reason.clone()),
+                };
+            } else {
+                record.life = Life::Ended(end);
+            }
+        }
+        let live = self.live.entry(name.to_owned()).or_default();
+        live.backoff.ended(Instant::now(), Duration::ZERO);
+        let text = format!("Error: {reason}");
+        self.note_container(name, Severity::Warning, "Failed", text);
     }
 
     /// Removes the logs of a container's runs before the last one, as the kubelet removes the
@@ -217,18 +285,17 @@ impl Worker {
         let (reason, text) = match error {
             plan::Error::Image(_) => {
                 live.backoff.failed(Instant::now());
-                self.note_container(
-                    name,
-                    Severity::Warning,
-                    "Failed",
-                    format!("Failed to pull image {image:?}: {message}"),
-                );
+                // The first word is heard for a moment, then that nothing is tried for a while.
+                live.again = Some(Instant::now() + RETRY);
+                let text = format!("Pulling image {image:?}");
+                self.note_container(name, Severity::Normal, "Pulling", text);
+                let text = format!("Failed to pull image {image:?}: {message}");
+                self.note_container(name, Severity::Warning, "Failed", text);
                 self.note_container(name, Severity::Warning, "Failed", "Error: ErrImagePull");
-                let text = format!("Back-off pulling image {image:?}: ErrImagePull: {message}");
-                ("ImagePullBackOff", text)
+                (IMAGE_FAILED, message)
             }
             plan::Error::Environment(_) | plan::Error::Configuration(_) => {
-                self.retry = Some(Instant::now() + RETRY);
+                live.again = Some(Instant::now() + RETRY);
                 self.note_container(
                     name,
                     Severity::Warning,
@@ -350,80 +417,58 @@ impl Worker {
             .unwrap_or(GRACE)
     }
 
-    /// Asks a container to end; it is killed when the time is over.
-    pub(super) async fn stop(&mut self, name: &str, grace: Duration) {
-        let live = self.live.entry(name.to_owned()).or_default();
-        live.stop = Some((Instant::now() + grace, false));
-        self.signal(name, SIGTERM).await;
-    }
-
-    pub(super) async fn signal(&self, name: &str, signal: i32) {
-        let Some(sandbox) = &self.sandbox else { return };
-        let request = Request::Signal {
-            container: name.to_owned(),
-            signal,
-        };
-        match sandbox.connection().ask(request).await {
-            Ok(Answer::Refused(reason)) => {
-                tracing::debug!(
-                    pod = self.name(),
-                    container = name,
-                    signal,
-                    reason,
-                    "no signal"
-                );
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(pod = self.name(), container = name, signal, %error, "no signal");
-            }
-        }
-    }
-
-    pub(super) async fn kill_late(&mut self) {
-        let now = Instant::now();
-        let mut late = Vec::new();
-        for (name, live) in &mut self.live {
-            if let Some((deadline, killed)) = &mut live.stop
-                && !*killed
-                && *deadline <= now
-            {
-                *killed = true;
-                late.push(name.clone());
-            }
-        }
-        for name in late {
-            self.signal(&name, SIGKILL).await;
-        }
-    }
-
     pub(super) fn container_ended(&mut self, state: ContainerState) {
         let Some(end) = state.ended else { return };
         let init = self.is_init(&state.name);
+        let comes_back = self.comes_back(&state.name, end.code);
+        let message = self.last_words(&state, end.code);
         let Some(record) = self.records.get_mut(&state.name) else {
             return;
         };
         if record.id.as_ref() != Some(&state.id) {
             return;
         }
-        record.life = Life::Ended(Termination {
+        let hook_failed = self
+            .live
+            .get_mut(&state.name)
+            .and_then(|live| live.hook_failed.take());
+        let at = end.at;
+        let end = Termination {
             id: state.id,
             code: end.code,
             signal: end.signal,
             reason: if end.code == 0 { "Completed" } else { "Error" }.to_owned(),
-            message: None,
+            message,
             started: Some(state.started),
-            ended: Some(end.at),
-        });
+            ended: Some(at),
+        };
+        let ran = at.duration_since(state.started);
         record.ready = end.code == 0 && init;
-        let ran = Duration::try_from(end.at.duration_since(state.started)).unwrap_or_default();
+        record.started = false;
+        record.hooked = false;
+        match hook_failed {
+            Some(reason) if comes_back => {
+                record.last = Some(end);
+                record.life = Life::Waiting {
+                    reason: HOOK_FAILED.to_owned(),
+                    message: Some(reason),
+                };
+            }
+            Some(_) | None => record.life = Life::Ended(end),
+        }
         let live = self.live.entry(state.name.clone()).or_default();
         live.probers.clear();
         live.stop = None;
+        let ran = Duration::try_from(ran).unwrap_or_default();
         live.backoff.ended(Instant::now(), ran);
-        if let Some(record) = self.records.get_mut(&state.name) {
-            record.started = false;
-        }
+    }
+
+    /// What a container leaves behind about its end.
+    fn last_words(&self, state: &ContainerState, code: i32) -> Option<String> {
+        let container = self.spec_of(&state.name)?;
+        let file = last_words::file(self.uid(), &state.name, state.attempt);
+        let log = plan::log(&self.pod, &state.name, state.attempt);
+        last_words::read(container, code, &file, &log)
     }
 
     fn is_init(&self, name: &str) -> bool {

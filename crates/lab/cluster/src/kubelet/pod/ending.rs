@@ -3,22 +3,18 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use weft_kube::k8s_openapi::api::core::v1::Pod;
 use weft_kube::kube;
 use weft_kube::kube::Api;
 use weft_kube::kube::api::{DeleteParams, Preconditions};
 
-use super::{Ending, Next, RETRY, SIGKILL, SIGTERM, Worker, seconds};
-use crate::events::Severity;
-use crate::kubelet::status::Life;
+use super::{Next, RETRY, Worker, seconds};
 use crate::kubelet::volumes;
 
 /// Where the logs of pods are: `NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log`.
 const LOGS: &str = "/var/log/pods";
-/// How long the shim has to tell of what was killed.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Removes the logs of pods other than these.
 pub(in crate::kubelet) fn remove_logs_but(uids: &[String]) {
@@ -56,60 +52,30 @@ impl Worker {
         }
     }
 
-    /// One step of the pod's end.
-    pub(super) async fn end(&mut self) -> Next {
-        let now = Instant::now();
-        let running: Vec<String> = self
-            .records
-            .iter()
-            .filter(|(_, record)| matches!(record.life, Life::Running(_)))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let grace = if self.removed {
-            Duration::ZERO
-        } else {
-            seconds(
-                self.pod
-                    .metadata
-                    .deletion_grace_period_seconds
-                    .unwrap_or_else(|| self.grace()),
-            )
-        };
-        let (since, killed) = match &self.ending {
-            Some(ending) => (ending.since, ending.killed),
-            None => {
-                for name in &running {
-                    self.note_container(
-                        name,
-                        Severity::Normal,
-                        "Killing",
-                        format!("Stopping container {name}"),
-                    );
-                    if !grace.is_zero() {
-                        self.signal(name, SIGTERM).await;
-                    }
-                }
-                (now, false)
-            }
-        };
-        let deadline = since + grace;
-        let kill = !killed && now >= deadline;
-        self.ending = Some(Ending {
-            since,
-            killed: killed || kill,
-        });
-        if kill {
-            for name in &running {
-                self.signal(name, SIGKILL).await;
-            }
-        }
-        if !running.is_empty() && self.sandbox.is_some() && !self.removed {
-            // The end of what was killed is still told, with its exit code.
-            let last = deadline + LAST_WORDS;
-            let until = if now < deadline { deadline } else { last };
-            if now < until {
+    /// One step of the end of a pod that has done its work, or may not go on.
+    pub(super) async fn conclude(&mut self) -> Next {
+        if self.sandbox.is_some() && !self.finished {
+            let grace = seconds(self.grace());
+            let since = *self.ending.get_or_insert_with(Instant::now);
+            if let Some(until) = self.wind_down(since + grace, grace).await {
                 return Next::Wait(Some(until));
             }
+        }
+        self.finish().await;
+        Next::Wait(None)
+    }
+
+    /// One step of the pod's end.
+    pub(super) async fn end(&mut self) -> Next {
+        let metadata = &self.pod.metadata;
+        let grace = metadata.deletion_grace_period_seconds;
+        let grace = seconds(grace.unwrap_or_else(|| self.grace()));
+        let since = *self.ending.get_or_insert_with(Instant::now);
+        if !self.removed
+            && self.sandbox.is_some()
+            && let Some(until) = self.wind_down(since + grace, grace).await
+        {
+            return Next::Wait(Some(until));
         }
         self.finish().await;
         volumes::remove(self.uid());

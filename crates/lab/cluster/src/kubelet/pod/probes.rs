@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use weft_kube::k8s_openapi::api::core::v1::PodSpec;
 
-use super::{Answered, Probing, Worker, seconds};
+use super::{Answered, Heard, Probing, Worker, seconds};
 use crate::events::Severity;
 use crate::kubelet::probe::{Outcome, Prober, Purpose, Schedule, Verdict};
 use crate::kubelet::probing;
@@ -65,7 +65,7 @@ impl Worker {
             let Some(live) = self.live.get_mut(&container.name) else {
                 continue;
             };
-            if live.stop.is_some() {
+            if live.stop.is_some() || record.hooked {
                 continue;
             }
             for (purpose, probing) in &mut live.probers {
@@ -83,7 +83,7 @@ impl Worker {
                 probing.in_flight = true;
                 let timeout = probing.prober.timeout();
                 let (container, id, purpose) = (container.clone(), id.clone(), *purpose);
-                let (shim, sender) = (sandbox.connection().clone(), self.answer_sender.clone());
+                let (shim, sender) = (sandbox.connection().clone(), self.heard_sender.clone());
                 tokio::spawn(async move {
                     let outcome = probing::ask(&probe, &container, pod_ip, &shim, timeout).await;
                     let answered = Answered {
@@ -92,7 +92,7 @@ impl Worker {
                         purpose,
                         outcome,
                     };
-                    let _pod_is_gone = sender.send(answered);
+                    let _pod_is_gone = sender.send(Heard::Probe(answered));
                 });
             }
         }
@@ -114,7 +114,9 @@ impl Worker {
             return;
         };
         probing.in_flight = false;
-        let verdict = probing.prober.answered(outcome == Outcome::Success);
+        let verdict = probing
+            .prober
+            .answered(!matches!(outcome, Outcome::Failure(_)));
         match (purpose, verdict) {
             (Purpose::Startup, Verdict::Passed) => {
                 live.probers.remove(&Purpose::Startup);
@@ -127,9 +129,16 @@ impl Worker {
             | (Purpose::Startup | Purpose::Liveness, Verdict::Failed)
             | (_, Verdict::Unchanged) => {}
         }
-        if let Outcome::Failure(reason) = outcome {
-            let text = format!("{} probe failed: {reason}", purpose.name());
-            self.note_container(&name, Severity::Warning, "Unhealthy", text);
+        match outcome {
+            Outcome::Success => {}
+            Outcome::Doubtful(reason) => {
+                let text = format!("{} probe warning: {reason}", purpose.name());
+                self.note_container(&name, Severity::Warning, "ProbeWarning", text);
+            }
+            Outcome::Failure(reason) => {
+                let text = format!("{} probe failed: {reason}", purpose.name());
+                self.note_container(&name, Severity::Warning, "Unhealthy", text);
+            }
         }
         if verdict == Verdict::Failed && purpose != Purpose::Readiness {
             let text = format!(

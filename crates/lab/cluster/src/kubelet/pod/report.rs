@@ -41,6 +41,7 @@ impl Worker {
             finished: self.finished || self.ending.is_some() && self.sandbox.is_none(),
             pod_ips: &pod_ips,
             host_ips: &host_ips,
+            verdict: self.verdict.as_ref(),
             start: self.start,
             now: Timestamp::now(),
         });

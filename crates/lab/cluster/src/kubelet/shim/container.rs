@@ -349,24 +349,43 @@ fn mount_namespace(pid: i32) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// Kills every process of a container; again until none is left, for those that multiply.
+/// How often the processes of a container are stopped before they are killed anyway.
+const ROUNDS: usize = 64;
+
+/// Kills every process of a container. Those that multiply are stopped first: what is stopped
+/// neither forks nor gives its number free, so that they come to an end.
 fn kill_all_in(mounts: (u64, u64)) {
-    loop {
-        let mut alive = 0;
-        for pid in processes() {
-            // An ended process that nobody has reaped yet has no namespaces any more.
-            if mount_namespace(pid).is_ok_and(|own| own == mounts)
-                && let Some(pid) = rustix::process::Pid::from_raw(pid)
-                && rustix::process::kill_process(pid, Signal::KILL).is_ok()
-            {
-                alive += 1;
-            }
+    for _ in 0..ROUNDS {
+        let awake = members(mounts).filter(|pid| is_awake(*pid));
+        if awake.filter(|pid| signal(*pid, Signal::STOP)).count() == 0 {
+            break;
         }
-        if alive == 0 {
-            return;
-        }
+    }
+    while members(mounts)
+        .filter(|pid| signal(*pid, Signal::KILL))
+        .count()
+        > 0
+    {
         std::thread::yield_now();
     }
+}
+
+/// The processes in a mount namespace. (An ended one that nobody has reaped yet has none.)
+fn members(mounts: (u64, u64)) -> impl Iterator<Item = i32> {
+    let all = processes().into_iter();
+    all.filter(move |pid| mount_namespace(*pid).is_ok_and(|own| own == mounts))
+}
+
+/// Whether a process can do anything (proc(5), stat, field 3).
+fn is_awake(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rfind(')').and_then(|end| stat[end..].chars().nth(2));
+    state.is_some_and(|state| !matches!(state, 'T' | 't' | 'Z' | 'X'))
+}
+
+fn signal(pid: i32, signal: Signal) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid);
+    pid.is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())
 }
 
 fn processes() -> Vec<i32> {

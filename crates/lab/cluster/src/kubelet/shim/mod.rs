@@ -13,6 +13,7 @@ mod log;
 pub(crate) mod root;
 mod server;
 mod session;
+mod setup;
 mod terminal;
 
 use std::path::PathBuf;
@@ -40,6 +41,21 @@ pub struct Settings {
     pub hostname: Option<String>,
     /// Whether the pod has a network of its own.
     pub own_network: bool,
+    /// Whether the pod has shared memory of its own, and not the node's.
+    pub own_memory: bool,
+    /// Kernel settings of its namespaces, by their names with dots.
+    pub sysctls: Vec<(String, String)>,
+    /// Volumes in memory.
+    pub memory: Vec<MemoryVolume>,
+}
+
+/// A volume in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryVolume {
+    /// Where it lies on the node, for the pod alone.
+    pub path: PathBuf,
+    /// How many bytes it holds at most.
+    pub size: Option<u64>,
 }
 
 impl Settings {
@@ -56,6 +72,8 @@ pub struct MountPlan {
     pub target: String,
     /// Whether the container may not write to it.
     pub read_only: bool,
+    /// The folder that the source must not lead out of, and is made in where it is not there.
+    pub inside: Option<PathBuf>,
 }
 
 /// User and groups of a process.
@@ -159,8 +177,8 @@ pub enum Request {
         container: String,
         /// Program and arguments.
         argv: Vec<String>,
-        /// After how many milliseconds it is killed.
-        timeout: u64,
+        /// After how many milliseconds it is killed, if ever.
+        timeout: Option<u64>,
     },
     /// Run a program in a container on the three descriptors (input, output, errors) that came
     /// with the message. Answered by [`Answer::Executed`] when it ends.
@@ -192,6 +210,8 @@ pub enum Request {
         /// The container.
         container: String,
     },
+    /// Outlive the kubelet, which has written down where the shim is.
+    Settle,
     /// End, and everything in the pod with it.
     Exit,
 }

@@ -217,6 +217,9 @@ fn attach(anchor: &OwnedFd, volume: &MountPlan) -> Result<(), Error> {
         target: volume.target.clone(),
         reason,
     };
+    if let Some(base) = &volume.inside {
+        within(base, &volume.source).map_err(|error| refused(error.to_string()))?;
+    }
     let kind = fs::metadata(&volume.source).map_err(|error| refused(error.to_string()))?;
     let wanted = if kind.is_dir() {
         Wanted::Folder
@@ -231,6 +234,18 @@ fn attach(anchor: &OwnedFd, volume: &MountPlan) -> Result<(), Error> {
         mount::bind(&volume.source, &target)?;
     }
     Ok(())
+}
+
+/// Makes a part of a volume as a folder where it is not there.
+fn within(base: &Path, part: &Path) -> io::Result<()> {
+    if !part.exists() {
+        fs::create_dir_all(part)?;
+    }
+    if part.canonicalize()?.starts_with(base.canonicalize()?) {
+        Ok(())
+    } else {
+        Err(io::Error::other("it leads out of the volume"))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

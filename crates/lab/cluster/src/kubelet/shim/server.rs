@@ -51,7 +51,7 @@ pub enum Error {
     },
 }
 
-fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Error {
+pub(super) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Error {
     move |source| Error::System {
         action,
         source: source.into(),
@@ -80,20 +80,7 @@ pub fn main(folder: &Path) -> Result<(), Error> {
         .map_err(system("set up the socket"))?;
     let signals = SignalFd::new(&[Signal::CHILD]).map_err(system("receive signals"))?;
 
-    mount::make_private()?;
-    mount::proc(Path::new("/proc"))?;
-    let shm = folder.join("shm");
-    std::fs::create_dir_all(&shm).map_err(|source| Error::Folder {
-        path: shm.clone(),
-        source,
-    })?;
-    mount::tmpfs(&shm, 0o1777)?;
-    if let Some(hostname) = &settings.hostname {
-        rustix::system::sethostname(hostname.as_bytes()).map_err(system("set the host name"))?;
-    }
-    if settings.own_network {
-        loopback_up().map_err(system("set the loopback device up"))?;
-    }
+    let shm = super::setup::prepare(folder, &settings)?;
     let mut shim = Shim {
         shm,
         listener,
@@ -105,43 +92,6 @@ pub fn main(folder: &Path) -> Result<(), Error> {
     };
     loop {
         shim.turn().map_err(system("wait for events"))?;
-    }
-}
-
-/// Sets the loopback device up: RTM_NEWLINK for the device with index 1, which is what `lo` has
-/// in every network namespace (rtnetlink(7)).
-fn loopback_up() -> io::Result<()> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType};
-    const NEWLINK: u16 = 16;
-    const REQUEST_AND_ACK: u16 = 1 | 4;
-    const UP: u32 = 1;
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let mut message = Vec::with_capacity(32);
-    message.extend_from_slice(&32_u32.to_ne_bytes());
-    message.extend_from_slice(&NEWLINK.to_ne_bytes());
-    message.extend_from_slice(&REQUEST_AND_ACK.to_ne_bytes());
-    message.extend_from_slice(&1_u32.to_ne_bytes());
-    message.extend_from_slice(&0_u32.to_ne_bytes());
-    // struct ifinfomsg: family, padding, type, index, flags, which flags to change.
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&1_u32.to_ne_bytes());
-    message.extend_from_slice(&UP.to_ne_bytes());
-    message.extend_from_slice(&UP.to_ne_bytes());
-    rustix::net::send(&socket, &message, rustix::net::SendFlags::empty())?;
-    let mut answer = [0_u8; 128];
-    let (count, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    // An acknowledgement is an error message whose number is 0, after the header of 16 bytes.
-    match answer.get(16..20).filter(|_| count >= 20) {
-        Some(&[a, b, c, d]) => match i32::from_ne_bytes([a, b, c, d]) {
-            0 => Ok(()),
-            number => Err(io::Error::from_raw_os_error(-number)),
-        },
-        Some(_) | None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -353,7 +303,9 @@ impl Shim {
                         child,
                         output: Some(output),
                         said: Vec::new(),
-                        deadline: Some(Instant::now() + Duration::from_millis(timeout)),
+                        deadline: timeout.and_then(|timeout| {
+                            Instant::now().checked_add(Duration::from_millis(timeout))
+                        }),
                         timed_out: false,
                     });
                     None
@@ -406,6 +358,10 @@ impl Shim {
                 }
                 Some(Answer::Done)
             }
+            Request::Settle => match rustix::process::set_parent_process_death_signal(None) {
+                Ok(()) => Some(Answer::Done),
+                Err(error) => refused(error.to_string()),
+            },
             Request::Exit => {
                 // The kernel ends everything else in the PID namespace with its first process.
                 std::process::exit(0)
