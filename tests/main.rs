@@ -21,6 +21,7 @@ mod keep;
 mod kube_rs;
 mod kubectl_verbs;
 mod networking;
+mod node;
 mod ownership;
 mod pods;
 mod refusals;

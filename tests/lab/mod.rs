@@ -224,6 +224,15 @@ impl Lab {
         run(command, "")
     }
 
+    /// The same, while something else is done.
+    pub(crate) fn meanwhile(&self, verb: &[&str], arguments: &[&str], deed: impl FnOnce()) -> Ran {
+        thread::scope(|scope| {
+            let running = scope.spawn(|| self.weft(verb, arguments));
+            deed();
+            running.join().unwrap()
+        })
+    }
+
     fn exec_command(&self, target: &str) -> Command {
         let mut command = weft();
         command.args(["lab", "exec", "--name", &self.name]);

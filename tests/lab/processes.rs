@@ -87,6 +87,20 @@ impl Lab {
         });
     }
 
+    /// Kills processes of the lab, whoever starts them again or does not.
+    #[track_caller]
+    pub(crate) fn kill_outright(&self, victims: &BTreeSet<u32>) {
+        victims.iter().copied().for_each(kill_outright);
+    }
+
+    /// The process id, on this machine, of the lab's PID 1.
+    #[track_caller]
+    pub(crate) fn init(&self) -> u32 {
+        let inits = self.processes("weft internal init");
+        assert_eq!(inits.len(), 1, "{inits:?}");
+        inits.into_iter().next().unwrap_or_default()
+    }
+
     /// Ends the API server as a crash would; the lab starts another.
     #[track_caller]
     pub(crate) fn kill_api_server(&self) {

@@ -4,6 +4,7 @@ mod apply;
 mod demo;
 mod images;
 mod inside;
+mod node;
 mod up;
 mod view;
 
@@ -74,6 +75,9 @@ the client until every replica has answered. Nothing of it is left afterwards.")
         #[arg(long, conflicts_with = "name")]
         all: bool,
     },
+    /// Add and remove nodes of a running lab, cut their links and mend them
+    #[command(subcommand, after_help = output::EXIT_CODES)]
+    Node(node::Command),
     /// Print the path of a lab's kubeconfig
     #[command(after_help = "\
 Examples:
@@ -154,6 +158,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status { which, output } => view::status(&which.lab()?, output)?,
         Command::List { output } => view::list(&state::list()?, output)?,
         Command::Down { which, all } => down(&which, all)?,
+        Command::Node(command) => node::run(command)?,
         Command::Kubeconfig { which, print } => {
             let path = which.lab()?.kubeconfig();
             if print {

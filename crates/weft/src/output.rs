@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
-use weft_cluster::lab::{boot, enter, front, keep, plan, state};
+use weft_cluster::lab::membership::Complaint;
+use weft_cluster::lab::{boot, enter, front, keep, plan, requests, state};
 
 /// The codes that `--help` documents.
 pub(crate) const EXIT_CODES: &str = "\
@@ -133,6 +134,14 @@ fn code(error: &anyhow::Error) -> u8 {
             enter::Error::Process(_) | enter::Error::Wait(_) | enter::Error::Refused { .. } => {
                 FAILED
             }
+        };
+    }
+    if let Some(requests::Error::Refused { kind, .. }) = error.downcast_ref() {
+        return match kind {
+            Complaint::DoesNotFit => USAGE,
+            Complaint::InUse => IN_USE,
+            Complaint::NotThere => NOT_THERE,
+            Complaint::Failed => FAILED,
         };
     }
     if let Some(boot::Error::Manifest { .. }) = error.downcast_ref::<boot::Error>() {

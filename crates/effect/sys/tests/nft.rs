@@ -56,7 +56,7 @@ const V4_FRONTEND: [DataType; 3] = [DataType::Ipv4Address, DataType::Protocol, D
 fn frontend(family: Family) -> Vec<Expression> {
     let (offset, length) = match family {
         Family::V6 => (24, 16),
-        Family::V4 | Family::Inet => (16, 4),
+        Family::V4 | Family::Inet | Family::Bridge => (16, 4),
     };
     let next = (length / 4) as u8;
     vec![
@@ -89,7 +89,7 @@ fn every_rule(family: Family) -> Vec<Rule> {
     };
     let (port, number, v6) = match family {
         Family::V6 => (4, 6, true),
-        Family::V4 | Family::Inet => (1, 3, false),
+        Family::V4 | Family::Inet | Family::Bridge => (1, 3, false),
     };
     let rule = |chain: &str, expressions| Rule {
         chain: chain.into(),
@@ -243,7 +243,7 @@ fn chains() -> Vec<Chain> {
 fn sets(family: Family) -> Vec<Set> {
     let address = match family {
         Family::V6 => DataType::Ipv6Address,
-        Family::V4 | Family::Inet => DataType::Ipv4Address,
+        Family::V4 | Family::Inet | Family::Bridge => DataType::Ipv4Address,
     };
     let key = [address, DataType::Protocol, DataType::Port];
     let mut frontends = set("frontends", &key, &[]);

@@ -17,6 +17,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod barrier;
 pub mod link;
 pub mod namespace;
 pub mod probe;

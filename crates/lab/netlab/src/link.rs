@@ -61,6 +61,18 @@ impl Network {
             .map_err(failed(&self.name, &action))
     }
 
+    /// Sets a link down: its other end loses its carrier.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn down(&mut self, link: &str) -> Result<(), Error> {
+        let action = format!("set {link} down");
+        let index = self.index(link)?;
+        self.conversation
+            .set_down(index)
+            .map_err(failed(&self.name, &action))
+    }
+
     /// Makes a pair of virtual Ethernet links: `name` here and up, `peer_name` in another
     /// namespace, down.
     ///
@@ -175,6 +187,22 @@ impl Network {
         self.conversation
             .delete_link_by_name(link)
             .map_err(failed(&self.name, &format!("delete {link}")))
+    }
+
+    /// Deletes a link if it is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_if_there(&mut self, link: &str) -> Result<(), Error> {
+        let action = format!("delete {link}");
+        let found = self.conversation.find_link(link);
+        match found.map_err(failed(&self.name, &action))? {
+            Some(found) => self
+                .conversation
+                .delete_link(found.index)
+                .map_err(failed(&self.name, &action)),
+            None => Ok(()),
+        }
     }
 
     fn index(&mut self, link: &str) -> Result<u32, Error> {

@@ -9,6 +9,7 @@ use tokio::process::Command;
 use weft_cluster::lab::boot::{self, Cluster};
 use weft_cluster::lab::front::Front;
 use weft_cluster::lab::plan::{Chosen, Families, Plan, Request};
+use weft_cluster::lab::settings::NodeSettings;
 use weft_kube::k8s_openapi::api::core::v1::{Pod, Service};
 use weft_kube::kube::api::ListParams;
 use weft_kube::kube::{Api, ResourceExt};
@@ -37,6 +38,8 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
         service_cidrs: Vec::new(),
         node_cidrs: Vec::new(),
         chosen: Chosen::default(),
+        zones: Vec::new(),
+        settings: NodeSettings::default(),
     })?;
     let began = Instant::now();
     let mut progress = Progress::new(None)?;

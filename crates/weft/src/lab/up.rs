@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::ValueEnum;
 use ipnet::IpNet;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_cluster::lab::boot::{self, Cluster};
 use weft_cluster::lab::enter;
-use weft_cluster::lab::front::Front;
+use weft_cluster::lab::front::{Front, Notes};
 use weft_cluster::lab::keep::{Asked, Kept};
 use weft_cluster::lab::plan::{self, Chosen, Plan};
+use weft_cluster::lab::settings::Capacity;
 use weft_cluster::lab::state::Record;
 use weft_netlab::process::{self, Spawn};
 
@@ -48,6 +50,7 @@ Examples:
   weft lab up --node-name k1,k2 --node-address 172.30.0.21,172.30.0.22 \
               --node-pod-cidr 10.244.7.0/24,10.244.8.0/24
                                                like a cluster that exists already
+  weft lab up --nodes 4 --zone a,b --node-capacity cpu=2,memory=4Gi
   weft lab up --keep ~/labs/one                what is in it outlives the lab; the same command
                                                brings it back
   KUBECONFIG=$(weft lab kubeconfig) kubectl get nodes
@@ -92,6 +95,12 @@ pub(super) struct Args {
     /// Take a node for dead after so many silent seconds [default: 50, as Kubernetes]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(11..))]
     node_grace: Option<u64>,
+    /// Zones that the nodes are in by turns (their label topology.kubernetes.io/zone)
+    #[arg(long = "zone", value_delimiter = ',', value_name = "ZONE")]
+    zones: Vec<String>,
+    /// What every node tells the scheduler that it has [default: what the machine has, 110 pods]
+    #[arg(long, value_name = "cpu=N,memory=N,pods=N")]
+    node_capacity: Option<Capacity>,
     /// Port of 127.0.0.1 for the API server [default: a free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     api_port: Option<u16>,
@@ -124,6 +133,8 @@ impl Args {
                 addresses: self.node_address.clone(),
                 pod_cidrs: self.node_pod_cidr.clone(),
             },
+            zones: self.zones.clone(),
+            capacity: self.node_capacity,
         }
     }
 }
@@ -216,6 +227,7 @@ pub(super) fn attend(
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hang_up = signal(SignalKind::hangup())?;
+        let notes = front.notes();
         let end = pipe::Receiver::from_owned_fd(end)?;
         let life = async {
             let cluster = cluster(&mut front, &manifest, patience, progress).await?;
@@ -226,7 +238,7 @@ pub(super) fn attend(
             _ = interrupt.recv() => Ok(Ended::Asked),
             _ = terminate.recv() => Ok(Ended::Asked),
             _ = hang_up.recv() => Ok(Ended::Asked),
-            _ = end.readable() => Ok(Ended::Lost),
+            () = take_notes(end, &notes) => Ok(Ended::Lost),
         }
     });
     if ended.is_err() {
@@ -241,6 +253,16 @@ pub(super) fn attend(
             Ok(ExitCode::SUCCESS)
         }
         Ended::Lost => anyhow::bail!("the first process of lab {name} ended: the lab is gone"),
+    }
+}
+
+/// Takes note of what the lab's first process tells, until it ends.
+async fn take_notes(told: pipe::Receiver, notes: &Notes) {
+    let mut lines = tokio::io::BufReader::new(told).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Err(error) = notes.take(&line) {
+            tracing::warn!(%error, "the lab has changed, and that is not recorded");
+        }
     }
 }
 

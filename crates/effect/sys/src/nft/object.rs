@@ -13,6 +13,8 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+    /// Frames that a bridge carries.
+    Bridge,
 }
 
 impl Family {
@@ -21,6 +23,7 @@ impl Family {
         match self {
             Family::Inet => 1,
             Family::V4 => 2,
+            Family::Bridge => 7,
             Family::V6 => 10,
         }
     }
@@ -29,6 +32,7 @@ impl Family {
         match number {
             1 => Some(Family::Inet),
             2 => Some(Family::V4),
+            7 => Some(Family::Bridge),
             10 => Some(Family::V6),
             _ => None,
         }
@@ -41,6 +45,7 @@ impl Family {
             Family::Inet => "inet",
             Family::V4 => "ip",
             Family::V6 => "ip6",
+            Family::Bridge => "bridge",
         }
     }
 }

@@ -44,6 +44,7 @@ use weft_kube::kube::runtime::watcher::{self, Event};
 use weft_kube::{Access, AccessError, Client};
 
 use crate::events::Recorder;
+use crate::lab::settings::NodeSettings;
 use environment::Allocatable;
 use names::ClusterDns;
 use pod::{Update, Worker};
@@ -67,6 +68,9 @@ pub struct Config {
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
+    /// What else it says of its node.
+    #[serde(default)]
+    pub node: NodeSettings,
     /// The version that the node reports.
     #[serde(default = "default_version")]
     pub version: String,
@@ -194,7 +198,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         recorder: Recorder::start(client.clone(), Some(config.node_name.clone())),
         cache: cache::Cache::start(client.clone()),
         network,
-        allocatable: node::capacity(),
+        allocatable: node::capacity(config.node.capacity),
         cluster_ca: cluster_ca(&config.kubeconfig),
         dns: ClusterDns {
             servers: config.cluster_dns.clone(),

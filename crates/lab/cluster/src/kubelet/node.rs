@@ -9,7 +9,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use weft_kube::k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use weft_kube::k8s_openapi::api::core::v1::{Node, ObjectReference};
+use weft_kube::k8s_openapi::api::core::v1::{Node, ObjectReference, Taint};
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     MicroTime, ObjectMeta, OwnerReference,
 };
@@ -20,6 +20,7 @@ use super::cni::{self, Network};
 use super::environment::Allocatable;
 use super::{COMPONENT, Config, Shared};
 use crate::events::Severity;
+use crate::lab::settings::Capacity;
 
 /// Kubernetes' words while there is no network configuration.
 pub const NETWORK_NOT_READY: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized";
@@ -38,9 +39,9 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How many pods a node takes (Kubernetes' maxPods).
 const PODS: u32 = 110;
 
-/// What this machine has.
+/// What this machine has, where nothing else is said.
 #[must_use]
-pub fn capacity() -> Allocatable {
+pub fn capacity(said: Capacity) -> Allocatable {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = std::fs::read_to_string("/proc/meminfo")
         .ok()
@@ -50,8 +51,8 @@ pub fn capacity() -> Allocatable {
         })
         .unwrap_or(0);
     Allocatable {
-        milli_cpu: cpus as u64 * 1000,
-        memory: memory * 1024,
+        milli_cpu: said.milli_cpu.unwrap_or(cpus as u64 * 1000),
+        memory: said.memory.unwrap_or(memory * 1024),
     }
 }
 
@@ -204,8 +205,16 @@ fn tell(shared: &Shared, node: &Node, first: bool, changed: Option<bool>) {
 }
 
 async fn register(api: &Api<Node>, config: &Config) -> Result<Node, kube::Error> {
+    let taints: Vec<Taint> = config
+        .node
+        .taints
+        .iter()
+        .cloned()
+        .map(Taint::from)
+        .collect();
     let node: Node = serde_json::from_value(json!({
         "metadata": {"name": config.node_name, "labels": labels(config)},
+        "spec": {"taints": Some(taints).filter(|taints| !taints.is_empty())},
     }))
     .map_err(kube::Error::SerdeError)?;
     api.create(&PostParams::default(), &node).await
@@ -237,13 +246,19 @@ fn architecture() -> &'static str {
 }
 
 fn labels(config: &Config) -> Value {
-    json!({
-        "kubernetes.io/hostname": config.node_name,
-        "kubernetes.io/os": "linux",
-        "kubernetes.io/arch": architecture(),
-        "beta.kubernetes.io/os": "linux",
-        "beta.kubernetes.io/arch": architecture(),
-    })
+    let own = [
+        ("kubernetes.io/hostname", config.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture()),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", architecture()),
+    ];
+    let said = config.node.labels.iter();
+    let said = said.map(|(name, value)| (name.as_str(), value.as_str()));
+    said.chain(own)
+        .map(|(name, value)| (name.to_owned(), Value::from(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// The kubelet's part of the Node's status; conditions of others stay.
@@ -303,9 +318,9 @@ fn status(config: &Config, node: &Node, ready: bool, capacity: Allocatable) -> V
             .map(|condition| json!(condition)),
     );
     let resources = json!({
-        "cpu": (capacity.milli_cpu / 1000).to_string(),
+        "cpu": cpus(capacity.milli_cpu),
         "memory": format!("{}Ki", capacity.memory / 1024),
-        "pods": PODS.to_string(),
+        "pods": config.node.capacity.pods.unwrap_or(PODS).to_string(),
     });
     let mut addresses: Vec<Value> = config
         .node_addresses
@@ -339,6 +354,15 @@ fn status(config: &Config, node: &Node, ready: bool, capacity: Allocatable) -> V
             "architecture": architecture(),
         },
     })
+}
+
+/// As a quantity in its canonical form.
+fn cpus(milli: u64) -> String {
+    if milli.is_multiple_of(1000) {
+        (milli / 1000).to_string()
+    } else {
+        format!("{milli}m")
+    }
 }
 
 fn os_image(os_release: &str) -> String {

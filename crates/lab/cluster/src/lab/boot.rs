@@ -350,6 +350,34 @@ impl Cluster {
         }
     }
 
+    /// Waits until a node is ready.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`], with what was missing.
+    pub async fn wait_for_node(&self, name: &str, patience: Duration) -> Result<NodeState, Error> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let missing = match timeout(REQUEST, self.snapshot()).await {
+                Ok(Ok(snapshot)) => {
+                    match snapshot.nodes.into_iter().find(|node| node.name == name) {
+                        Some(node) if node.ready => return Ok(node),
+                        Some(node) => format!("{name} is not ready ({})", node.reason),
+                        None => format!("{name} has not registered"),
+                    }
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the API does not answer".to_owned(),
+            };
+            if Instant::now() >= deadline {
+                return Err(Error::Incomplete {
+                    patience,
+                    missing: format!("{missing}{}", self.warnings().await),
+                });
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// The last warning events, for a person to see why.
     async fn warnings(&self) -> String {
         let events: Api<Event> = Api::all(self.client.clone());
@@ -473,7 +501,7 @@ fn node_state(node: &Node, running: &BTreeMap<String, usize>) -> NodeState {
     }
 }
 
-fn describe(error: &kube::Error) -> String {
+pub(super) fn describe(error: &kube::Error) -> String {
     // The API's own words name the field, the value and what is allowed.
     if let kube::Error::Api(status) = error {
         return status.message.clone();
@@ -625,6 +653,8 @@ mod tests {
             service_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
             chosen: Chosen::default(),
+            zones: Vec::new(),
+            settings: crate::lab::settings::NodeSettings::default(),
         })
         .unwrap()
     }

@@ -90,6 +90,11 @@ fn root(record: &Record) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root", record.init))
 }
 
+/// A path in the file system of a lab's PID 1, as seen from the machine.
+pub(super) fn path_inside(record: &Record, path: &Path) -> PathBuf {
+    below(&root(record), path)
+}
+
 /// Where a component of a lab writes its log, as seen from the machine.
 #[must_use]
 pub fn log_file(record: &Record, component: &str) -> PathBuf {

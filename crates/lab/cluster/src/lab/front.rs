@@ -233,6 +233,8 @@ impl Front {
             match status {
                 Status::Kubeconfig { text } => self.kubeconfig = self.claim.kubeconfig(&text)?,
                 Status::Done { what } => report(&what),
+                // Nobody can have asked yet.
+                Status::Nodes { .. } => {}
                 Status::Started => {
                     // Nothing comes after this line, so nothing is lost in the buffer.
                     self.status = Some(reader.into_inner().into());
@@ -279,10 +281,19 @@ impl Front {
         Ok(self.claim.record(&self.record)?)
     }
 
-    /// The read end of a pipe that closes when the lab's PID 1 ends. There is one.
+    /// The read end of the pipe on which the lab's PID 1 tells, line by line, what changes; it
+    /// closes when PID 1 ends. There is one. The lines are for [`Notes`].
     #[must_use]
     pub fn take_end(&mut self) -> Option<OwnedFd> {
         self.status.take()
+    }
+
+    /// Who takes note of what changes.
+    #[must_use]
+    pub fn notes(&self) -> Notes {
+        Notes {
+            folder: self.claim.folder().to_owned(),
+        }
     }
 
     /// Ends the lab and waits until all its processes are gone.
@@ -302,6 +313,30 @@ impl Front {
 impl Drop for Front {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Takes note of what a lab's PID 1 tells after the start.
+#[derive(Debug)]
+pub struct Notes {
+    folder: PathBuf,
+}
+
+impl Notes {
+    /// Takes note of one line.
+    ///
+    /// # Errors
+    /// When it is none, or the lab's record cannot be written.
+    pub fn take(&self, line: &str) -> Result<(), Error> {
+        let status = serde_json::from_str(line)
+            .map_err(|error| preparing("read from the lab's first process")(error.into()))?;
+        match status {
+            Status::Nodes { nodes } => Ok(state::set_nodes(&self.folder, nodes)?),
+            Status::Kubeconfig { .. }
+            | Status::Done { .. }
+            | Status::Started
+            | Status::Failed { .. } => Ok(()),
+        }
     }
 }
 

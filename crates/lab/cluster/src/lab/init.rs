@@ -4,28 +4,26 @@
 //! machine (4), its configuration (5), a pipe for what it has to say to the front (6), and of a kept
 //! lab the lock on its folder (7).
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tracing::{debug, error};
+use tracing::debug;
 use weft_netlab::link::Network;
 use weft_netlab::mount;
-use weft_netlab::process::{self, Child, Exit, Spawn};
-use weft_netlab::sys_namespace::{self, Kind};
+use weft_netlab::process::{self, Spawn};
+use weft_netlab::sys_namespace;
 
 use super::credentials::Credentials;
-use super::node::{KubeletCredentials, NodeConfig};
+use super::nodes::{BRIDGE, Nodes};
 use super::plan::{API_PORT_INSIDE, NodePlan, Plan};
-use super::supervise::{Supervisor, describe};
-use super::{paths, rootfs};
+use super::supervise::{Happening, Supervisor, describe};
+use super::{keep, paths, rootfs};
 
-/// The bridge that is the node network.
-const BRIDGE: &str = "br0";
 /// The name of the namespace beyond the cluster.
 pub const OUTSIDE: &str = "outside";
 
@@ -61,6 +59,8 @@ pub(super) enum Status {
     Done { what: String },
     /// Everything has been started.
     Started,
+    /// The nodes have become others.
+    Nodes { nodes: Vec<NodePlan> },
     /// It will not work. `step` is what the kernel refused.
     Failed { step: FailedStep, message: String },
 }
@@ -114,6 +114,9 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The folder of a kept lab.
+    #[error(transparent)]
+    Keep(#[from] keep::Error),
     /// The signals or the pipe of a reaping process.
     #[error("cannot watch over the processes")]
     Watch(#[source] io::Error),
@@ -154,13 +157,18 @@ pub fn run() -> Result<(), Error> {
 
     let mut step = FailedStep::Mount;
     match start(&config, &listener, &mut step, &mut front) {
-        Ok((supervisor, nodes)) => {
+        Ok((supervisor, mut nodes, door)) => {
             tell(&mut front, &Status::Started);
             // The pipe to the front stays open: its end tells the front of ours.
             let ended = supervisor
-                .run(Some(lifetime.as_fd()), |pid, exit| {
-                    report_end(&nodes, pid, exit);
-                })
+                .run(
+                    Some(lifetime.as_fd()),
+                    Some(door.as_fd()),
+                    |happening| match happening {
+                        Happening::Ended(pid, exit) => nodes.ended(pid, exit),
+                        Happening::Call => nodes.attend(&door, &mut front),
+                    },
+                )
                 .map_err(Error::Watch);
             drop(front);
             ended
@@ -178,14 +186,7 @@ pub fn run() -> Result<(), Error> {
     }
 }
 
-fn report_end(nodes: &BTreeMap<i32, String>, pid: i32, exit: Exit) {
-    match nodes.get(&pid) {
-        Some(node) => error!(%node, %exit, "a node's first process ended: the node is gone"),
-        None => debug!(pid, %exit, "reaped an orphan"),
-    }
-}
-
-fn tell(front: &mut File, status: &Status) {
+pub(super) fn tell(front: &mut File, status: &Status) {
     if let Ok(mut line) = serde_json::to_vec(status) {
         line.push(b'\n');
         // The front can only have gone, and then the lab ends by the lifetime pipe.
@@ -198,7 +199,7 @@ fn start(
     listener: &OwnedFd,
     step: &mut FailedStep,
     front: &mut File,
-) -> Result<(Supervisor, BTreeMap<i32, String>), Error> {
+) -> Result<(Supervisor, Nodes, UnixListener), Error> {
     let began = Instant::now();
     mounts(config)?;
     debug!(took = ?began.elapsed(), "mounts");
@@ -225,27 +226,26 @@ fn start(
         },
     );
 
-    let mut nodes = BTreeMap::new();
-    let outside = NodePlan {
-        name: OUTSIDE.to_owned(),
-        addresses: config.plan.outside.clone(),
-        pod_cidrs: Vec::new(),
-    };
-    for (number, node) in std::iter::once(&outside)
-        .chain(&config.plan.nodes)
-        .enumerate()
-    {
-        let child = spawn_node(config, &credentials, &mut network, number, node)?;
-        nodes.insert(child.id(), node.name.clone());
-        debug!(node = %node.name, at = ?began.elapsed(), "node started");
-    }
+    let nodes = Nodes::start(config.clone(), credentials, network)?;
+    debug!(at = ?began.elapsed(), "nodes started");
     tell(
         front,
         &Status::Done {
             what: "nodes started".to_owned(),
         },
     );
-    Ok((supervisor, nodes))
+    Ok((supervisor, nodes, door()?))
+}
+
+/// Where requests come in.
+fn door() -> Result<UnixListener, Error> {
+    let path = paths::control();
+    let listener = UnixListener::bind(&path).map_err(on("listen on", &path))?;
+    // Who hangs up before he is attended to must not hold up everything else.
+    listener
+        .set_nonblocking(true)
+        .map_err(on("listen on", &path))?;
+    Ok(listener)
 }
 
 /// PID 1 stays in the machine's file system, with a `/proc` of its own namespace and a `/run`
@@ -293,7 +293,7 @@ fn log_to_file() -> Result<(), Error> {
 }
 
 /// A process of the lab: its output goes to a log file of its own.
-fn component(config: &InitConfig, name: &str, command: &str) -> io::Result<Spawn> {
+pub(super) fn component(config: &InitConfig, name: &str, command: &str) -> io::Result<Spawn> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -367,58 +367,4 @@ fn controllers(config: &InitConfig) -> super::supervise::Recipe {
         }
         Ok(spawn)
     })
-}
-
-fn spawn_node(
-    config: &InitConfig,
-    credentials: &Credentials,
-    network: &mut Network,
-    number: usize,
-    node: &NodePlan,
-) -> Result<Child, Error> {
-    let log = paths::log(&node.name);
-    let (settings, settings_end) =
-        process::pipe().map_err(on("make a pipe for", Path::new(&node.name)))?;
-    let mut spawn = component(config, &node.name, "node")
-        .map_err(on("open the log", &log))?
-        .args(["--name", &node.name])
-        .namespaces(&[Kind::Mount, Kind::Pid, Kind::Net, Kind::Uts, Kind::Ipc])
-        .descriptor(settings, super::node::CONFIG);
-    if config.in_user_namespace {
-        spawn = spawn.arg("--in-user-namespace");
-    }
-    if config.keep.is_some() {
-        spawn = spawn.arg("--keep");
-    }
-    let child = spawn.spawn()?;
-    let pid = u32::try_from(child.id()).unwrap_or_default();
-
-    let port = format!("port{number}");
-    let inside = sys_namespace::of_process(pid, Kind::Net)?;
-    network.veth(&port, "eth0", inside.as_fd())?;
-    network.port(BRIDGE, &port)?;
-    network.alias(&port, &node.name)?;
-
-    let record = paths::node_pid(&node.name);
-    fs::write(&record, pid.to_string()).map_err(on("write", &record))?;
-
-    // The settings come last: they tell the node that its link is there.
-    let is_outside = node.name == OUTSIDE;
-    let settings = NodeConfig {
-        node: node.clone(),
-        plan: config.plan.clone(),
-        kubelet: if is_outside {
-            None
-        } else {
-            Some(KubeletCredentials {
-                kubeconfig: credentials.kubelet(&node.name)?,
-                serving: credentials.serving(node)?,
-            })
-        },
-    };
-    let text = serde_json::to_vec(&settings)?;
-    File::from(settings_end)
-        .write_all(&text)
-        .map_err(on("send the settings of", Path::new(&node.name)))?;
-    Ok(child)
 }

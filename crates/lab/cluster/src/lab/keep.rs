@@ -20,7 +20,8 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use weft_apiserver::StoreError;
 
-use super::plan::{self, Chosen, Families, Plan, Request};
+use super::plan::{self, Chosen, Families, NodePlan, Plan, Request};
+use super::settings::{Capacity, NodeSettings, ZONE};
 
 /// The layout of the folder.
 const FORMAT: u32 = 1;
@@ -142,6 +143,10 @@ pub struct Asked {
     pub node_cidrs: Vec<ipnet::IpNet>,
     /// `--node-address` and `--node-pod-cidr`.
     pub chosen: Chosen,
+    /// `--zone`.
+    pub zones: Vec<String>,
+    /// `--node-capacity`.
+    pub capacity: Option<Capacity>,
 }
 
 impl Asked {
@@ -159,6 +164,11 @@ impl Asked {
             service_cidrs: self.service_cidrs.clone(),
             node_cidrs: self.node_cidrs.clone(),
             chosen: self.chosen.clone(),
+            zones: self.zones.clone(),
+            settings: NodeSettings {
+                capacity: self.capacity.unwrap_or_default(),
+                ..NodeSettings::default()
+            },
         })
     }
 }
@@ -172,6 +182,9 @@ struct Description {
     api_port: u16,
     /// Whether the lab has been ready: weft itself is applied.
     complete: bool,
+    /// The nodes with which the lab began: what the flags said then they may go on saying.
+    #[serde(default)]
+    first_nodes: Vec<NodePlan>,
     plan: Plan,
 }
 
@@ -273,7 +286,14 @@ impl Kept {
         };
         let held = &description.plan;
         self.agree("--name", asked.name.as_deref(), held.name.as_str())?;
-        self.agree("--nodes", asked.nodes, held.nodes.len())?;
+        // The command that began the lab stays good when nodes have come and gone.
+        let first = match description.first_nodes.as_slice() {
+            [] => &held.nodes,
+            first => first,
+        };
+        let as_first = asked.nodes == Some(first.len());
+        let count = asked.nodes.filter(|_| !as_first);
+        self.agree("--nodes", count, held.nodes.len())?;
         self.agree(
             "--ip-family",
             asked.families.map(Families::flag_value),
@@ -281,9 +301,13 @@ impl Kept {
         )?;
         let names: Vec<String> = held.nodes.iter().map(|node| node.name.clone()).collect();
         for (position, name) in asked.node_names.iter().enumerate() {
+            if first.get(position).is_some_and(|node| node.name == *name) {
+                continue;
+            }
             let there = names.get(position).map_or("no such node", String::as_str);
             self.agree("--node-name", Some(name.as_str()), there)?;
         }
+        self.agree_on_settings(asked, first)?;
         let or_held = |asked: &Vec<ipnet::IpNet>, held: &Vec<ipnet::IpNet>| {
             if asked.is_empty() { held } else { asked }.clone()
         };
@@ -296,8 +320,10 @@ impl Kept {
             service_cidrs: or_held(&asked.service_cidrs, &held.service_cidrs),
             node_cidrs: or_held(&asked.node_cidrs, &held.node_cidrs),
             chosen: Chosen::default(),
+            zones: Vec::new(),
+            settings: NodeSettings::default(),
         })?;
-        if let Some((flag, asked, held)) = asked.chosen.contradicted_by(&held.nodes) {
+        if let Some((flag, asked, held)) = asked.chosen.contradicted_by(first) {
             self.agree(flag, Some(asked), held)?;
         }
         for (flag, merged, held) in [
@@ -308,6 +334,20 @@ impl Kept {
             self.agree(flag, Some(list(merged)), list(held))?;
         }
         Ok(held.clone())
+    }
+
+    /// What is said of nodes is said of those with which the lab began.
+    fn agree_on_settings(&self, asked: &Asked, first: &[NodePlan]) -> Result<(), Error> {
+        for (position, node) in first.iter().enumerate() {
+            self.agree("--node-capacity", asked.capacity, node.settings.capacity)?;
+            let Some(turn) = position.checked_rem(asked.zones.len()) else {
+                continue;
+            };
+            let held = node.settings.labels.get(ZONE);
+            let held = held.map_or("no zone", String::as_str);
+            self.agree("--zone", asked.zones.get(turn).map(String::as_str), held)?;
+        }
+        Ok(())
     }
 
     fn agree<T>(&self, flag: &'static str, asked: Option<T>, held: T) -> Result<(), Error>
@@ -365,11 +405,13 @@ impl Kept {
     /// # Errors
     /// When the file cannot be written.
     pub fn describe(&mut self, plan: &Plan, api_port: u16) -> Result<(), Error> {
+        let before = self.description.as_ref();
         self.write(Description {
             format: FORMAT,
             version: VERSION.to_owned(),
             api_port,
             complete: self.is_complete(),
+            first_nodes: before.map_or(&plan.nodes, |it| &it.first_nodes).clone(),
             plan: plan.clone(),
         })
     }
@@ -389,26 +431,40 @@ impl Kept {
     }
 
     fn write(&mut self, description: Description) -> Result<(), Error> {
-        let path = self.folder.join(DESCRIPTION);
-        let fresh = path.with_extension("new");
-        let text = serde_json::to_vec_pretty(&description)
-            .map_err(|error| on("write", &path)(error.into()))?;
-        OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&fresh)
-            .and_then(|mut file| {
-                file.write_all(&text)?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&fresh, &path))
-            .and_then(|()| File::open(&self.folder)?.sync_all())
-            .map_err(on("write", &path))?;
+        write(&self.folder, &description)?;
         self.description = Some(description);
         Ok(())
     }
+}
+
+/// Records that the lab in a folder has these nodes. Only the lab's PID 1 does so, once the lab
+/// has been ready: its front no longer writes then.
+pub(super) fn set_nodes(folder: &Path, nodes: &[NodePlan]) -> Result<(), Error> {
+    let path = folder.join(DESCRIPTION);
+    let missing = || on("read", &path)(io::ErrorKind::NotFound.into());
+    let mut description = read(folder)?.ok_or_else(missing)?;
+    description.plan.nodes = nodes.to_vec();
+    write(folder, &description)
+}
+
+fn write(folder: &Path, description: &Description) -> Result<(), Error> {
+    let path = folder.join(DESCRIPTION);
+    let fresh = path.with_extension("new");
+    let text =
+        serde_json::to_vec_pretty(description).map_err(|error| on("write", &path)(error.into()))?;
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&fresh)
+        .and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&fresh, &path))
+        .and_then(|()| File::open(folder)?.sync_all())
+        .map_err(on("write", &path))
 }
 
 fn list(ranges: &[ipnet::IpNet]) -> String {
@@ -587,6 +643,53 @@ mod tests {
             let text = said(asked);
             assert!(text.contains(flag) && text.contains(held), "{text}");
         }
+    }
+
+    #[test]
+    fn nodes_that_came_and_went_are_kept_and_the_first_command_stays_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut plan = kept(folder.path()).plan(&Asked::default()).unwrap();
+        plan.nodes.remove(0);
+        let extra = NodePlan {
+            name: "gpu".to_owned(),
+            ..plan.nodes[0].clone()
+        };
+        plan.nodes.extend([
+            extra.clone(),
+            NodePlan {
+                name: "x".to_owned(),
+                ..extra
+            },
+        ]);
+        set_nodes(folder.path(), &plan.nodes).unwrap();
+
+        let mut again = Kept::open(folder.path()).unwrap();
+        for nodes in [None, Some(3), Some(4)] {
+            let asked = Asked {
+                nodes,
+                node_names: vec!["node-1".to_owned()],
+                ..Asked::default()
+            };
+            assert_eq!(again.plan(&asked).unwrap(), plan, "{nodes:?}");
+        }
+        let five = Asked {
+            nodes: Some(5),
+            ..Asked::default()
+        };
+        let error = again.plan(&five).unwrap_err().to_string();
+        assert!(
+            error.contains("--nodes 5") && error.contains("has 4"),
+            "{error}"
+        );
+        // Another start does not forget what the first one was.
+        again.describe(&plan, 40_123).unwrap();
+        drop(again);
+        let again = Kept::open(folder.path()).unwrap();
+        let three = Asked {
+            nodes: Some(3),
+            ..Asked::default()
+        };
+        assert_eq!(again.plan(&three).unwrap(), plan);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::init::{Error, OUTSIDE, on};
 use super::paths;
 use super::plan::{NodePlan, Plan};
 use super::rootfs::{self, Root};
-use super::supervise::{Recipe, Supervisor};
+use super::supervise::{Happening, Recipe, Supervisor};
 
 /// The descriptor with the node's settings. They end when the node's link is there.
 pub(super) const CONFIG: i32 = 3;
@@ -106,7 +106,11 @@ pub fn run(name: &str, in_user_namespace: bool, keep: bool) -> Result<(), Error>
         supervisor.keep("kubelet", kubelet());
     }
     supervisor
-        .run(None, |pid, exit| debug!(pid, %exit, "reaped an orphan"))
+        .run(None, None, |happening| {
+            if let Happening::Ended(pid, exit) = happening {
+                debug!(pid, %exit, "reaped an orphan");
+            }
+        })
         .map_err(Error::Watch)
 }
 
@@ -184,6 +188,19 @@ fn everything_like(address: IpNet) -> IpNet {
 
 fn files(config: &NodeConfig) -> Result<(), Error> {
     let plan = &config.plan;
+    write("/etc/hosts", &hosts(plan), 0o644)?;
+    write("/etc/hostname", &format!("{}\n", config.node.name), 0o644)?;
+    // The machine's resolver is not reachable from here, and a node needs none of its own.
+    write("/etc/resolv.conf", "", 0o644)?;
+    write(
+        "/etc/machine-id",
+        &machine_id(&plan.name, &config.node.name),
+        0o444,
+    )
+}
+
+/// Every node's `/etc/hosts`: all nodes of the lab.
+pub(super) fn hosts(plan: &Plan) -> String {
     let mut hosts =
         String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     let known = plan
@@ -196,15 +213,7 @@ fn files(config: &NodeConfig) -> Result<(), Error> {
             hosts.push_str(&format!("{}\t{name}\n", address.addr()));
         }
     }
-    write("/etc/hosts", &hosts, 0o644)?;
-    write("/etc/hostname", &format!("{}\n", config.node.name), 0o644)?;
-    // The machine's resolver is not reachable from here, and a node needs none of its own.
-    write("/etc/resolv.conf", "", 0o644)?;
-    write(
-        "/etc/machine-id",
-        &machine_id(&plan.name, &config.node.name),
-        0o444,
-    )
+    hosts
 }
 
 /// 32 hexadecimal digits that differ between nodes (machine-id(5)); FNV-1a, twice.
@@ -236,6 +245,7 @@ fn kubelet_files(config: &NodeConfig, credentials: &KubeletCredentials) -> Resul
         "serving": paths::KUBELET_SERVING,
         "clusterDns": config.plan.dns_service(),
         "clusterDomain": config.plan.cluster_domain,
+        "node": config.node.settings,
     });
     write(
         paths::KUBELET_CONFIG,

@@ -56,6 +56,11 @@ pub(super) fn node_pid(node: &str) -> PathBuf {
     PathBuf::from(HOME).join("nodes").join(node)
 }
 
+/// In PID 1's view: the socket on which it takes requests.
+pub(super) fn control() -> PathBuf {
+    PathBuf::from(HOME).join("control")
+}
+
 /// In PID 1's view: the certificate authority.
 pub(super) fn pki() -> PathBuf {
     durable().join(keep::PKI)

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::chosen::Chosen;
 use super::init::OUTSIDE;
+use super::settings::NodeSettings;
 use crate::node_ranges::{Masks, free_parts};
 
 /// The API server's port on the node network.
@@ -91,6 +92,10 @@ pub struct Request {
     pub node_cidrs: Vec<IpNet>,
     /// What single nodes are to have of them.
     pub chosen: Chosen,
+    /// Zones that the nodes are in, by turns.
+    pub zones: Vec<String>,
+    /// What every node has and is called.
+    pub settings: NodeSettings,
 }
 
 /// A lab, worked out.
@@ -129,6 +134,9 @@ pub struct NodePlan {
     /// Its parts of the pod ranges as far as they were chosen; else the first free ones.
     #[serde(default)]
     pub pod_cidrs: Vec<IpNet>,
+    /// What its kubelet says of it.
+    #[serde(default)]
+    pub settings: NodeSettings,
 }
 
 /// A request that cannot be met. Each names the flag to change.
@@ -148,9 +156,7 @@ pub enum Error {
     #[error("--node-name {0:?} is there twice; every node needs a name of its own")]
     NameTwice(String),
     /// A node's name is reserved.
-    #[error(
-        "--node-name {0:?} is the name of the namespace beyond the cluster; choose another one"
-    )]
+    #[error("--node-name {0:?} means something else in a lab ({RESERVED}); choose another one")]
     NameReserved(String),
     /// Too few or too many nodes.
     #[error("--nodes {0}: a lab has 1 to {MAX_NODES} nodes")]
@@ -246,6 +252,9 @@ pub enum Error {
     Chosen(#[from] chosen::Error),
 }
 
+/// Names that no node can have, and why.
+pub(super) const RESERVED: &str = "`outside` is what is beyond the cluster, `api` its API server";
+
 const POD: &str = "--pod-cidr";
 const SERVICE: &str = "--service-cidr";
 const NODE: &str = "--node-cidr";
@@ -299,6 +308,14 @@ impl Plan {
             taken: [("the API server", &api), (OUTSIDE, &outside)],
         };
         let nodes = request.chosen.nodes(names, &network)?;
+        let mut zones = request.zones.iter().cycle();
+        let nodes = nodes
+            .into_iter()
+            .map(|node| NodePlan {
+                settings: request.settings.clone().in_zone(zones.next()),
+                ..node
+            })
+            .collect();
         Ok(Plan {
             name: request.name.clone(),
             families: request.families,
@@ -346,7 +363,12 @@ impl Plan {
     }
 }
 
-fn check_name(flag: &'static str, name: &str) -> Result<(), Error> {
+/// The position of the first node's address in a range with room: people find it by heart.
+pub(super) const FIRST_NODE: u32 = 11;
+/// The first position behind those of the API server and `outside`.
+pub(super) const FIRST_FREE: u32 = 3;
+
+pub(super) fn check_name(flag: &'static str, name: &str) -> Result<(), Error> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = name.as_bytes();
     let fits = (1..=63).contains(&bytes.len())
@@ -361,6 +383,11 @@ fn check_name(flag: &'static str, name: &str) -> Result<(), Error> {
             name: name.to_owned(),
         })
     }
+}
+
+/// Whether a name means something else than a node.
+pub(super) fn is_reserved(name: &str) -> bool {
+    ["outside", "api"].contains(&name)
 }
 
 fn node_names(request: &Request) -> Result<Vec<String>, Error> {
@@ -381,7 +408,7 @@ fn node_names(request: &Request) -> Result<Vec<String>, Error> {
     let others = (given.len() + 1..=count).map(|number| format!("node-{number}"));
     for name in given.iter().cloned().chain(others) {
         check_name("--node-name", &name)?;
-        if name == OUTSIDE {
+        if is_reserved(&name) {
             return Err(Error::NameReserved(name));
         }
         if names.contains(&name) {
@@ -552,7 +579,7 @@ fn bits_for(count: u64) -> u8 {
 }
 
 /// Addresses that hosts can have: without the network's own and, in IPv4, the broadcast one.
-fn hosts(range: IpNet) -> u64 {
+pub(super) fn hosts(range: IpNet) -> u64 {
     let bits = range.max_prefix_len() - range.prefix_len();
     let all = 1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX);
     all.saturating_sub(match range {
@@ -588,6 +615,8 @@ mod tests {
             service_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
             chosen: Chosen::default(),
+            zones: Vec::new(),
+            settings: NodeSettings::default(),
         }
     }
 
@@ -761,7 +790,7 @@ mod tests {
                     node_names: vec!["outside".to_owned()],
                     ..request()
                 },
-                "--node-name \"outside\" is the name of",
+                "--node-name \"outside\" means something else in a lab",
             ),
             (
                 Request {

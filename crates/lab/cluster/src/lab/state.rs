@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
+use super::plan::{NodePlan, Plan};
 
 /// What went wrong with the folder.
 #[derive(Debug, thiserror::Error)]
@@ -150,15 +150,17 @@ impl Claim {
         })
     }
 
+    /// The lab's folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Records what the lab is.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn record(&self, record: &Record) -> Result<(), Error> {
-        let path = self.folder.join("lab.json");
-        let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| on("write", &path)(io::Error::other(error)))?;
-        replace(&path, &text)
+        write_record(&self.folder, record)
     }
 
     /// Writes the administrator's kubeconfig, readable by its owner alone.
@@ -199,6 +201,20 @@ impl Lab {
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What is recorded about it now.
+    ///
+    /// # Errors
+    /// When it is down.
+    pub fn look_again(&self) -> Result<Record, Error> {
+        read_record(&self.folder)
     }
 
     /// Whether its front is still there.
@@ -256,6 +272,20 @@ pub fn find(name: Option<&str>) -> Result<Lab, Error> {
         None if labs.len() > 1 => Err(Error::Several(names(&labs))),
         None => labs.pop().ok_or(Error::None),
     }
+}
+
+/// Records that a lab has these nodes now. Only its front does so.
+pub(super) fn set_nodes(folder: &Path, nodes: Vec<NodePlan>) -> Result<(), Error> {
+    let mut record = read_record(folder)?;
+    record.plan.nodes = nodes;
+    write_record(folder, &record)
+}
+
+fn write_record(folder: &Path, record: &Record) -> Result<(), Error> {
+    let path = folder.join("lab.json");
+    let text = serde_json::to_vec_pretty(record)
+        .map_err(|error| on("write", &path)(io::Error::other(error)))?;
+    replace(&path, &text)
 }
 
 fn read_record(folder: &Path) -> Result<Record, Error> {

@@ -56,6 +56,14 @@ impl Service {
     }
 }
 
+/// What happens beside the services.
+pub(super) enum Happening {
+    /// A child that is no service ended.
+    Ended(i32, Exit),
+    /// Somebody is at the door: its descriptor can be read.
+    Call,
+}
+
 /// An error with its causes, in one line.
 pub(super) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -100,16 +108,17 @@ impl Supervisor {
         self.services.push(service);
     }
 
-    /// Runs until `lifetime` (if there is one) is closed at its other end. `other` is told of
-    /// every child that is no service.
+    /// Runs until `lifetime` (if there is one) is closed at its other end. `told` hears of every
+    /// child that is no service, and of whoever is at the door.
     pub(super) fn run(
         mut self,
         lifetime: Option<BorrowedFd<'_>>,
-        mut other: impl FnMut(i32, Exit),
+        door: Option<BorrowedFd<'_>>,
+        mut told: impl FnMut(Happening),
     ) -> io::Result<()> {
         loop {
             for (pid, exit) in process::reap()? {
-                self.ended(pid, exit, &mut other);
+                self.ended(pid, exit, &mut told);
             }
             let now = Instant::now();
             for service in &mut self.services {
@@ -121,26 +130,29 @@ impl Supervisor {
             let timeout = due.map(|due| timespec(due.saturating_duration_since(Instant::now())));
             let signals = self.signals.as_fd();
             let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
-            if let Some(lifetime) = &lifetime {
-                polled.push(PollFd::new(lifetime, PollFlags::IN));
+            for watched in [&lifetime, &door].into_iter().flatten() {
+                polled.push(PollFd::new(watched, PollFlags::IN));
             }
             match rustix::event::poll(&mut polled, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            let mut stirred = polled.iter().skip(1).map(|one| !one.revents().is_empty());
             // Nothing is ever written to it: anything that happens to it is its end.
-            if polled
-                .get(1)
-                .is_some_and(|lifetime| !lifetime.revents().is_empty())
-            {
+            let is_over = lifetime.is_some() && stirred.next() == Some(true);
+            let calls = door.is_some() && stirred.next() == Some(true);
+            drop(polled);
+            if is_over {
                 return Ok(());
             }
-            drop(polled);
             self.signals.take()?;
+            if calls {
+                told(Happening::Call);
+            }
         }
     }
 
-    fn ended(&mut self, pid: i32, exit: Exit, other: &mut impl FnMut(i32, Exit)) {
+    fn ended(&mut self, pid: i32, exit: Exit, told: &mut impl FnMut(Happening)) {
         let service = self.services.iter_mut().find(|service| {
             service
                 .child
@@ -160,7 +172,7 @@ impl Supervisor {
                     warn!(service = %service.name, %exit, ?pause, "ended, starts again");
                 }
             }
-            None => other(pid, exit),
+            None => told(Happening::Ended(pid, exit)),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{NodePlan, hosts, nth_host, overlap};
+use super::super::settings::NodeSettings;
+use super::{FIRST_FREE, FIRST_NODE, NodePlan, hosts, nth_host, overlap};
 use crate::node_ranges::{Masks, free_parts};
 
 const ADDRESS: &str = "--node-address";
@@ -99,6 +100,7 @@ impl Chosen {
             .map(|(position, name)| NodePlan {
                 name,
                 addresses: Vec::new(),
+                settings: NodeSettings::default(),
                 pod_cidrs: network
                     .pod_cidrs
                     .iter()
@@ -110,9 +112,9 @@ impl Chosen {
             let chosen: Vec<IpAddr> = self.addresses_in(*range).collect();
             // The 11th address on, unless the range is too small for that.
             let first = if hosts(*range) >= 10 + nodes.len() as u64 {
-                11
+                FIRST_NODE
             } else {
-                3
+                FIRST_FREE
             };
             let mut free = (first..)
                 .map(|position| nth_host(*range, position))
@@ -289,6 +291,8 @@ mod tests {
             pod_cidrs: vec!["192.168.0.0/16".parse().unwrap()],
             service_cidrs: Vec::new(),
             node_cidrs: vec!["192.168.191.0/24".parse().unwrap()],
+            zones: Vec::new(),
+            settings: NodeSettings::default(),
             chosen: Chosen {
                 addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
                 pod_cidrs: parts.iter().map(|one| one.parse().unwrap()).collect(),
@@ -332,6 +336,8 @@ mod tests {
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
+            zones: Vec::new(),
+            settings: NodeSettings::default(),
             chosen: Chosen {
                 addresses: ["fd00:172:30::7", "172.30.0.20", "172.30.0.30"]
                     .map(|one| one.parse().unwrap())
@@ -427,6 +433,8 @@ mod tests {
             pod_cidrs: vec!["10.1.0.0/23".parse().unwrap()],
             service_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
+            zones: Vec::new(),
+            settings: NodeSettings::default(),
             chosen: Chosen {
                 addresses: Vec::new(),
                 pod_cidrs: vec!["10.1.0.0/23".parse().unwrap()],
