@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -39,6 +40,8 @@ pub(crate) struct Api {
     pub(crate) documents: Arc<Documents>,
     pub(crate) protobuf: Option<ProtobufDecoder>,
     pub(crate) relay: Option<Relay>,
+    /// For a request's body.
+    pub(crate) body_patience: Duration,
     pub(crate) shutdown: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -100,7 +103,7 @@ impl Api {
         {
             return relay::answer(self, relay, head, body, route).await;
         }
-        let body = body::read(body).await?;
+        let body = body::read(body, self.body_patience).await?;
         let call = Call {
             query: Query::parse(head.uri.query().unwrap_or_default()),
             head,

@@ -23,8 +23,6 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The longest body a client may send, as in Kubernetes.
 const MAX_BODY: usize = 3 << 20;
-/// How long a client may take to send it.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer of known length.
 pub(crate) fn whole(
@@ -125,8 +123,8 @@ pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
     response
 }
 
-/// Reads a client's body: at most 3 MiB, within half a minute.
-pub(crate) async fn read<B>(body: B) -> Result<Bytes, ApiError>
+/// Reads a client's body: at most 3 MiB, in time.
+pub(crate) async fn read<B>(body: B, patience: Duration) -> Result<Bytes, ApiError>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -134,7 +132,7 @@ where
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(ApiError::too_large(MAX_BODY));
     }
-    let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect());
+    let read = tokio::time::timeout(patience, Limited::new(body, MAX_BODY).collect());
     match read.await {
         Err(_) => Err(ApiError::request_timeout()),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),

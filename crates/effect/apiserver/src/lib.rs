@@ -11,11 +11,13 @@ mod body;
 mod client_tls;
 mod companion;
 mod compress;
+mod connection;
 mod custom;
 mod delete;
 mod discovery;
 mod disk;
 mod exercise;
+mod gather;
 mod identity;
 mod managed;
 mod negotiate;
@@ -41,10 +43,12 @@ mod strict;
 mod subresource;
 mod table;
 mod token;
+mod traffic;
 mod upstream;
 mod watch;
 mod write;
 
+pub use connection::Patience;
 pub use custom::{CommonRules, Scale};
 pub use disk::{StoreError, stored_version};
 pub use exercise::{

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use crate::resource::{Resource, Strategy};
 
@@ -88,6 +89,13 @@ impl Object {
         serde_json::from_slice(&self.json).unwrap_or_default()
     }
 
+    /// The document without its managers, which are as long as the rest. A start looks at many.
+    pub(crate) fn outline(&self) -> Value {
+        serde_json::from_slice(&self.json)
+            .map(|Outline(value)| value)
+            .unwrap_or_default()
+    }
+
     /// The object as clients of `resource` read it.
     pub(crate) fn seen_as(self: &Arc<Self>, resource: &Resource) -> Arc<Self> {
         if resource.strategy.reads_as_stored(&self.json, self.version) {
@@ -130,8 +138,84 @@ impl Object {
     }
 }
 
+struct Outline(Value);
+
+impl<'de> Deserialize<'de> for Outline {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Without {
+            left_out: None,
+            inside: Some(("metadata", "managedFields")),
+        })
+        .map(Outline)
+    }
+}
+
+/// Reads a map without one of its fields, or without a field of one of its fields.
+#[derive(Clone, Copy)]
+struct Without {
+    left_out: Option<&'static str>,
+    inside: Option<(&'static str, &'static str)>,
+}
+
+impl<'de> Visitor<'de> for Without {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = from.next_key::<String>()? {
+            if self.left_out == Some(key.as_str()) {
+                from.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let value = match self.inside {
+                Some((outer, field)) if outer == key => from.next_value_seed(Without {
+                    left_out: Some(field),
+                    inside: None,
+                })?,
+                _ => from.next_value()?,
+            };
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Without {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
 /// The place of an object in its collection: `namespace/name`, `/name` for kinds without
 /// namespaces. Their order is the order of lists.
 pub(crate) fn key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_outline_lacks_only_the_managers() {
+        let mut value = json!({
+            "kind": "Widget",
+            "metadata": {"name": "a", "labels": {"managedFields": "x"}, "managedFields": [{"manager": "m"}]},
+            "spec": {"managedFields": [1], "metadata": {"managedFields": 2}},
+        });
+        let object = Object::new(&value, 1);
+        value["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .remove("managedFields");
+        assert_eq!(object.outline(), value);
+    }
 }

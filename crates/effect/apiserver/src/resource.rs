@@ -496,7 +496,7 @@ pub enum Operation<'a> {
 /// Calls come from one thread, in the order of commits. After each `admit` or group of
 /// them comes exactly one `commit` or `rollback`.
 pub trait Admission: Send {
-    /// Forgets everything and takes what `objects` hold. Called at start, and after a
+    /// Forgets everything and takes what `objects` hold (without `managedFields`). Called at start, and after a
     /// commit that the disk refused.
     fn repair(&mut self, objects: &mut dyn Iterator<Item = (&Resource, Value)>);
 

@@ -1,16 +1,12 @@
 //! The server: listeners, TLS, connections.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
@@ -19,13 +15,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
 use crate::client_tls;
+use crate::connection::{Patience, Shared};
 use crate::custom::{self, Catalog, CommonRules};
 use crate::disk::StoreError;
 use crate::identity::CertificateCheck;
@@ -42,20 +38,10 @@ use crate::write::{self, FieldValidation, Request};
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take for a request's head, and stay idle between two of them.
-/// Longer than the 90 s clients keep idle connections for, so that they close first.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often a silent HTTP/2 client is asked whether it is still there.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long requests may take to finish when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a failed accept, such as one without a free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Requests at once on one HTTP/2 connection; a client's watches all share one.
-const MAX_STREAMS: u32 = 1000;
-
 /// What a server needs.
 pub struct Config {
     /// The store's file; made if missing.
@@ -82,6 +68,8 @@ pub struct Config {
     pub history: HistoryLimits,
     /// Where streams into pods and proxies go; without this they get 501.
     pub upstreams: Option<Box<dyn Upstreams>>,
+    /// How long clients may keep the server waiting.
+    pub patience: Patience,
 }
 
 impl Config {
@@ -99,6 +87,7 @@ impl Config {
             bootstrap: Vec::new(),
             history: HistoryLimits::default(),
             upstreams: None,
+            patience: Patience::default(),
         }
     }
 }
@@ -148,6 +137,7 @@ pub struct Server {
     api: Arc<Api>,
     tls: TlsAcceptor,
     check: Arc<CertificateCheck>,
+    patience: Patience,
     stop: watch::Sender<bool>,
 }
 
@@ -204,10 +194,12 @@ impl Server {
                 documents: Arc::new(Documents::new(config.documents, config.common)),
                 protobuf: config.protobuf,
                 relay,
+                body_patience: config.patience.body,
                 shutdown,
             }),
             tls: TlsAcceptor::from(Arc::new(tls)),
             check,
+            patience: config.patience,
             stop,
         };
         let repaired = server.api.store.write(|tx| {
@@ -291,11 +283,14 @@ impl Server {
             let listener =
                 tokio::net::TcpListener::from_std(listener).map_err(ServerError::Listener)?;
             let connections = Connections {
-                api: self.api.clone(),
-                tls: self.tls.clone(),
-                check: self.check.clone(),
+                shared: Shared {
+                    api: self.api.clone(),
+                    tls: self.tls.clone(),
+                    check: self.check.clone(),
+                    patience: self.patience,
+                    stop: self.stop.subscribe(),
+                },
                 permits: permits.clone(),
-                stop: self.stop.subscribe(),
             };
             acceptors.spawn(connections.accept(listener));
         }
@@ -309,11 +304,8 @@ impl Server {
 }
 
 struct Connections {
-    api: Arc<Api>,
-    tls: TlsAcceptor,
-    check: Arc<CertificateCheck>,
+    shared: Shared,
     permits: Arc<Semaphore>,
-    stop: watch::Receiver<bool>,
 }
 
 impl Connections {
@@ -325,18 +317,11 @@ impl Connections {
             };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = self.stop.wait_for(|stop| *stop) => break,
+                _ = self.shared.stop.wait_for(|stop| *stop) => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let serving = serve_connection(
-                        stream,
-                        peer,
-                        self.tls.clone(),
-                        self.check.clone(),
-                        self.api.clone(),
-                        self.stop.clone(),
-                    );
+                    let serving = self.shared.clone().serve(stream, peer);
                     open.spawn(async move {
                         serving.await;
                         drop(permit);
@@ -354,66 +339,6 @@ impl Connections {
         if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
             open.shutdown().await;
         }
-    }
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: TlsAcceptor,
-    check: Arc<CertificateCheck>,
-    api: Arc<Api>,
-    mut stop: watch::Receiver<bool>,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "a connection is already gone");
-        return;
-    }
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "the TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!(%peer, "the TLS handshake took too long");
-            return;
-        }
-    };
-    let client = Arc::new(check.peer(stream.get_ref().1.peer_certificates()));
-    let service = service_fn(move |request| {
-        let (api, client) = (api.clone(), client.clone());
-        async move { Ok::<_, Infallible>(api.answer(request, &client).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let stopped = async {
-        // The sender going away is a stop as well.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = stopped => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection broke off");
     }
 }
 

@@ -107,6 +107,21 @@ impl Collection {
     }
 }
 
+/// Whom to tell that something is visible: not before the state can be read, for all who are told
+/// read it at once.
+pub(crate) struct News {
+    version: u64,
+    concerned: Vec<watch::Sender<u64>>,
+}
+
+impl News {
+    pub(crate) fn tell(self) {
+        for changed in self.concerned {
+            changed.send_replace(self.version);
+        }
+    }
+}
+
 /// Everything the store holds.
 pub(crate) struct State {
     pub(crate) version: u64,
@@ -167,8 +182,9 @@ impl State {
             .or_insert_with(|| Collection::new(start))
     }
 
-    /// Makes committed changes visible.
-    pub(crate) fn publish(&mut self, changes: Vec<(String, Arc<Event>)>) {
+    /// Makes committed changes visible, and says whom to tell of it.
+    #[must_use]
+    pub(crate) fn publish(&mut self, changes: Vec<(String, Arc<Event>)>) -> News {
         let limits = self.limits;
         let mut touched: Vec<String> = Vec::new();
         for (name, event) in changes {
@@ -179,9 +195,12 @@ impl State {
             }
         }
         self.forget_beyond(limits.total_bytes);
-        let version = self.version;
-        for name in touched {
-            self.collection(&name).changed.send_replace(version);
+        News {
+            version: self.version,
+            concerned: touched
+                .into_iter()
+                .map(|name| self.collection(&name).changed.clone())
+                .collect(),
         }
     }
 

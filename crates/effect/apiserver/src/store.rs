@@ -214,7 +214,7 @@ fn repair(state: &State, registry: &Registry, admission: &mut dyn Admission) {
             let resource = registry.find_collection(collection);
             resource.filter(|resource| concerned(resource))
         });
-        Some((&**resource?, object.value()))
+        Some((&**resource?, object.outline()))
     });
     admission.repair(&mut objects);
 }
@@ -303,15 +303,14 @@ impl Writer {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             state.get(collection, key)
         });
+        let mut news = None;
         match &committed {
             Ok(()) => {
                 if !changes.is_empty() {
                     // Before the changes are seen: what is established is served.
                     self.catalog.absorb(&changes);
-                    self.state
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .publish(changes);
+                    let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+                    news = Some(state.publish(changes));
                 }
             }
             Err(_) => {
@@ -322,6 +321,9 @@ impl Writer {
         }
         for job in jobs {
             job.answer(committed.clone());
+        }
+        if let Some(news) = news {
+            news.tell();
         }
     }
 }

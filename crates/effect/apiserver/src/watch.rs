@@ -4,6 +4,8 @@
 //! more, so a slow one costs nothing and ends with 410 once history has moved past it.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use futures::stream::unfold;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::negotiate::Shape;
 use crate::object::Object;
@@ -118,6 +120,7 @@ impl Encoder {
 }
 
 fn write_event(kind: &str, object: &[u8], out: &mut Vec<u8>) {
+    out.reserve(object.len() + kind.len() + 32);
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"object\":");
@@ -160,9 +163,20 @@ pub(crate) struct Watcher {
     pub(crate) ended: Option<watch::Receiver<bool>>,
 }
 
+/// Why a watch ends before its time.
+enum Over {
+    /// The server stops.
+    Server,
+    /// The kind is not served any more as it was.
+    Kind,
+}
+
 struct Running {
     watcher: Watcher,
-    next_bookmark: Instant,
+    /// The next bookmark, if there are any, or the deadline. Set once for many changes: a timer is
+    /// much dearer than looking at one.
+    alarm: Pin<Box<Sleep>>,
+    over: Pin<Box<dyn Future<Output = Over> + Send>>,
     ended: bool,
     /// The kind is not served any more as it was, and nothing after this version is told.
     last: Option<u64>,
@@ -170,10 +184,19 @@ struct Running {
 
 impl Watcher {
     /// The events, a few at a time.
-    pub(crate) fn stream(self) -> impl Stream<Item = Bytes> + Send {
+    pub(crate) fn stream(mut self) -> impl Stream<Item = Bytes> + Send {
+        let (mut shutdown, ended) = (self.shutdown.clone(), self.ended.take());
+        let over = async move {
+            tokio::select! {
+                // The sender going away is an end as well.
+                _ = shutdown.wait_for(|down| *down) => Over::Server,
+                () = is_true(ended) => Over::Kind,
+            }
+        };
         let running = Running {
+            alarm: Box::pin(sleep_until(self.next_alarm())),
+            over: Box::pin(over),
             watcher: self,
-            next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
             ended: false,
             last: None,
         };
@@ -203,6 +226,7 @@ impl Running {
                     write_event("ERROR", error.to_status().to_string().as_bytes(), &mut out);
                     self.ended = true;
                 }
+                Ok(true) if self.ended && out.is_empty() => return None,
                 Ok(true) => {}
                 // What came before the end was told.
                 Ok(false) if self.last.is_some() => return None,
@@ -252,43 +276,42 @@ impl Running {
     /// Waits for a change; `None` when the watch is over.
     async fn wait(&mut self, out: &mut Vec<u8>) -> Option<()> {
         let watcher = &mut self.watcher;
-        let bookmark_at = if watcher.bookmarks {
-            self.next_bookmark
-        } else {
-            watcher.deadline
-        };
         tokio::select! {
             changed = watcher.changed.changed() => changed.ok()?,
-            () = sleep_until(watcher.deadline) => {
-                self.ended = true;
+            () = self.alarm.as_mut() => {
+                self.ended = watcher.deadline <= Instant::now();
                 if !watcher.bookmarks {
                     return None;
                 }
+                self.alarm.as_mut().reset(watcher.next_alarm());
                 watcher.encoder.bookmark(watcher.position, false, out);
             }
-            () = sleep_until(bookmark_at), if watcher.bookmarks => {
-                self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
-                watcher.encoder.bookmark(watcher.position, false, out);
-            }
-            _ = watcher.shutdown.wait_for(|down| *down) => return None,
-            () = is_true(watcher.ended.as_mut()) => {
-                self.last = Some(watcher.store.version());
-            }
+            over = self.over.as_mut() => match over {
+                Over::Server => return None,
+                Over::Kind => self.last = Some(watcher.store.version()),
+            },
         }
         Some(())
     }
 }
 
 /// Waits for the flag, for ever if there is none.
-async fn is_true(flag: Option<&mut watch::Receiver<bool>>) {
+async fn is_true(flag: Option<watch::Receiver<bool>>) {
     match flag {
         // The sender going away is an end as well.
-        Some(flag) => drop(flag.wait_for(|flag| *flag).await),
+        Some(mut flag) => drop(flag.wait_for(|flag| *flag).await),
         None => std::future::pending().await,
     }
 }
 
 impl Watcher {
+    fn next_alarm(&self) -> Instant {
+        if !self.bookmarks {
+            return self.deadline;
+        }
+        self.deadline.min(Instant::now() + BOOKMARK_INTERVAL)
+    }
+
     fn tell(&mut self, event: &Event, out: &mut Vec<u8>) {
         let resource = self.encoder.resource.clone();
         let inside =

@@ -353,6 +353,21 @@ fn address_of(object: &Value) -> Option<IpAddr> {
     object["metadata"]["name"].as_str()?.parse().ok()
 }
 
+/// What a repair looks at of an IPAddress object.
+struct AddressObject {
+    address: IpAddr,
+    of_a_service: bool,
+}
+
+impl AddressObject {
+    fn of(object: &Value) -> Option<Self> {
+        Some(Self {
+            address: address_of(object)?,
+            of_a_service: is_of_a_service(object),
+        })
+    }
+}
+
 fn address_object_ended(name: String) -> Companion {
     Companion::Ended {
         api_version: format!("{NETWORKING}/v1"),
@@ -380,25 +395,21 @@ impl Services {
     }
 
     /// Compares the IPAddress objects there are with the addresses of the Services.
-    fn check_addresses(&mut self, services: &[Value], addresses: &[Value]) {
-        let there: BTreeSet<IpAddr> = addresses.iter().filter_map(address_of).collect();
+    fn check_addresses(&mut self, services: &[Value], addresses: &[AddressObject]) {
+        let there: BTreeSet<IpAddr> = addresses.iter().map(|object| object.address).collect();
         let needed = services
             .iter()
-            .flat_map(|service| AddressObjects::of_change(None, Some(service)).needed)
-            .filter(|object| address_of(object).is_some_and(|one| !there.contains(&one)));
+            .flat_map(|service| AddressObjects::lacking(service, &there));
         self.outstanding = needed.map(Companion::Needed).collect();
         for object in addresses {
-            let Some(address) = address_of(object) else {
-                continue;
-            };
-            if self.allocator.serves(address) {
+            if self.allocator.serves(object.address) {
                 continue;
             }
-            if is_of_a_service(object) {
+            if object.of_a_service {
                 self.outstanding
-                    .push(address_object_ended(address.to_string()));
+                    .push(address_object_ended(object.address.to_string()));
             } else {
-                self.allocator.reserve(address);
+                self.allocator.reserve(object.address);
             }
         }
         self.allocator.commit();
@@ -413,7 +424,7 @@ impl Admission for Services {
             if is_service(resource) {
                 services.push(object);
             } else if is_address(resource) {
-                addresses.push(object);
+                addresses.extend(AddressObject::of(&object));
             } else if accounts::is_account(resource) {
                 accounts.push(object);
             }

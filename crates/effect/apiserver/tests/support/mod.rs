@@ -28,6 +28,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream as ClientStream;
 use weft_apiserver::{
     ALL_VERBS, Admission, ApplyList, Column, Config, Credential, Decoded, FieldError, Operation,
     PatchList, Pki, Refusal, Registry, Resource, Server, Strategy, SubjectName, Subresource,
@@ -288,6 +289,8 @@ impl Admission for Numbers {
     }
 }
 
+pub type TlsStream = ClientStream<TcpStream>;
+
 /// A running server.
 pub struct TestServer {
     pub address: SocketAddr,
@@ -307,6 +310,10 @@ impl TestServer {
     }
 
     pub async fn start_in(directory: TempDir) -> Self {
+        Self::start_with(directory, |_| ()).await
+    }
+
+    pub async fn start_with(directory: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let load = || Pki::load_or_generate(&directory.path().join("pki"), "test").unwrap();
         let pki = Arc::new(load());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -325,6 +332,7 @@ impl TestServer {
         config.bootstrap =
             vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})];
         config.history.events = 200;
+        change(&mut config);
         let server = Server::open(config).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
@@ -352,7 +360,18 @@ impl TestServer {
         self.connect(Some(&admin)).await
     }
 
-    pub async fn connect(&self, credential: Option<&Credential>) -> Client {
+    /// A connection on which nothing is said yet; `protocol` is what it asks for, if anything.
+    pub async fn tls(&self, credential: Option<&Credential>, protocol: &str) -> TlsStream {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        self.tls_over(tcp, credential, protocol).await
+    }
+
+    pub async fn tls_over(
+        &self,
+        tcp: TcpStream,
+        credential: Option<&Credential>,
+        protocol: &str,
+    ) -> TlsStream {
         let mut roots = rustls::RootCertStore::empty();
         let ca = CertificateDer::from_pem_slice(self.pki.ca_certificate().as_bytes()).unwrap();
         roots.add(ca).unwrap();
@@ -361,7 +380,7 @@ impl TestServer {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots);
-        let config = match credential {
+        let mut config = match credential {
             None => builder.with_no_client_auth(),
             Some(credential) => {
                 let chain = vec![
@@ -371,12 +390,16 @@ impl TestServer {
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
         };
-        let tcp = TcpStream::connect(self.address).await.unwrap();
+        if !protocol.is_empty() {
+            config.alpn_protocols = vec![protocol.into()];
+        }
         let name = ServerName::try_from("localhost").unwrap();
-        let tls = TlsConnector::from(Arc::new(config))
-            .connect(name, tcp)
-            .await
-            .unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(name, tcp).await.unwrap()
+    }
+
+    pub async fn connect(&self, credential: Option<&Credential>) -> Client {
+        let tls = self.tls(credential, "").await;
         let (sender, connection) = handshake(TokioIo::new(tls)).await.unwrap();
         tokio::spawn(async move {
             // A server that stops closes it.

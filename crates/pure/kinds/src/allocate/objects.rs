@@ -2,6 +2,7 @@
 //!
 //! Source: KEP-1880; labels and parent as Kubernetes' allocator writes them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -37,6 +38,15 @@ impl AddressObjects {
                 .filter(|address| !has.contains(address))
                 .collect(),
         }
+    }
+
+    /// The objects that a Service needs besides those of the addresses `there`.
+    pub fn lacking(service: &Value, there: &BTreeSet<IpAddr>) -> Vec<Value> {
+        held_addresses(service)
+            .into_iter()
+            .filter(|address| !there.contains(address))
+            .map(|address| address_object(service, address))
+            .collect()
     }
 }
 
