@@ -41,6 +41,7 @@ mod status;
 mod store;
 mod strict;
 mod subresource;
+mod swagger;
 mod table;
 mod token;
 mod traffic;

@@ -2,8 +2,8 @@
 //!
 //! kubectl leaves validation to the server when the PATCH operation of a kind has its
 //! group, version and kind and a `fieldValidation` parameter. For what version 3 does not
-//! describe, a `List` or a kind that does not exist, it asks for version 2, and where there is
-//! none it gives up; a version 2 that describes nothing makes it go on.
+//! describe, a `List` or a kind that does not exist, and before 1.27 for everything, it asks for
+//! version 2.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,13 +18,13 @@ use crate::compress::{accepts_gzip, mark, pack, unpack};
 use crate::custom::{self, CommonRules};
 use crate::resource::{Registry, Resource};
 use crate::status::ApiError;
+use crate::swagger::{self, Swagger};
 
 /// Makes the document of a group and version, where it has a better one than the server.
 pub type DocumentSource = Arc<dyn Fn(&str, &str) -> Option<Value> + Send + Sync>;
 
-/// `swagger: "2.0"`, as a protobuf message `openapi.v2.Document`: the only form that clients in
-/// Go ask for.
-const VERSION_2: &[u8] = b"\x0a\x032.0";
+/// The protobuf form of version 2: the only one that clients in Go ask for.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// What a request says besides its path.
 pub(crate) struct Asked {
@@ -43,11 +43,36 @@ struct Kept {
     packed: Bytes,
 }
 
+/// The document of version 2, in gzip.
+struct Version2 {
+    /// Of the documents it was made of.
+    fingerprint: String,
+    json: Bytes,
+    protobuf: Bytes,
+}
+
+impl Version2 {
+    fn make(all: &[(String, Arc<Kept>)], fingerprint: String) -> Result<Self, ApiError> {
+        let mut swagger = Swagger::default();
+        for (_, kept) in all {
+            let text = unpack(&kept.packed).map_err(ApiError::internal)?;
+            swagger.add(serde_json::from_slice(&text).map_err(ApiError::internal)?);
+        }
+        let document = swagger.document();
+        Ok(Self {
+            fingerprint,
+            json: pack(document.to_string().as_bytes()).map_err(ApiError::internal)?,
+            protobuf: pack(&swagger::encode(&document)).map_err(ApiError::internal)?,
+        })
+    }
+}
+
 /// The documents. They are large, take long to make, and change only with the kinds.
 pub(crate) struct Documents {
     source: Option<DocumentSource>,
     common: Option<Arc<dyn CommonRules>>,
     kept: Mutex<BTreeMap<String, Arc<Kept>>>,
+    version_2: Mutex<Option<Arc<Version2>>>,
 }
 
 impl Documents {
@@ -59,6 +84,7 @@ impl Documents {
             source,
             common,
             kept: Mutex::new(BTreeMap::new()),
+            version_2: Mutex::new(None),
         }
     }
 
@@ -114,60 +140,72 @@ impl Documents {
         Ok(response)
     }
 
-    /// Answers `/openapi/v2`: the schemas of all kinds.
+    /// Answers `/openapi/v2`: what the documents of version 3 say, in one.
     pub(crate) fn version_2(
         &self,
         registry: &Registry,
         asked: &Asked,
     ) -> Result<Response<Answer>, ApiError> {
-        let accepts_protobuf = asked
+        let as_protobuf = asked
             .headers
             .get_all(header::ACCEPT)
             .iter()
             .filter_map(|value| value.to_str().ok())
             .any(|value| value.contains("com.github.proto-openapi.spec.v2"));
-        if accepts_protobuf {
-            return Ok(whole(
-                StatusCode::OK,
-                "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
-                Bytes::from_static(VERSION_2),
-            ));
+        let all = self.all_kept(registry)?;
+        let fingerprint = hash(all.iter().map(|(_, kept)| kept.hash.as_bytes()));
+        let known = {
+            let known = self.version_2.lock();
+            let known = known.unwrap_or_else(PoisonError::into_inner);
+            let same = known.as_ref().filter(|one| one.fingerprint == fingerprint);
+            same.cloned()
+        };
+        let document = match known {
+            Some(known) => known,
+            None => {
+                let made = Arc::new(Version2::make(&all, fingerprint)?);
+                let known = self.version_2.lock();
+                *known.unwrap_or_else(PoisonError::into_inner) = Some(made.clone());
+                made
+            }
+        };
+        let (kept, media) = match as_protobuf {
+            true => (&document.protobuf, PROTOBUF),
+            false => (&document.json, "application/json"),
+        };
+        let packed = accepts_gzip(&asked.headers);
+        let text = match packed {
+            true => kept.clone(),
+            false => unpack(kept).map_err(ApiError::internal)?,
+        };
+        let tag = format!("{}-{}", document.fingerprint, as_protobuf);
+        let mut response = tagged(&asked.headers, &tag, media, || text);
+        if packed && response.status() == StatusCode::OK {
+            mark(response.headers_mut());
         }
-        let mut definitions = Map::new();
+        Ok(response)
+    }
+
+    /// The documents of all groups and versions that have kinds, by path.
+    fn all_kept(&self, registry: &Registry) -> Result<Vec<(String, Arc<Kept>)>, ApiError> {
+        let mut all = Vec::new();
         for (group, version) in served(registry) {
-            let Some(kept) = self.kept(registry, &group, &version)? else {
-                continue;
-            };
-            let text = unpack(&kept.packed).map_err(ApiError::internal)?;
-            let mut document: Value = serde_json::from_slice(&text).map_err(ApiError::internal)?;
-            let mut schemas = document["components"]["schemas"].take();
-            point_at_definitions(&mut schemas);
-            if let Value::Object(schemas) = schemas {
-                definitions.extend(schemas);
+            if let Some(kept) = self.kept(registry, &group, &version)? {
+                all.push((path_of(&group, &version), kept));
             }
         }
-        let document = json!({
-            "swagger": "2.0",
-            "info": {"title": "Kubernetes", "version": "v1"},
-            "paths": {},
-            "definitions": definitions,
-        });
-        let text = document.to_string();
-        let tag = hash([text.as_bytes()]);
-        Ok(tagged(&asked.headers, &tag, "application/json", || {
-            text.into()
-        }))
+        Ok(all)
     }
 
     fn index(&self, registry: &Registry) -> Result<Value, ApiError> {
-        let mut paths = Map::new();
-        for (group, version) in served(registry) {
-            if let Some(kept) = self.kept(registry, &group, &version)? {
-                let path = path_of(&group, &version);
+        let paths: Map<String, Value> = self
+            .all_kept(registry)?
+            .into_iter()
+            .map(|(path, kept)| {
                 let url = address(&path, &kept.hash);
-                paths.insert(path, json!({ "serverRelativeURL": url }));
-            }
-        }
+                (path, json!({ "serverRelativeURL": url }))
+            })
+            .collect();
         Ok(json!({ "paths": paths }))
     }
 
@@ -270,29 +308,6 @@ fn fingerprint(registry: &Registry, group: &str, version: &str) -> Option<String
         })
         .collect();
     (!rows.is_empty()).then(|| hash(rows.iter().map(String::as_bytes)))
-}
-
-/// Version 2 keeps its schemas elsewhere.
-fn point_at_definitions(schema: &mut Value) {
-    match schema {
-        Value::Object(map) => {
-            for (name, value) in map {
-                match value {
-                    Value::String(target) if name == "$ref" => {
-                        *target = target.replace("#/components/schemas/", "#/definitions/");
-                    }
-                    Value::Null
-                    | Value::Bool(_)
-                    | Value::Number(_)
-                    | Value::String(_)
-                    | Value::Array(_)
-                    | Value::Object(_) => point_at_definitions(value),
-                }
-            }
-        }
-        Value::Array(list) => list.iter_mut().for_each(point_at_definitions),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }
 
 /// A document made of what the registry knows.

@@ -61,9 +61,10 @@ pub(super) fn agree(
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let upgrade = header(UPGRADE).unwrap_or_default();
     if !upgrade.eq_ignore_ascii_case("websocket") {
-        // SPDY/3.1, which clients fall back to, would be agreed upon here.
+        // SPDY/3.1, which clients fall back to, would be agreed upon here. Its clients take a text
+        // that is a map in YAML, one with a colon in it, for an error without a message.
         return Err(bad(format!(
-            "unable to upgrade to {upgrade:?}: only WebSocket is served; kubectl 1.31 and later use it by default"
+            "{upgrade:?} is not served, only WebSocket, which kubectl speaks from 1.31 on"
         )));
     }
     if header(SEC_WEBSOCKET_VERSION) != Some("13") {
