@@ -56,7 +56,11 @@ impl Setting {
         }
     }
 
-    fn start(&self) -> Child {
+    pub(crate) fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    pub(crate) fn start(&self) -> Child {
         let program = Spawn::new(env!("CARGO_BIN_EXE_weft"));
         self.start_as(program, &self.folder.join("store.redb"))
     }

@@ -9,7 +9,7 @@ use crate::lab::{Lab, eventually};
 static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::up("verbs", &[]));
 
 /// How a command ends, and what it says. Runs of white space count as one space.
-enum Says {
+pub(crate) enum Says {
     /// It succeeds, and says this.
     Yes(&'static str),
     /// It succeeds, and says nothing.
@@ -22,24 +22,34 @@ enum Says {
 use Says::{No, Nothing, Sooner, Yes};
 
 /// A namespace, and a folder with manifests.
-struct Scene {
-    lab: &'static Lab,
+pub(crate) struct Scene<'lab> {
+    lab: &'lab Lab,
+    program: &'lab Path,
     namespace: &'static str,
     folder: tempfile::TempDir,
 }
 
-impl Scene {
+impl Scene<'static> {
     #[track_caller]
     fn new(namespace: &'static str) -> Self {
-        LAB.namespace(namespace);
+        Scene::of(&LAB, namespace, Path::new("kubectl"))
+    }
+}
+
+impl<'lab> Scene<'lab> {
+    /// Of this kubectl.
+    #[track_caller]
+    pub(crate) fn of(lab: &'lab Lab, namespace: &'static str, program: &'lab Path) -> Self {
+        lab.namespace(namespace);
         Scene {
-            lab: &LAB,
+            lab,
+            program,
             namespace,
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         // What begins with a brace is JSON to kubectl.
         std::fs::write(&path, format!("---\n{text}")).unwrap();
@@ -52,7 +62,7 @@ impl Scene {
 
     /// Runs kubectl in the namespace; `DIR` in a command is the folder.
     #[track_caller]
-    fn run(&self, steps: &[(&str, Says)]) {
+    pub(crate) fn run(&self, steps: &[(&str, Says)]) {
         for (command, says) in steps {
             self.step(command, says);
         }
@@ -71,7 +81,7 @@ impl Scene {
             .collect();
         let variables: Vec<_> = variables.split_once('=').into_iter().collect();
         let attempt = || {
-            let ran = self.lab.kubectl_with(&variables, &arguments);
+            let ran = self.lab.kubectl_of(self.program, &variables, &arguments);
             let said = format!("{} {}", ran.out, ran.err);
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
             let code = ran.code == Some(0);

@@ -12,6 +12,7 @@
 mod lab;
 
 mod client_go;
+mod crowds;
 mod durability;
 mod endpoints;
 mod faults;
@@ -19,6 +20,7 @@ mod full_disk;
 mod hello;
 mod keep;
 mod kube_rs;
+mod kubectl_old;
 mod kubectl_verbs;
 mod networking;
 mod node;

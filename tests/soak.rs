@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod durability;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod lab;

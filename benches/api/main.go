@@ -42,9 +42,15 @@ func run() error {
 	duration := flags.Duration("duration", 2*time.Second, "how long")
 	path := flags.String("path", "", "of the list")
 	limit := flags.Int("limit", 0, "of a page")
+	deadline := flags.Duration("deadline", 5*time.Minute, "for all of it")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
 	}
+	// Whatever a server does: a measurement that hangs is none.
+	time.AfterFunc(*deadline, func() {
+		fmt.Fprintf(os.Stderr, "%s: not done within %s\n", os.Args[1], *deadline)
+		os.Exit(1)
+	})
 	var api *apiServer
 	var server target
 	var err error

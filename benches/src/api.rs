@@ -20,8 +20,6 @@ use weft_netlab::process::{Child, Spawn};
 use crate::memory::Memory;
 use crate::report::{Report, Samples, Unit};
 
-const SERVICES: u32 = 10_000;
-const WATCHERS: u32 = 1000;
 /// Of all clients of one program together.
 const CONNECTIONS: u32 = 10;
 /// Writers at once, and bytes of what each writes.
@@ -30,10 +28,19 @@ const VALUE: usize = 1024;
 /// How long writing lasts in one member of a pair.
 const WRITING: Duration = Duration::from_secs(1);
 /// Writes in one member of a pair that reach all watchers.
-const FANOUTS: u32 = 20;
+const FANOUTS: u32 = 50;
 const LISTS: u32 = 20;
 const RESTARTS: u32 = 5;
 const PEER: &str = "etcd (Debian)";
+
+/// How much there is of everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Services, and EndpointSlices of ten endpoints.
+    pub(crate) services: u32,
+    pub(crate) watchers: u32,
+    pub(crate) pairs: usize,
+}
 
 /// A server under measurement; dropped, it is killed.
 struct Server(Child);
@@ -152,8 +159,13 @@ fn seconds(told: &Value) -> anyhow::Result<Samples> {
     Ok(samples)
 }
 
-pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow::Result<()> {
-    report.section("the API (10,000 Services, 10,000 EndpointSlices of 10 endpoints)");
+pub(crate) fn measure(weft: &Path, sizes: Sizes, report: &mut Report) -> anyhow::Result<()> {
+    let Sizes {
+        services, pairs, ..
+    } = sizes;
+    report.section(&format!(
+        "the API ({services} Services, {services} EndpointSlices of 10 endpoints)"
+    ));
     let Some(program) = build()? else {
         report.note("no Go toolchain for the clients: left out");
         return Ok(());
@@ -168,31 +180,8 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
         address: listener.local_addr()?,
         listener,
     };
-    let mut server = api.start()?;
-    api.ready()?;
-    let began = Instant::now();
-    run(api
-        .client("fill")
-        .args([format!("-count={SERVICES}"), "-clients=64".to_owned()]))?;
-    let created = f64::from(2 * SERVICES) / began.elapsed().as_secs_f64();
-    report.value("objects created", Unit::Rate("per second"), created);
-
-    lists(&api, report)?;
-    let memory = Memory::of(server.pid()?)?;
-    report.value("resident memory", Unit::Kibibytes, memory.resident() as f64);
-    let file = fs::metadata(api.folder.join("store.redb"))?.len();
-    report.value("the store's file", Unit::Kibibytes, file as f64 / 1024.0);
-
-    let mut restarts = Samples::default();
-    for _ in 0..RESTARTS {
-        drop(server);
-        let started = Instant::now();
-        server = api.start()?;
-        api.ready()?;
-        restarts.push_time(started.elapsed());
-    }
-    report.spread("kill -9, start, first answer", Unit::Seconds, &restarts);
-
+    let server = filled(&api, services, report)?;
+    let server = restarts(&api, server, report)?;
     let port = free_port()?;
     let peer = match etcd(&api.folder, port, free_port()?) {
         Ok(peer) => Some(peer),
@@ -212,7 +201,7 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
     for writers in WRITERS {
         writes(&api, etcd.as_deref(), writers, pairs, report)?;
     }
-    fanouts(&api, etcd.as_deref(), pairs, report)?;
+    fanouts(&api, etcd.as_deref(), sizes, report)?;
     let memory = Memory::of(server.pid()?)?;
     report.value(
         "resident memory after it all",
@@ -220,6 +209,38 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
         memory.resident() as f64,
     );
     Ok(())
+}
+
+/// A server with so many of each, and what they cost.
+fn filled(api: &Api<'_>, services: u32, report: &mut Report) -> anyhow::Result<Server> {
+    let server = api.start()?;
+    api.ready()?;
+    let began = Instant::now();
+    run(api
+        .client("fill")
+        .args([format!("-count={services}"), "-clients=64".to_owned()]))?;
+    let created = f64::from(2 * services) / began.elapsed().as_secs_f64();
+    report.value("objects created", Unit::Rate("per second"), created);
+    lists(api, report)?;
+    let memory = Memory::of(server.pid()?)?;
+    report.value("resident memory", Unit::Kibibytes, memory.resident() as f64);
+    let file = fs::metadata(api.folder.join("store.redb"))?.len();
+    report.value("the store's file", Unit::Kibibytes, file as f64 / 1024.0);
+    Ok(server)
+}
+
+fn restarts(api: &Api<'_>, server: Server, report: &mut Report) -> anyhow::Result<Server> {
+    let mut server = server;
+    let mut restarts = Samples::default();
+    for _ in 0..RESTARTS {
+        drop(server);
+        let started = Instant::now();
+        server = api.start()?;
+        api.ready()?;
+        restarts.push_time(started.elapsed());
+    }
+    report.spread("kill -9, start, first answer", Unit::Seconds, &restarts);
+    Ok(server)
 }
 
 /// The program of the clients; `None` without Go.
@@ -371,44 +392,61 @@ fn write_on(
     Ok(count)
 }
 
-/// One write, told to 1,000 watchers.
+/// One write, told to all watchers.
 fn fanouts(
     api: &Api<'_>,
     etcd: Option<&[String]>,
-    pairs: usize,
+    sizes: Sizes,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let flags = [
-        format!("-clients={WATCHERS}"),
+        format!("-clients={}", sizes.watchers),
         format!("-count={FANOUTS}"),
         format!("-size={VALUE}"),
     ];
-    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
-    let (mut our_all, mut their_all) = (Samples::default(), Samples::default());
-    for _ in 0..pairs.min(10) {
-        let told = seconds(&run(api.client("fanout").args(&flags))?)?;
-        ours.push(told.median());
-        our_all.extend(&told);
+    let (mut ours, mut theirs) = (Fanouts::default(), Fanouts::default());
+    for _ in 0..sizes.pairs.min(10) {
+        ours.add(&run(api.client("fanout").args(&flags))?)?;
         if let Some(etcd) = etcd {
-            let told = seconds(&run(Command::new(api.program)
-                .arg("fanout")
-                .args(etcd)
-                .args(&flags))?)?;
-            theirs.push(told.median());
-            their_all.extend(&told);
+            let mut client = Command::new(api.program);
+            theirs.add(&run(client.arg("fanout").args(etcd).args(&flags))?)?;
         }
     }
-    let name = format!("from a write to {WATCHERS} watchers of {CONNECTIONS} connections");
+    let name = format!(
+        "from a write to {} watchers of {CONNECTIONS} connections",
+        sizes.watchers
+    );
+    let clients = |fanouts: &Fanouts| 1e3 * fanouts.processor.median();
     if etcd.is_some() {
-        report.compare(
-            &name,
-            Unit::Seconds,
-            (&ours, &our_all),
-            PEER,
-            (&theirs, &their_all),
-        );
+        let (all, every) = ((&ours.medians, &ours.all), (&theirs.medians, &theirs.all));
+        report.compare(&name, Unit::Seconds, all, PEER, every);
+        report.note(&format!(
+            "  of which the clients take {:.0} and {:.0} ms of processor time",
+            clients(&ours),
+            clients(&theirs)
+        ));
     } else {
-        report.spread(&name, Unit::Seconds, &our_all);
+        report.spread(&name, Unit::Seconds, &ours.all);
     }
     Ok(())
+}
+
+/// What members of pairs have told.
+#[derive(Debug, Default)]
+struct Fanouts {
+    medians: Samples,
+    all: Samples,
+    /// Of the clients, in seconds for each write.
+    processor: Samples,
+}
+
+impl Fanouts {
+    fn add(&mut self, told: &Value) -> anyhow::Result<()> {
+        let times = seconds(told)?;
+        self.medians.push(times.median());
+        self.all.extend(&times);
+        let processor = told["cpu"].as_f64().context("no processor time")?;
+        self.processor.push(processor);
+        Ok(())
+    }
 }

@@ -45,7 +45,12 @@ Sections:
   throughput  TCP from pod to pod across nodes beside the same links wired by hand
 
 A ratio above 1 means that weft is better. `>=` gives the lower 95 % bound of the median ratio:
-the claim. A section whose peer is not installed says so and is left out. Needs root."
+the claim. A section whose peer is not installed says so and is left out. Needs root.
+
+Examples:
+  benches/run                                   everything; some 20 minutes
+  benches/run api -o json                       one section, for machines
+  benches/run api --services 500 --watchers 100 --pairs 5     a short look"
 )]
 struct Args {
     /// What to measure [default: everything]
@@ -60,6 +65,12 @@ struct Args {
     /// How many pairs a comparison has (at least 5: fewer have no 95 % bound)
     #[arg(long, default_value = "20", value_parser = clap::value_parser!(u16).range(5..))]
     pairs: u16,
+    /// How many Services and EndpointSlices the API server has
+    #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    services: u32,
+    /// How many watchers a write reaches
+    #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    watchers: u32,
     /// The binary to measure
     #[arg(long, default_value = "target/release/weft", value_name = "PATH")]
     weft: PathBuf,
@@ -119,7 +130,14 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
         Section::Cni => cni::measure(weft, pairs, report),
         Section::Services => services::measure(pairs, report),
         Section::Dns => dns::measure(weft, pairs, report),
-        Section::Api => api::measure(weft, pairs, report),
+        Section::Api => {
+            let sizes = api::Sizes {
+                services: args.services,
+                watchers: args.watchers,
+                pairs,
+            };
+            api::measure(weft, sizes, report)
+        }
         Section::Throughput => throughput::measure(weft, pairs, report),
     }
 }

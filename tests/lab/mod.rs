@@ -3,6 +3,7 @@
 pub(crate) mod probe;
 mod processes;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -110,9 +111,11 @@ pub(crate) fn expect<T: std::fmt::Debug>(
 }
 
 /// A command that cannot last for ever.
-fn limited(program: &str) -> Command {
+fn limited(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", COMMAND_SECONDS, program]);
+    command
+        .args(["--kill-after=5", COMMAND_SECONDS])
+        .arg(program);
     command
 }
 
@@ -263,15 +266,18 @@ impl Lab {
     }
 
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = limited("kubectl");
+        self.kubectl_command_of(Path::new("kubectl"), arguments)
+    }
+
+    fn kubectl_command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kubectl");
+        let mut command = limited(program);
         command
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
-            // Not in the home of whoever runs the tests.
-            .env(
-                "KUBECACHEDIR",
-                concat!(env!("CARGO_TARGET_TMPDIR"), "/kubectl"),
-            );
+            // Not in the home of whoever runs the tests; before 1.21 no variable says where.
+            .env("KUBECACHEDIR", CACHE)
+            .env("HOME", CACHE);
         command
     }
 
@@ -296,9 +302,14 @@ impl Lab {
         output
     }
 
-    /// With variables in its environment.
-    pub(crate) fn kubectl_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
-        let mut command = self.kubectl_command(arguments);
+    /// This kubectl, with variables in its environment.
+    pub(crate) fn kubectl_of(
+        &self,
+        program: &Path,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Ran {
+        let mut command = self.kubectl_command_of(program, arguments);
         command.envs(variables.iter().copied());
         run(command, "")
     }

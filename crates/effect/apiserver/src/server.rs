@@ -311,6 +311,7 @@ struct Connections {
 impl Connections {
     async fn accept(mut self, listener: tokio::net::TcpListener) {
         let mut open = JoinSet::new();
+        let mut refused = false;
         loop {
             let Ok(permit) = self.permits.clone().acquire_owned().await else {
                 break;
@@ -321,6 +322,9 @@ impl Connections {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    if std::mem::take(&mut refused) {
+                        tracing::info!("connections can be accepted again");
+                    }
                     let serving = self.shared.clone().serve(stream, peer);
                     open.spawn(async move {
                         serving.await;
@@ -328,7 +332,10 @@ impl Connections {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection can't be accepted");
+                    // Once, however long it lasts.
+                    if !std::mem::replace(&mut refused, true) {
+                        tracing::warn!(%error, "connections can't be accepted; those there are go on");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

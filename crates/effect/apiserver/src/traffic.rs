@@ -23,6 +23,11 @@ struct State {
     idle: Instant,
     /// Since when nothing of what waits could be sent; `None` while nothing waits.
     stuck: Option<Instant>,
+    /// Answers of which a piece was given, and the next one not yet asked for: HTTP/2's windows
+    /// hold up one answer and not the others.
+    untaken: usize,
+    /// When a piece of an answer was last given.
+    given: Instant,
 }
 
 /// What becomes of a connection.
@@ -42,6 +47,8 @@ impl Traffic {
             answering: 0,
             idle: now,
             stuck: None,
+            untaken: 0,
+            given: now,
         })))
     }
 
@@ -57,7 +64,9 @@ impl Traffic {
 
     pub(crate) fn verdict(&self, now: Instant, idle: Duration, unread: Duration) -> Verdict {
         let state = self.state();
-        if let Some(since) = state.stuck {
+        let none_is_taken = state.untaken > 0 && state.untaken == state.answering;
+        let untaken = none_is_taken.then_some(state.given);
+        if let Some(since) = state.stuck.into_iter().chain(untaken).min() {
             return match since + unread {
                 end if end <= now => Verdict::Stuck,
                 end => Verdict::GoesOn(end),
@@ -92,7 +101,8 @@ impl Answering {
     pub(crate) fn until_sent(self, body: Answer) -> Sent {
         Sent {
             body,
-            _answering: self,
+            untaken: false,
+            answering: self,
         }
     }
 }
@@ -108,7 +118,30 @@ impl Drop for Answering {
 /// See [`Answering::until_sent`].
 pub(crate) struct Sent {
     body: Answer,
-    _answering: Answering,
+    untaken: bool,
+    answering: Answering,
+}
+
+impl Sent {
+    fn note(&mut self, untaken: bool) {
+        if untaken == self.untaken {
+            return;
+        }
+        self.untaken = untaken;
+        let mut state = self.answering.0.state();
+        if untaken {
+            state.untaken += 1;
+            state.given = Instant::now();
+        } else {
+            state.untaken -= 1;
+        }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.note(false);
+    }
 }
 
 impl Body for Sent {
@@ -119,7 +152,10 @@ impl Body for Sent {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        self.note(false);
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.note(polled.is_ready());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -204,9 +240,16 @@ mod tests {
         assert_eq!(after(&traffic, start, 100), Verdict::Idle);
         let answering = traffic.request();
         let body = Full::new(Bytes::from_static(b"answer")).map_err(|never| match never {});
-        let sent = answering.until_sent(body.boxed_unsync());
+        let mut sent = answering.until_sent(body.boxed_unsync());
         assert!(matches!(after(&traffic, start, 500), Verdict::GoesOn(_)));
         let before = Instant::now();
+        // What was given is not taken, and nothing else goes on.
+        let given = poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await;
+        assert!(given.is_some());
+        assert_eq!(after(&traffic, Instant::now(), 10), Verdict::Stuck);
+        let other = traffic.request();
+        assert!(matches!(after(&traffic, start, 500), Verdict::GoesOn(_)));
+        drop(other);
         drop(sent);
         let after_it = Instant::now();
         assert!(matches!(after(&traffic, before, 99), Verdict::GoesOn(_)));

@@ -5,11 +5,16 @@ mod support;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use support::{SOON, TestServer, WIDGETS, widget};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
 use weft_apiserver::Patience;
 
 /// Long enough for a busy machine to do what is wanted, short enough to wait for.
@@ -42,7 +47,7 @@ async fn rest(stream: &mut impl Stream) -> Vec<u8> {
         }
     };
     let ended = tokio::time::timeout(SOON, reading).await;
-    ended.expect("the server ends the connection");
+    assert!(ended.is_ok(), "the server does not end the connection");
     bytes
 }
 
@@ -124,6 +129,65 @@ async fn an_idle_connection_ends_and_a_quiet_watch_does_not() {
     client = server.client().await;
     client.post(WIDGETS, widget("news", json!({}))).await;
     assert_eq!(watch.brief().await.1, "news");
+    server.stop().await;
+}
+
+/// A client of HTTP/2, and the end of its connection.
+async fn http2(server: &TestServer) -> (SendRequest<Empty<Bytes>>, JoinHandle<()>) {
+    let admin = server.pki.client("admin", "system:masters").unwrap();
+    let tls = server.tls(Some(&admin), "h2").await;
+    let shaken = handshake(TokioExecutor::new(), TokioIo::new(tls)).await;
+    let (sender, connection) = shaken.unwrap();
+    let ended = tokio::spawn(async move {
+        // Some ends are a broken connection.
+        let _ = connection.await;
+    });
+    (sender, ended)
+}
+
+fn get(path: &str) -> http::Request<Empty<Bytes>> {
+    let uri = format!("https://localhost{path}");
+    http::Request::get(uri).body(Empty::new()).unwrap()
+}
+
+#[tokio::test]
+async fn of_two_idle_connections_of_http_2_the_one_with_a_watch_stays() {
+    let server = server().await;
+    let (mut watching, watch_ended) = http2(&server).await;
+    let watch = watching.send_request(get(&format!("{WIDGETS}?watch=1")));
+    let mut watch = watch.await.unwrap().into_body();
+    for _ in 0..3 {
+        let (mut idle, ended) = http2(&server).await;
+        let answer = idle.send_request(get("/version")).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        drop(answer.into_body().collect().await.unwrap());
+        tokio::time::timeout(SOON, ended).await.unwrap().unwrap();
+    }
+    assert!(!watch_ended.is_finished());
+    let mut client = server.client().await;
+    client.post(WIDGETS, widget("news", json!({}))).await;
+    let told = tokio::time::timeout(SOON, watch.frame()).await.unwrap();
+    let told = told.unwrap().unwrap().into_data().unwrap();
+    assert!(told.starts_with(b"{\"type\":\"ADDED\""), "{told:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_window_that_is_not_opened_is_not_waited_for() {
+    let server = server().await;
+    let mut client = server.client().await;
+    for number in 0..20 {
+        let mut object = widget(&format!("w{number}"), json!({}));
+        object["metadata"]["annotations"] = json!({"long": "x".repeat(200_000)});
+        let made = client.post(WIDGETS, object).await;
+        assert_eq!(made.status, StatusCode::CREATED);
+    }
+    let (mut stuck, ended) = http2(&server).await;
+    let answer = stuck.send_request(get(WIDGETS)).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    // Its pings are answered; its body is not read, and so no window is opened.
+    tokio::time::timeout(SOON, ended).await.unwrap().unwrap();
+    drop(answer);
     server.stop().await;
 }
 
