@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use weft_desired::{
-    Backend, Entry, Frontend, FrontendKey, NodeNat, Origin, Otherwise, Protocol, SocketKey, Table,
+    Backend, Entry, Frontend, FrontendKey, NodeNat, Origin, Protocol, SocketKey, Table,
 };
 use weft_kernel::service::{IpFamily, ServiceTable};
 use weft_netlab::Namespace;
