@@ -84,7 +84,7 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
     let process = server.id();
     let (memory, files) = (resident(process), descriptors(process));
     let mut after = Vec::new();
-    for round in 0..3 {
+    for round in 0..2 {
         let crowd = Crowd::new(&setting, IDLE, IDLE);
         eventually("all of them are held", || {
             expect(descriptors(process), |now| *now >= files + 2 * IDLE)
@@ -104,7 +104,7 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
         after.push(resident(process));
     }
     assert!(
-        after[2] < after[0] + 8 * 1024,
+        after[1] < after[0] + 8 * 1024,
         "it grows with each crowd, in KiB: {after:?}"
     );
     server.end();

@@ -18,6 +18,8 @@ use crate::body::BoxError;
 
 /// The longest TLS record (RFC 8446, section 5.1). What fills one is not kept.
 const RECORD: usize = 16 << 10;
+/// The room for it that a connection keeps while it says nothing, in bytes.
+const LITTLE: usize = 4 << 10;
 /// What is kept at most, in bytes; beyond that a writer waits for its client.
 const MOST: usize = 64 << 10;
 
@@ -42,7 +44,7 @@ impl<T: AsyncWrite + Unpin> Kept<T> {
         self.sent = 0;
         self.waiting.clear();
         // A quiet connection keeps little memory for what it may say one day.
-        self.waiting.shrink_to(RECORD);
+        self.waiting.shrink_to(LITTLE);
         Pin::new(&mut self.io).poll_flush(context)
     }
 
