@@ -294,7 +294,7 @@ fn a_kind_that_is_not_served_is_no_owner_that_is_gone() {
     };
     let unserved = scene.definition(false).to_string();
     scene.lab.apply("default", &unserved);
-    scene.make("ConfigMap", "late", &[lost.clone()], &[]);
+    scene.make("ConfigMap", "late", std::slice::from_ref(&lost), &[]);
     scene.collected();
     scene.stays("ConfigMap", "of-nobody", "n");
     scene.stays("ConfigMap", "of-site", "site");
@@ -317,7 +317,7 @@ fn an_owner_in_another_namespace_is_none() {
     let scene = Scene::new(&LAB, "near");
     scene.make("ConfigMap", "owner", &[], &[]);
     let owner = scene.owner("ConfigMap", "owner", true);
-    scene.make("ConfigMap", "there", &[owner.clone()], &[]);
+    scene.make("ConfigMap", "there", std::slice::from_ref(&owner), &[]);
     LAB.namespace("far");
     let object = |kind: &str, namespace: &str| {
         json!({

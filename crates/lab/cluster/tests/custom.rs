@@ -407,6 +407,14 @@ async fn a_definition_changes_under_its_objects_and_takes_them_along() {
     let terminating = "--for=condition=Terminating";
     lab.ok(&["wait", terminating, "crd/toys.example.org", "--timeout=20s"])
         .await;
+    let condition = r#"jsonpath={.metadata.deletionGracePeriodSeconds}{.status.conditions[?(@.type=="Terminating")].reason}"#;
+    let wanted = "--for=jsonpath={.status.conditions[?(@.type==\"Terminating\")].reason}=InstanceDeletionInProgress";
+    lab.ok(&["wait", wanted, "crd/toys.example.org", "--timeout=20s"])
+        .await;
+    let told = lab
+        .ok(&["get", "crd", "toys.example.org", "-o", condition])
+        .await;
+    assert_eq!(told, "InstanceDeletionInProgress");
     let deleted = "--for=jsonpath={.metadata.deletionTimestamp}";
     lab.ok(&["wait", deleted, "toy/t", "--timeout=20s"]).await;
     let another = lab.manifest(&toy.replace("name: t", "name: u"));

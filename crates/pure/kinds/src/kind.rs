@@ -238,10 +238,15 @@ impl Kind {
 
     /// Marks an object whose deletion begins: a Namespace terminates.
     pub fn begin_delete(&self, object: &mut Value) {
-        if self.kind == "Namespace"
-            && let Some(status) = map_mut(object, &["status"])
-        {
+        if self.kind != "Namespace" {
+            return;
+        }
+        if let Some(status) = map_mut(object, &["status"]) {
             status.insert("phase".to_owned(), "Terminating".into());
+        }
+        if let Some(metadata) = map_mut(object, &["metadata"]) {
+            // It is given no time, and Kubernetes does not even say so.
+            metadata.remove("deletionGracePeriodSeconds");
         }
     }
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::settle::set;
 use super::{COLLECTION, FINALIZER, GROUP, PLURAL, VERSION};
 use crate::api::Api;
 use crate::delete::{self, DeleteOptions};
@@ -34,7 +35,10 @@ pub(crate) async fn run(api: Arc<Api>) {
                 let api = api.clone();
                 cleaning.spawn(async move {
                     let done = clean(&api, &name).await;
-                    if done.is_err() {
+                    if let Err(error) = &done {
+                        let why = format!("could not issue all deletes: {}", error.message);
+                        // What the disk refuses can't be told either.
+                        let _refused = tell(&api, &name, "InstanceDeletionFailed", &why).await;
                         sleep(TRY_AGAIN).await;
                     }
                     (name, done)
@@ -89,6 +93,27 @@ fn request(resource: &Arc<Resource>, namespace: &str, name: &str) -> Request {
     }
 }
 
+/// Says in a definition's status how far its end is, in the words of Kubernetes.
+async fn tell(api: &Api, name: &str, reason: &'static str, message: &str) -> Result<(), ApiError> {
+    let Some(resource) = definitions(api) else {
+        return Ok(());
+    };
+    let (name, message) = (name.to_owned(), message.to_owned());
+    let now = Timestamp::now();
+    api.store
+        .write(move |tx| {
+            if let Some(previous) = tx.get(&resource, "", &name) {
+                let mut object = previous.value();
+                set(&mut object, "Terminating", true, reason, &message, now);
+                if object != previous.value() {
+                    tx.put(&resource, object, Some(previous));
+                }
+            }
+            Ok(())
+        })
+        .await
+}
+
 /// Deletes the objects of a definition, waits for those that something holds, and lets go.
 async fn clean(api: &Api, name: &str) -> Result<(), ApiError> {
     let mut shutdown = api.shutdown.clone();
@@ -99,6 +124,8 @@ async fn clean(api: &Api, name: &str) -> Result<(), ApiError> {
             .cloned()
     });
     if let Some(kind) = kind.filter(|kind| kind.strategy.definition().is_some()) {
+        let message = "CustomResource deletion is in progress";
+        tell(api, name, "InstanceDeletionInProgress", message).await?;
         let mut changed = api.store.subscribe(&kind.collection());
         loop {
             changed.mark_unchanged();

@@ -254,7 +254,14 @@ fn accept(object: &mut Value, taken: &Taken) -> Option<(&'static str, String)> {
 }
 
 /// Sets a condition; the time tells when its status last changed.
-fn set(object: &mut Value, name: &str, status: bool, reason: &str, message: &str, now: Timestamp) {
+pub(super) fn set(
+    object: &mut Value,
+    name: &str,
+    status: bool,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
     let status = if status { "True" } else { "False" };
     let conditions = &mut object["status"]["conditions"];
     if !conditions.is_array() {

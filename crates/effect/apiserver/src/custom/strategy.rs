@@ -159,6 +159,8 @@ impl Strategy for Definitions {
 
     fn begin_delete(&self, object: &mut Value) {
         let metadata = &mut object["metadata"];
+        // Kubernetes says nothing of grace here, of a Namespace neither.
+        crate::write::remove(metadata, "deletionGracePeriodSeconds");
         match metadata["finalizers"].as_array_mut() {
             Some(all) if all.iter().any(|one| one == FINALIZER) => {}
             Some(all) => all.push(FINALIZER.into()),
