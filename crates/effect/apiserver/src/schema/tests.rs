@@ -197,6 +197,32 @@ fn what_did_not_change_is_not_complained_about() {
 }
 
 #[test]
+fn combinations_are_complained_about_changed_or_not() {
+    let changed = |combination: &str, parts: Value| {
+        let mut part = json!({"type": "object", "properties":
+            {"x": {"type": "integer"}, "y": {"type": "integer"}}});
+        part[combination] = parts;
+        let schema = Schema::compile(&object(json!({ "c": part })));
+        let (old, new) = (
+            json!({"c": {"x": 1, "y": 1}}),
+            json!({"c": {"x": 1, "y": 2}}),
+        );
+        let same = validate(&new, Some(&new), &schema, "");
+        assert!(same.is_empty(), "nothing has changed: {same:?}");
+        lines_of(validate(&new, Some(&old), &schema, ""))
+    };
+    let large = json!({"properties": {"x": {"minimum": 3}}});
+    assert_eq!(changed("not", large.clone()), [""; 0]);
+    assert_eq!(
+        changed("allOf", json!([large])),
+        [
+            "c.x: Invalid value: 1: c.x in body should be greater than or equal to 3",
+            r#"<nil>: Invalid value: "": "c" must validate all the schemas (allOf). None validated"#,
+        ]
+    );
+}
+
+#[test]
 fn unknown_fields_are_dropped_and_named() {
     let schema = object(json!({
         "spec": {"type": "object", "properties": {

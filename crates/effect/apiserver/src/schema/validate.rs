@@ -45,7 +45,7 @@ struct Place<'a> {
 }
 
 fn check(value: &Value, old: Option<&Value>, schema: &Schema, path: &str, root: &str) -> Outcome {
-    if path.is_empty() || old != Some(value) {
+    if old != Some(value) {
         let mut place = Place {
             value,
             old,
@@ -196,8 +196,11 @@ impl Place<'_> {
         }
     }
 
+    /// What one schema of a combination says. Below it everything is complained about, changed
+    /// or not: what counts is whether it fits.
     fn below(&self, schema: &Schema) -> Outcome {
         let mut place = Place {
+            old: None,
             out: Outcome::default(),
             ..*self
         };
