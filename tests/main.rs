@@ -26,6 +26,7 @@ mod networking;
 mod node;
 mod ownership;
 mod pods;
+mod publish;
 mod refusals;
 mod services;
 mod silence;

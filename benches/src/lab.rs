@@ -51,6 +51,10 @@ impl Lab {
         })
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The process id of the front.
     pub(crate) fn front(&self) -> anyhow::Result<u32> {
         let output = Command::new(&self.weft)

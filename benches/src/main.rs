@@ -17,6 +17,7 @@ mod memory;
 mod report;
 mod services;
 mod throughput;
+mod workloads;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,6 +35,9 @@ use report::Report;
 Sections:
   lab         `weft lab up` of two nodes, to both Ready and to DNS available; of five nodes; and
               the whole of `weft lab demo`
+  workloads   100 pods on two nodes from `kubectl apply` to Ready; one pod from its scheduling to
+              Running; a change of readiness from the probe's answer to every node's kernel; memory
+              and processor time of 200 idle pods
   memory      what every process of a two-node lab keeps resident
   cni         the plugin's ADD and DEL beside bridge + host-local + portmap (Debian's package
               containernetworking-plugins), DEL beside the kernel's own deletion of a link
@@ -79,6 +83,7 @@ struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
     Lab,
+    Workloads,
     Memory,
     Cni,
     Services,
@@ -126,6 +131,7 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
     let pairs = usize::from(args.pairs);
     match section {
         Section::Lab => lab::measure(weft, usize::from(args.runs), report),
+        Section::Workloads => workloads::measure(weft, report),
         Section::Memory => memory::measure(weft, report),
         Section::Cni => cni::measure(weft, pairs, report),
         Section::Services => services::measure(pairs, report),

@@ -43,6 +43,11 @@ impl Memory {
         self.resident
     }
 
+    /// Shared pages in proportion, in KiB.
+    pub(crate) fn proportional(self) -> u64 {
+        self.proportional
+    }
+
     fn add(&mut self, other: Memory) {
         self.proportional += other.proportional;
         self.resident += other.resident;
@@ -89,7 +94,7 @@ pub(crate) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// What a process is: weft's subcommand, or the program's name.
-fn kind(pid: u32) -> anyhow::Result<String> {
+pub(crate) fn kind(pid: u32) -> anyhow::Result<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline"))?;
     let words: Vec<_> = line
         .split(|byte| *byte == 0)
@@ -101,7 +106,7 @@ fn kind(pid: u32) -> anyhow::Result<String> {
 }
 
 /// A process and all below it.
-fn tree(root: u32) -> anyhow::Result<Vec<u32>> {
+pub(crate) fn tree(root: u32) -> anyhow::Result<Vec<u32>> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?

@@ -25,7 +25,7 @@ impl Unit {
         }
     }
 
-    fn show(self, value: f64) -> String {
+    pub(crate) fn show(self, value: f64) -> String {
         match self {
             Unit::Seconds if value < 1e-3 => format!("{:.1} us", value * 1e6),
             Unit::Seconds if value < 1.0 => format!("{:.2} ms", value * 1e3),

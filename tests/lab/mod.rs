@@ -227,6 +227,17 @@ impl Lab {
         run(command, "")
     }
 
+    /// Starts the same and leaves it running.
+    pub(crate) fn weft_start(&self, verb: &[&str], arguments: &[&str]) -> Running {
+        let mut command = weft();
+        command
+            .arg("lab")
+            .args(verb)
+            .args(["--name", &self.name])
+            .args(arguments);
+        Running::start(command)
+    }
+
     /// The same, while something else is done.
     pub(crate) fn meanwhile(&self, verb: &[&str], arguments: &[&str], deed: impl FnOnce()) -> Ran {
         thread::scope(|scope| {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use ipnet::IpNet;
 use weft_cluster::controllers::NODE_GRACE;
+use weft_cluster::placement::Scoring;
 use weft_cluster::{kubelet, lab};
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +88,9 @@ struct Controllers {
     /// After how many silent seconds a node is taken for dead
     #[arg(long, default_value_t = NODE_GRACE.as_secs())]
     node_grace: u64,
+    /// Which nodes the scheduler fills first
+    #[arg(long, default_value = "least-allocated")]
+    scheduler_scoring: Scoring,
 }
 
 /// `NODE=CIDR`.
@@ -119,6 +123,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             reserved: args.reserved_cidr,
             chosen: args.node_pod_cidr,
             node_grace: Duration::from_secs(args.node_grace),
+            scoring: args.scheduler_scoring,
         })?,
         Process::Kubelet { config } => kubelet::run(kubelet::Config::read(&config)?)?,
         Process::Shim { folder } => kubelet::shim::main(&folder)?,

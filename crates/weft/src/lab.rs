@@ -5,6 +5,7 @@ mod demo;
 mod images;
 mod inside;
 mod node;
+mod publish;
 mod up;
 mod view;
 
@@ -78,6 +79,8 @@ the client until every replica has answered. Nothing of it is left afterwards.")
     /// Add and remove nodes of a running lab, cut their links and mend them
     #[command(subcommand, after_help = output::EXIT_CODES)]
     Node(node::Command),
+    /// Reach a Service of a lab at a port of this machine's loopback
+    Publish(Box<publish::Args>),
     /// Print the path of a lab's kubeconfig
     #[command(after_help = "\
 Examples:
@@ -158,6 +161,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Status { which, output } => view::status(&which.lab()?, output)?,
         Command::List { output } => view::list(&state::list()?, output)?,
         Command::Down { which, all } => down(&which, all)?,
+        Command::Publish(args) => return publish::run(*args),
         Command::Node(command) => node::run(command)?,
         Command::Kubeconfig { which, print } => {
             let path = which.lab()?.kubeconfig();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 use weft_cluster::lab::membership::Complaint;
-use weft_cluster::lab::{boot, enter, front, keep, plan, requests, state};
+use weft_cluster::lab::{boot, enter, front, keep, plan, publish, requests, state};
 
 /// The codes that `--help` documents.
 pub(crate) const EXIT_CODES: &str = "\
@@ -23,7 +23,8 @@ pub(crate) const LOG_VARIABLE: &str = "WEFT_LOG";
 
 /// Log for a command that a person runs: only what needs attention, unless asked for more.
 pub(crate) fn log_for_person() {
-    log("warn");
+    // The client library cries before it tries again; what comes of it, we say.
+    log("warn,kube_client=off");
 }
 
 /// Log for a process that runs for long: to standard error, with times.
@@ -136,6 +137,17 @@ fn code(error: &anyhow::Error) -> u8 {
             }
         };
     }
+    if error.is::<InUse>() {
+        return IN_USE;
+    }
+    if let Some(publish::Error::Refused(refusal)) = error.downcast_ref() {
+        return match refusal {
+            publish::Refusal::Unknown { .. } | publish::Refusal::Port { .. } => NOT_THERE,
+            publish::Refusal::Syntax(_)
+            | publish::Refusal::Protocol { .. }
+            | publish::Refusal::External(_) => USAGE,
+        };
+    }
     if let Some(requests::Error::Refused { kind, .. }) = error.downcast_ref() {
         return match kind {
             Complaint::DoesNotFit => USAGE,
@@ -164,6 +176,18 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// A name or port that somebody else has.
+#[derive(Debug)]
+pub(crate) struct InUse(pub(crate) String);
+
+impl std::fmt::Display for InUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InUse {}
 
 /// Something named on the command line that does not exist.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ pub mod node;
 mod nodes;
 pub mod paths;
 pub mod plan;
+pub mod publish;
 pub mod requests;
 pub mod rootfs;
 pub mod settings;

@@ -1,18 +1,24 @@
 //! Where a pod can run, and where it runs best: the scheduler's decision, without its
-//! loop. Filters and texts are Kubernetes' own (kube-scheduler's plugins).
+//! loop. Filters, their order and their texts are kube-scheduler's own.
 
+mod neighbours;
+mod ports;
+mod refusal;
+mod resources;
 mod spread;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use weft_kinds::Quantity;
 use weft_kube::k8s_openapi::api::core::v1::{
-    Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, Pod,
-    PodAffinityTerm, Taint, Toleration,
+    Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, Pod, Taint,
+    Toleration,
 };
-use weft_kube::k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use weft_kube::kube::ResourceExt;
+
+use self::refusal::Objection;
+pub use self::refusal::Unschedulable;
+pub use self::resources::Scoring;
 
 /// A node and the pods that are bound to it.
 #[derive(Clone, Debug)]
@@ -23,61 +29,36 @@ pub struct NodeView<'a> {
     pub pods: Vec<&'a Pod>,
 }
 
-/// No node can take a pod: how many nodes there are, and how many said no for which reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unschedulable {
-    nodes: usize,
-    reasons: BTreeMap<String, usize>,
+/// What a decision looks at beside the pod.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a, 'n> {
+    /// All nodes.
+    pub nodes: &'a [NodeView<'n>],
+    /// What of the pod's volumes speaks against a node.
+    pub storage: &'a dyn Fn(&Node) -> Option<String>,
+    /// The labels of a namespace.
+    pub labels_of_namespace: &'a dyn Fn(&str) -> BTreeMap<String, String>,
+    /// Whether full or empty nodes are filled first.
+    pub scoring: Scoring,
 }
 
-impl std::fmt::Display for Unschedulable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.nodes == 0 {
-            return f.write_str("no nodes available to schedule pods");
+/// The node to bind the pod to.
+pub fn place<'n>(pod: &Pod, around: Surroundings<'_, 'n>) -> Result<&'n Node, Unschedulable> {
+    let mut objections = Vec::new();
+    let mut best: Option<(Score, &NodeView<'n>)> = None;
+    for view in around.nodes {
+        if let Some(objection) = objection(pod, view, around) {
+            objections.push(objection);
+            continue;
         }
-        let reasons: Vec<String> = self
-            .reasons
-            .iter()
-            .map(|(reason, count)| format!("{count} {reason}"))
-            .collect();
-        write!(
-            f,
-            "0/{} nodes are available: {}.",
-            self.nodes,
-            reasons.join(", ")
-        )
-    }
-}
-
-/// The node to bind the pod to. `storage` tells what of the pod's volumes speaks against a node.
-pub fn place<'a>(
-    pod: &Pod,
-    nodes: &[NodeView<'a>],
-    storage: &dyn Fn(&Node) -> Option<String>,
-) -> Result<&'a Node, Unschedulable> {
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut best: Option<(Score, &NodeView<'a>)> = None;
-    for view in nodes {
-        let mut against = objections(pod, view, nodes);
-        if against.is_empty() {
-            against.extend(storage(view.node));
-        }
-        if against.is_empty() {
-            let score = Score::of(pod, view, nodes);
-            if best.as_ref().is_none_or(|(other, _)| score < *other) {
-                best = Some((score, view));
-            }
-        }
-        for reason in against {
-            *reasons.entry(reason).or_default() += 1;
+        let score = Score::of(pod, view, around);
+        if best.as_ref().is_none_or(|(other, _)| score < *other) {
+            best = Some((score, view));
         }
     }
     match best {
         Some((_, view)) => Ok(view.node),
-        None => Err(Unschedulable {
-            nodes: nodes.len(),
-            reasons,
-        }),
+        None => Err(Unschedulable::new(pod, objections)),
     }
 }
 
@@ -95,15 +76,9 @@ pub enum Daemon {
 
 /// Whether a daemon's pod belongs on a node.
 pub fn daemon_on(pod: &Pod, node: &Node) -> Daemon {
-    let tolerations = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.tolerations.as_deref())
-        .unwrap_or_default();
+    let tolerations = tolerations(pod);
     let unbearable = |effects: &[&str]| {
-        node.spec
-            .iter()
-            .flat_map(|spec| spec.taints.iter().flatten())
+        taints(node)
             .filter(|taint| effects.contains(&taint.effect.as_str()))
             .any(|taint| !tolerated(taint, tolerations))
     };
@@ -116,40 +91,75 @@ pub fn daemon_on(pod: &Pod, node: &Node) -> Daemon {
     }
 }
 
-/// What speaks for a node; the smallest wins. What the pod would like comes first, then
-/// replicas of one owner are spread,
-/// then the node with the smallest share of its processors asked for is taken, then the
-/// one with fewer pods, then the first by name.
+/// What speaks for a node; the smallest wins. What the pod would like comes first, then, where
+/// empty nodes are filled first, replicas of one owner are spread, then the share decides that
+/// would be asked for of the node's processors and memory, then the one with fewer pods is taken,
+/// then the first by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
     aversion: i64,
     siblings: usize,
-    requested_permille: i64,
+    fullness: i64,
     pods: usize,
     name: String,
 }
 
 impl Score {
-    fn of(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -> Self {
+    fn of(pod: &Pod, view: &NodeView<'_>, around: Surroundings<'_, '_>) -> Self {
         let owner = controller(pod);
-        let siblings = match owner {
-            Some(_) => view
-                .pods
-                .iter()
-                .filter(|other| controller(other) == owner)
-                .count(),
-            None => 0,
+        let mine = |other: &&&Pod| owner.is_some() && controller(other) == owner;
+        let siblings = view.pods.iter().filter(mine).count();
+        let aversion = taints_aversion(pod, view.node)
+            + node_aversion(pod, view.node)
+            + spread::aversion(pod, view, around);
+        let fullness = resources::fullness(pod, view);
+        let (siblings, fullness) = match around.scoring {
+            Scoring::LeastAllocated => (siblings, fullness),
+            Scoring::MostAllocated => (0, -fullness),
         };
-        let capacity = allocatable(view.node, "cpu").max(1);
-        let requested: i64 = view.pods.iter().map(|pod| request(pod, "cpu")).sum();
         Self {
-            aversion: spread::aversion(pod, view, nodes),
+            aversion,
             siblings,
-            requested_permille: requested.saturating_mul(1000) / capacity,
+            fullness,
             pods: view.pods.len(),
             name: view.node.name_any(),
         }
     }
+}
+
+/// What a taint PreferNoSchedule weighs: as much as the strongest preference.
+const UNLOVED: i64 = 100;
+
+fn taints_aversion(pod: &Pod, node: &Node) -> i64 {
+    let taints = taints(node).filter(|taint| taint.effect == "PreferNoSchedule");
+    let unloved = taints.filter(|taint| !tolerated(taint, tolerations(pod)));
+    UNLOVED * i64::try_from(unloved.count()).unwrap_or(i64::MAX)
+}
+
+/// Preferred node affinity, as far as the node is what the pod would like.
+fn node_aversion(pod: &Pod, node: &Node) -> i64 {
+    let affinity = affinity(pod).and_then(|affinity| affinity.node_affinity.as_ref());
+    let terms = affinity.and_then(|affinity| {
+        affinity
+            .preferred_during_scheduling_ignored_during_execution
+            .as_deref()
+    });
+    let terms = terms.unwrap_or_default().iter();
+    // Here a term without requirements is about every node (PreferredSchedulingTerm).
+    let met =
+        terms.filter(|term| is_empty(&term.preference) || term_matches(&term.preference, node));
+    -met.map(|term| i64::from(term.weight)).sum::<i64>()
+}
+
+fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
+    let spec = node.spec.iter();
+    spec.flat_map(|spec| spec.taints.iter().flatten())
+}
+
+fn tolerations(pod: &Pod) -> &[Toleration] {
+    let spec = pod.spec.as_ref();
+    let tolerations = spec.and_then(|spec| spec.tolerations.as_deref());
+    tolerations.unwrap_or_default()
 }
 
 fn controller(pod: &Pod) -> Option<&str> {
@@ -159,14 +169,9 @@ fn controller(pod: &Pod) -> Option<&str> {
         .map(|owner| owner.uid.as_str())
 }
 
-/// Why the node can't take the pod; empty if it can. As in kube-scheduler the first
-/// filter that says no speaks alone, except that every scarce resource is named.
-fn objections(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -> Vec<String> {
-    let tolerations = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.tolerations.as_deref())
-        .unwrap_or_default();
+/// Why the node can't take the pod. As in kube-scheduler the first filter that says no speaks
+/// alone, except that every scarce resource is named.
+fn objection(pod: &Pod, view: &NodeView<'_>, around: Surroundings<'_, '_>) -> Option<Objection> {
     let spec = view.node.spec.as_ref();
     let unschedulable = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
@@ -174,34 +179,30 @@ fn objections(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -> Vec<Str
         ..Taint::default()
     };
     if spec.and_then(|spec| spec.unschedulable) == Some(true)
-        && !tolerated(&unschedulable, tolerations)
+        && !tolerated(&unschedulable, tolerations(pod))
     {
-        return vec!["node(s) were unschedulable".to_owned()];
+        return Some(Objection::lasting("node(s) were unschedulable"));
     }
-    let intolerable = spec
-        .iter()
-        .flat_map(|spec| spec.taints.iter().flatten())
+    let intolerable = taints(view.node)
         .filter(|taint| taint.effect != "PreferNoSchedule")
-        .find(|taint| !tolerated(taint, tolerations));
+        .find(|taint| !tolerated(taint, tolerations(pod)));
     if let Some(taint) = intolerable {
         let value = taint.value.as_deref().unwrap_or_default();
-        return vec![format!(
+        return Some(Objection::lasting(format!(
             "node(s) had untolerated taint {{{}: {value}}}",
             taint.key
-        )];
+        )));
     }
     if !selected(pod, view.node) {
-        return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
+        return Some(Objection::lasting(
+            "node(s) didn't match Pod's node affinity/selector",
+        ));
     }
-    let scarce = scarce_resources(pod, view);
-    if !scarce.is_empty() {
-        return scarce;
-    }
-    let against = spread::forbids(pod, view, nodes);
-    if let Some(reason) = against.or_else(|| neighbours_object(pod, view, nodes)) {
-        return vec![reason.to_owned()];
-    }
-    Vec::new()
+    ports::objection(pod, view)
+        .or_else(|| resources::objection(pod, view))
+        .or_else(|| (around.storage)(view.node).map(Objection::lasting))
+        .or_else(|| spread::objection(pod, view, around))
+        .or_else(|| neighbours::objection(pod, view, around))
 }
 
 /// Whether one of the tolerations covers the taint (core/v1 Toleration).
@@ -263,7 +264,7 @@ pub fn reaches(node: &Node, volume: &PersistentVolume) -> bool {
 fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
+    if is_empty(term) {
         return false;
     }
     let name = node.name_any();
@@ -275,6 +276,12 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     }) && fields.iter().all(|requirement| {
         requirement.key == "metadata.name" && requirement_holds(requirement, Some(&name))
     })
+}
+
+fn is_empty(term: &NodeSelectorTerm) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    expressions.is_empty() && fields.is_empty()
 }
 
 fn requirement_holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -293,183 +300,17 @@ fn requirement_holds(requirement: &NodeSelectorRequirement, value: Option<&str>)
     }
 }
 
-fn scarce_resources(pod: &Pod, view: &NodeView<'_>) -> Vec<String> {
-    let mut scarce = Vec::new();
-    let pods = allocatable(view.node, "pods") / 1000;
-    if pods > 0 && view.pods.len() as i64 >= pods {
-        scarce.push("Too many pods".to_owned());
-    }
-    for name in requested_names(pod) {
-        let asked = request(pod, &name);
-        let used: i64 = view.pods.iter().map(|pod| request(pod, &name)).sum();
-        if asked > 0 && used.saturating_add(asked) > allocatable(view.node, &name) {
-            scarce.push(format!("Insufficient {name}"));
-        }
-    }
-    scarce
-}
-
-fn requested_names(pod: &Pod) -> BTreeSet<String> {
-    pod.spec
-        .iter()
-        .flat_map(|spec| {
-            spec.containers
-                .iter()
-                .chain(spec.init_containers.iter().flatten())
-        })
-        .filter_map(|container| container.resources.as_ref()?.requests.as_ref())
-        .flat_map(|requests| requests.keys().cloned())
-        .collect()
-}
-
-/// What a pod asks for of a resource, in thousandths of its unit: the containers run side
-/// by side, the init containers before them and one by one.
-fn request(pod: &Pod, name: &str) -> i64 {
-    let Some(spec) = &pod.spec else {
-        return 0;
-    };
-    let of = |requests: Option<&BTreeMap<String, ApiQuantity>>| {
-        requests
-            .and_then(|requests| requests.get(name))
-            .map_or(0, millis)
-    };
-    let running: i64 = spec
-        .containers
-        .iter()
-        .map(|container| {
-            of(container
-                .resources
-                .as_ref()
-                .and_then(|r| r.requests.as_ref()))
-        })
-        .sum();
-    let starting = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .map(|container| {
-            of(container
-                .resources
-                .as_ref()
-                .and_then(|r| r.requests.as_ref()))
-        })
-        .max()
-        .unwrap_or(0);
-    running.max(starting)
-}
-
-fn allocatable(node: &Node, name: &str) -> i64 {
-    node.status
-        .as_ref()
-        .and_then(|status| status.allocatable.as_ref())
-        .and_then(|resources| resources.get(name))
-        .map_or(0, millis)
-}
-
-/// The API has validated the quantity; one that is not understood asks for nothing.
-fn millis(quantity: &ApiQuantity) -> i64 {
-    Quantity::parse(&quantity.0).map_or(0, Quantity::millis)
-}
-
-/// Whether a term of a pod in a namespace is about another pod.
-fn concerns(term: &PodAffinityTerm, namespace: &str, other: &Pod) -> bool {
-    let same_namespace = match term.namespaces.as_deref() {
-        Some(names) if !names.is_empty() => names.contains(&other.namespace().unwrap_or_default()),
-        _ => other.namespace().as_deref() == Some(namespace),
-    };
-    same_namespace
-        && term
-            .label_selector
-            .as_ref()
-            .is_some_and(|selector| selector_matches(selector, other))
-}
-
-/// Required affinity and anti-affinity between pods, by topology.
-fn neighbours_object(
-    pod: &Pod,
-    view: &NodeView<'_>,
-    nodes: &[NodeView<'_>],
-) -> Option<&'static str> {
-    let namespace = pod.namespace().unwrap_or_default();
-    let domain = |node: &Node, key: &str| node.labels().get(key).cloned();
-    let in_domain = |key: &str| -> Vec<&Pod> {
-        let Some(here) = domain(view.node, key) else {
-            return Vec::new();
-        };
-        nodes
-            .iter()
-            .filter(|other| domain(other.node, key).as_ref() == Some(&here))
-            .flat_map(|other| other.pods.iter().copied())
-            .collect()
-    };
-    for term in required_affinity(pod) {
-        let found = in_domain(&term.topology_key)
-            .iter()
-            .any(|other| concerns(term, &namespace, other));
-        // The first of a group that wants to be together may go anywhere.
-        let first = concerns(term, &namespace, pod)
-            && !nodes
-                .iter()
-                .flat_map(|other| &other.pods)
-                .any(|other| concerns(term, &namespace, other));
-        if !found && !first {
-            return Some("node(s) didn't match pod affinity rules");
-        }
-    }
-    for term in required_anti_affinity(pod) {
-        if in_domain(&term.topology_key)
-            .iter()
-            .any(|other| concerns(term, &namespace, other))
-        {
-            return Some("node(s) didn't match pod anti-affinity rules");
-        }
-    }
-    for other in nodes
-        .iter()
-        .flat_map(|other| other.pods.iter().copied().map(move |pod| (other.node, pod)))
-    {
-        let (node, other) = other;
-        let other_namespace = other.namespace().unwrap_or_default();
-        for term in required_anti_affinity(other) {
-            let shared = domain(node, &term.topology_key).is_some()
-                && domain(node, &term.topology_key) == domain(view.node, &term.topology_key);
-            if shared && concerns(term, &other_namespace, pod) {
-                return Some("node(s) didn't satisfy existing pods anti-affinity rules");
-            }
-        }
-    }
-    None
-}
-
 fn affinity(pod: &Pod) -> Option<&Affinity> {
     pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref())
 }
 
-fn required_affinity(pod: &Pod) -> &[PodAffinityTerm] {
-    affinity(pod)
-        .and_then(|affinity| affinity.pod_affinity.as_ref())
-        .and_then(|terms| {
-            terms
-                .required_during_scheduling_ignored_during_execution
-                .as_deref()
-        })
-        .unwrap_or_default()
-}
-
-fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
-    affinity(pod)
-        .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
-        .and_then(|terms| {
-            terms
-                .required_during_scheduling_ignored_during_execution
-                .as_deref()
-        })
-        .unwrap_or_default()
-}
-
 /// Whether a label selector (meta/v1) selects the pod. An empty one selects everything.
 pub fn selector_matches(selector: &LabelSelector, pod: &Pod) -> bool {
-    let labels = pod.labels();
+    selects(selector, pod.labels())
+}
+
+/// Whether a label selector selects something with these labels.
+fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let equal = selector
         .match_labels
         .iter()
@@ -524,6 +365,10 @@ mod tests {
     }
 
     fn decide(pod: &Pod, nodes: &[(&Node, &[&Pod])]) -> String {
+        decide_by(Scoring::LeastAllocated, pod, nodes)
+    }
+
+    fn decide_by(scoring: Scoring, pod: &Pod, nodes: &[(&Node, &[&Pod])]) -> String {
         let views: Vec<_> = nodes
             .iter()
             .map(|(node, pods)| NodeView {
@@ -531,7 +376,13 @@ mod tests {
                 pods: pods.to_vec(),
             })
             .collect();
-        match place(pod, &views, &|_| None) {
+        let around = Surroundings {
+            nodes: &views,
+            storage: &|_| None,
+            labels_of_namespace: &|name| [("team".to_owned(), name.to_owned())].into(),
+            scoring,
+        };
+        match place(pod, around) {
             Ok(node) => node.name_any(),
             Err(why) => why.to_string(),
         }
@@ -556,14 +407,59 @@ mod tests {
         let big = pod("x-1", "x", asking("1"));
         assert_eq!(
             decide(&big, &[(&a, &[]), (&b, &[&full])]),
-            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }."
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }. \
+             preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
         );
         assert_eq!(decide(&big, &[]), "no nodes available to schedule pods");
         let mut spec = asking("1");
         spec["nodeSelector"] = json!({"disk": "tape"});
         assert_eq!(
             decide(&pod("x-1", "x", spec), &[(&b, &[])]),
-            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
+             preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+        );
+    }
+
+    #[test]
+    fn nodes_are_filled_from_the_empty_or_from_the_full_end() {
+        let (a, b, c) = (
+            node("a", json!({})),
+            node("b", json!({})),
+            node("c", json!({})),
+        );
+        let small = pod("s-1", "s", asking("200m"));
+        let large = pod("l-1", "l", asking("1"));
+        let wanted = pod("x-1", "x", asking("500m"));
+        let nodes: [(&Node, &[&Pod]); 3] = [(&a, &[&small]), (&b, &[&large]), (&c, &[])];
+        assert_eq!(decide_by(Scoring::LeastAllocated, &wanted, &nodes), "c");
+        assert_eq!(decide_by(Scoring::MostAllocated, &wanted, &nodes), "b");
+        // The fullest one that has room.
+        let huge = pod("x-2", "x", asking("1500m"));
+        assert_eq!(decide_by(Scoring::MostAllocated, &huge, &nodes), "a");
+        // Replicas of one owner are packed as well.
+        let sibling = pod("x-3", "x", asking("500m"));
+        let nodes: [(&Node, &[&Pod]); 2] = [(&a, &[]), (&b, &[&sibling])];
+        assert_eq!(decide_by(Scoring::MostAllocated, &wanted, &nodes), "b");
+        assert_eq!(decide_by(Scoring::LeastAllocated, &wanted, &nodes), "a");
+    }
+
+    #[test]
+    fn what_a_pod_would_like_of_nodes_weighs() {
+        let taint = json!({"taints": [{"key": "slow", "effect": "PreferNoSchedule"}]});
+        let (a, b) = (node("a", taint), node("b", json!({})));
+        let nodes: [(&Node, &[&Pod]); 2] = [(&a, &[]), (&b, &[])];
+        assert_eq!(decide(&pod("x", "x", asking("0")), &nodes), "b");
+        // It is taken when nothing else is left.
+        assert_eq!(decide(&pod("x", "x", asking("0")), &nodes[..1]), "a");
+        let mut spec = asking("0");
+        spec["affinity"] = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 10, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}},
+        ]}});
+        spec["tolerations"] = json!([{"key": "slow", "operator": "Exists"}]);
+        let full = pod("y", "y", asking("1500m"));
+        assert_eq!(
+            decide(&pod("x", "x", spec), &[(&a, &[&full]), (&b, &[])]),
+            "a"
         );
     }
 
@@ -600,7 +496,8 @@ mod tests {
         assert_eq!(decide(&plain, &[(&a, &[&shy]), (&b, &[])]), "b");
         assert_eq!(
             decide(&shy, &[(&a, &[&plain])]),
-            "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules."
+            "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. \
+             preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
         );
     }
 

@@ -22,6 +22,9 @@ pub struct Backed {
     pub ports: Vec<BackedPort>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.trafficDistribution` is PreferClose: each ready endpoint is hinted at for its own
+    /// zone.
+    pub prefer_close: bool,
 }
 
 /// A port of the Service and where it leads in a pod.
@@ -218,9 +221,10 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
         .addresses
         .iter()
         .find(|address| IpFamily::of(**address) == family)?;
+    let ready = service.publish_not_ready || (pod.ready && !pod.terminating);
     Some(Endpoint {
         addresses: vec![*address],
-        ready: service.publish_not_ready || (pod.ready && !pod.terminating),
+        ready,
         // KEP-1672: readiness regardless of termination, and of what is published.
         serving: pod.ready,
         terminating: pod.terminating,
@@ -228,8 +232,17 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
         zone: pod.zone.clone(),
         hostname: pod.hostname.clone(),
         pod: Some(pod.pod.clone()),
-        hints: Hints::default(),
+        hints: hints(service, pod, ready),
     })
+}
+
+/// As Kubernetes' `trafficdist` has it: what is not ready, or in no zone, is hinted at for nobody.
+fn hints(service: &Backed, pod: &Selected, ready: bool) -> Hints {
+    let zone = pod.zone.iter().filter(|_| service.prefer_close && ready);
+    Hints {
+        zones: zone.cloned().collect(),
+        nodes: BTreeSet::new(),
+    }
 }
 
 /// The Service's ports as this pod has them. A port whose name the pod does not know is
@@ -273,6 +286,7 @@ mod tests {
                 app_protocol: None,
             }],
             publish_not_ready: false,
+            prefer_close: false,
         }
     }
 
@@ -384,6 +398,48 @@ mod tests {
         assert_eq!(conditions(true, true, false), (false, true, true));
         assert_eq!(conditions(false, true, true), (true, false, true));
         assert_eq!(conditions(false, false, true), (true, false, false));
+    }
+
+    #[test]
+    fn close_traffic_is_hinted_at_for_the_endpoints_own_zone() {
+        let zones = |prefer_close, ready, zone: Option<&str>| {
+            let service = Backed {
+                prefer_close,
+                ..service()
+            };
+            let pod = Selected {
+                ready,
+                zone: zone.map(Into::into),
+                ..pod(1)
+            };
+            let endpoint = endpoint(&service, &pod, IpFamily::V4).unwrap();
+            assert!(endpoint.hints.nodes.is_empty());
+            endpoint.hints.zones.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(zones(true, true, Some("a")), ["a".into()]);
+        assert!(zones(false, true, Some("a")).is_empty());
+        assert!(zones(true, false, Some("a")).is_empty());
+        assert!(zones(true, true, None).is_empty());
+        // A change of the field rewrites the slices.
+        let far = reconcile(
+            &service(),
+            &[Selected {
+                zone: Some("a".into()),
+                ..pod(1)
+            }],
+            Vec::new(),
+        );
+        let slices = carried_out(Vec::new(), &far, &mut 0);
+        let close = Backed {
+            prefer_close: true,
+            ..service()
+        };
+        let zoned = [Selected {
+            zone: Some("a".into()),
+            ..pod(1)
+        }];
+        let writes = reconcile(&close, &zoned, slices);
+        assert!(matches!(&writes[..], [Write::Update(_)]), "{writes:?}");
     }
 
     #[test]

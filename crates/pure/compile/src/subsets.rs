@@ -178,6 +178,7 @@ mod tests {
                 })
                 .collect(),
             publish_not_ready: false,
+            prefer_close: false,
         }
     }
 

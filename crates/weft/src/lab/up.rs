@@ -20,6 +20,7 @@ use weft_cluster::lab::keep::{Asked, Kept};
 use weft_cluster::lab::plan::{self, Chosen, Plan};
 use weft_cluster::lab::settings::Capacity;
 use weft_cluster::lab::state::Record;
+use weft_cluster::placement::Scoring;
 use weft_netlab::process::{self, Spawn};
 
 use super::view;
@@ -101,6 +102,10 @@ pub(super) struct Args {
     /// What every node tells the scheduler that it has [default: what the machine has, 110 pods]
     #[arg(long, value_name = "cpu=N,memory=N,pods=N")]
     node_capacity: Option<Capacity>,
+    /// Which nodes the scheduler fills first: `least-allocated` spreads pods, `most-allocated` packs
+    /// them
+    #[arg(long, value_name = "STRATEGY", default_value = "least-allocated")]
+    scheduler_scoring: Scoring,
     /// Port of 127.0.0.1 for the API server [default: a free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     api_port: Option<u16>,
@@ -175,6 +180,7 @@ fn attend_as_asked(
         None => (asked.plan()?, None),
     };
     plan.node_grace = args.node_grace;
+    plan.scoring = args.scheduler_scoring;
     progress.line(&format!(
         "lab {}: {} node{}, pods {}, Services {}",
         plan.name,
@@ -336,7 +342,7 @@ async fn show_until_told(
 }
 
 /// Starts the same command in the background, and tells what it tells until it is ready.
-fn detach(keep: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub(super) fn detach(keep: Option<&Path>) -> anyhow::Result<ExitCode> {
     let (told, tell) = process::pipe().context("cannot make a pipe")?;
     let null = File::options()
         .read(true)
@@ -429,16 +435,21 @@ impl Progress {
         self.line(&format!(
             "\n  export KUBECONFIG=$(weft lab kubeconfig{named})\n  kubectl get pods -A\n"
         ));
-        match &mut self.waiting {
-            Some(pipe) => {
-                let _gone = writeln!(pipe, "=");
-                self.waiting = File::options().write(true).open("/dev/null").ok();
-            }
-            None => output::say("Ctrl-C ends the lab."),
+        if self.waiting.is_none() {
+            output::say("Ctrl-C ends the lab.");
+        }
+        self.settled();
+    }
+
+    /// Lets go of the command that waits, if one does.
+    pub(super) fn settled(&mut self) {
+        if let Some(pipe) = &mut self.waiting {
+            let _gone = writeln!(pipe, "=");
+            self.waiting = File::options().write(true).open("/dev/null").ok();
         }
     }
 
-    fn failed(&mut self, error: &anyhow::Error) {
+    pub(super) fn failed(&mut self, error: &anyhow::Error) {
         if let Some(pipe) = &mut self.waiting {
             let _gone = writeln!(pipe, "!{}", output::chain(error).replace('\n', " "));
         }

@@ -152,6 +152,7 @@ pub(super) fn backed(service: &Service) -> Backed {
             .filter_map(backed_port)
             .collect(),
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+        prefer_close: spec.traffic_distribution.as_deref() == Some("PreferClose"),
     }
 }
 

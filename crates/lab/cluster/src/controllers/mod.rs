@@ -50,6 +50,7 @@ use weft_model::ObjectKey;
 
 use crate::events::Recorder;
 use crate::node_ranges::Masks;
+use crate::placement::Scoring;
 
 use self::kind::AnyKey;
 pub use self::nodes::NODE_GRACE;
@@ -69,6 +70,8 @@ pub struct Options {
     pub chosen: Vec<(String, IpNet)>,
     /// After how long a silence a node is taken for dead.
     pub node_grace: Duration,
+    /// Which nodes the scheduler fills first.
+    pub scoring: Scoring,
     /// The API's CA certificate, PEM: every namespace gets it as ConfigMap.
     pub root_ca: String,
 }
@@ -201,6 +204,7 @@ fn start(
     options: Options,
 ) -> Vec<JoinHandle<()>> {
     let mut controllers = Vec::new();
+    let scoring = options.scoring;
     macro_rules! spawn {
         ($queue:ident, $controller:expr) => {{
             let controller = Rc::new($controller);
@@ -228,7 +232,10 @@ fn start(
         endpoints::EndpointsOfServices::new(context.clone())
     );
     spawn!(mirror, mirror::Mirror::new(context.clone()));
-    spawn!(scheduling, scheduling::Scheduler::new(context.clone()));
+    spawn!(
+        scheduling,
+        scheduling::Scheduler::new(context.clone(), scoring)
+    );
     spawn!(orphans, orphans::Orphans::new(context.clone()));
     spawn!(eviction, eviction::Eviction::new(context.clone()));
     let new_kinds = Rc::new(Notify::new());

@@ -15,12 +15,13 @@ use super::storage::{self, SELECTED_NODE};
 use super::world::{World, api};
 use super::{Context, During, Error};
 use crate::events::Severity;
-use crate::placement::{NodeView, Unschedulable, place};
+use crate::placement::{NodeView, Scoring, Surroundings, Unschedulable, place};
 
 const COMPONENT: &str = "default-scheduler";
 
 pub(super) struct Scheduler {
     context: Context,
+    scoring: Scoring,
     /// Bound by us and not yet shown as bound by the watch.
     assumed: RefCell<BTreeMap<ObjectKey, (String, Arc<Pod>)>>,
 }
@@ -49,9 +50,10 @@ pub(super) fn is_finished(pod: &Pod) -> bool {
 }
 
 impl Scheduler {
-    pub(super) fn new(context: Context) -> Self {
+    pub(super) fn new(context: Context, scoring: Scoring) -> Self {
         Self {
             context,
+            scoring,
             assumed: RefCell::default(),
         }
     }
@@ -107,7 +109,17 @@ impl Scheduler {
             })
             .collect();
         let storage = |node: &Node| storage::objection(world, pod, node);
-        place(pod, &views, &storage).map(ResourceExt::name_any)
+        let labels_of_namespace = |name: &str| {
+            let namespace = world.namespaces.get(&ObjectKey::new("", name));
+            namespace.map_or_else(BTreeMap::new, |namespace| namespace.labels().clone())
+        };
+        let around = Surroundings {
+            nodes: &views,
+            storage: &storage,
+            labels_of_namespace: &labels_of_namespace,
+            scoring: self.scoring,
+        };
+        place(pod, around).map(ResourceExt::name_any)
     }
 
     /// The claims of a pod are bound for its node before it is: whoever makes volumes has to

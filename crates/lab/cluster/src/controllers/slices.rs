@@ -11,7 +11,7 @@ use weft_kube::k8s_openapi::api::core::v1::Service;
 use weft_kube::k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_kube::kube::api::{DeleteParams, PostParams};
 use weft_kube::kube::{Resource, ResourceExt};
-use weft_model::{Change, Object, ObjectKey};
+use weft_model::{Change, Endpoint, Object, ObjectKey};
 
 use super::backing::{HEADLESS, backed, is_headless, selected, selector};
 use super::graph::controller_ref;
@@ -175,6 +175,7 @@ impl EndpointSlices {
                     "hostname": endpoint.hostname,
                     "nodeName": endpoint.node.as_ref().map(weft_model::NodeName::as_str),
                     "zone": endpoint.zone,
+                    "hints": hints(endpoint),
                     "targetRef": pod.map(|pod| json!({
                         "kind": "Pod",
                         "namespace": pod.namespace,
@@ -213,6 +214,17 @@ impl EndpointSlices {
         }))
         .map_err(|error| Error::Impossible(format!("EndpointSlice of Service {key}: {error}")))
     }
+}
+
+/// `hints`; none where nobody is hinted at.
+fn hints(endpoint: &Endpoint) -> Option<Value> {
+    let zones: Vec<Value> = endpoint
+        .hints
+        .zones
+        .iter()
+        .map(|zone| json!({"name": zone}))
+        .collect();
+    (!zones.is_empty()).then(|| json!({"forZones": zones}))
 }
 
 /// The slice that a write is about; none for a new one.

@@ -17,6 +17,7 @@ use weft_netlab::process;
 use super::boot;
 use super::plan::{API_PORT_INSIDE, nth_host};
 use crate::node_ranges::Masks;
+use crate::placement::Scoring;
 use crate::{api, controllers, upstreams};
 
 /// The ports that Services get at the nodes (kube-apiserver's `--service-node-port-range`).
@@ -135,7 +136,7 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
 
 /// Many systems let a process open 1,024 files, for the sake of programs that use select(2), and
 /// more to those that ask.
-fn allow_many_connections() {
+pub fn allow_many_connections() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -246,6 +247,8 @@ pub struct Controllers {
     pub chosen: Vec<(String, IpNet)>,
     /// After how long a silence a node is taken for dead.
     pub node_grace: std::time::Duration,
+    /// Which nodes the scheduler fills first.
+    pub scoring: Scoring,
 }
 
 /// Runs the scheduler and all controllers until the process is ended.
@@ -270,6 +273,7 @@ pub fn controllers(options: Controllers) -> Result<(), Error> {
             reserved: options.reserved,
             chosen: options.chosen,
             node_grace: options.node_grace,
+            scoring: options.scoring,
             root_ca,
         };
         match controllers::run(client, options).await {}

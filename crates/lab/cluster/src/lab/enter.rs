@@ -122,22 +122,49 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// The nodes that run, `outside` among them: each first process's folder in `/proc`, as seen from
+/// the machine.
+pub(super) fn nodes(record: &Record) -> BTreeMap<String, PathBuf> {
+    let root = root(record);
+    names(&below(&root, &Path::new(paths::HOME).join("nodes")))
+        .into_iter()
+        .filter_map(|name| {
+            let pid = fs::read_to_string(below(&root, &paths::node_pid(&name))).ok()?;
+            let process = root.join("proc").join(pid.trim());
+            Some((name, process))
+        })
+        .collect()
+}
+
+/// Moves this process, which must have a single thread, into the lab's user namespace, where it may
+/// make sockets on nodes. It stays in the machine's network namespace.
+///
+/// # Errors
+/// [`Error::Namespace`].
+pub fn enter_user_namespace(lab: &Lab) -> Result<(), Error> {
+    let gone = |source| Error::Gone {
+        target: format!("lab {}", lab.name()),
+        source,
+    };
+    let file = Kind::User.file_name();
+    let process = PathBuf::from(format!("/proc/{}", lab.record.init));
+    let theirs = sys_namespace::open(process.join("ns").join(file))?;
+    let ours = sys_namespace::open(Path::new("/proc/self/ns").join(file))?;
+    let is_ours = sys_namespace::identity(theirs.as_fd()).map_err(gone)?
+        == sys_namespace::identity(ours.as_fd()).map_err(gone)?;
+    if !is_ours {
+        sys_namespace::enter_process(&[(Kind::User, theirs)])?;
+    }
+    Ok(())
+}
+
 impl Inside {
     /// Finds a node, `outside`, or else a pod of a namespace.
     ///
     /// # Errors
     /// [`Error::Unknown`], [`Error::Gone`].
     pub fn find(lab: &Lab, target: &str, namespace: &str) -> Result<Self, Error> {
-        let root = root(&lab.record);
-        let nodes: BTreeMap<String, PathBuf> =
-            names(&below(&root, &Path::new(paths::HOME).join("nodes")))
-                .into_iter()
-                .filter_map(|name| {
-                    let pid = fs::read_to_string(below(&root, &paths::node_pid(&name))).ok()?;
-                    let process = root.join("proc").join(pid.trim());
-                    Some((name, process))
-                })
-                .collect();
+        let nodes = nodes(&lab.record);
         if let Some(process) = nodes.get(target) {
             return Ok(Inside {
                 target: target.to_owned(),

@@ -362,6 +362,7 @@ fn controllers(config: &InitConfig) -> super::supervise::Recipe {
                 spawn = spawn.args(["--node-pod-cidr".to_owned(), given]);
             }
         }
+        spawn = spawn.args(["--scheduler-scoring", plan.scoring.name()]);
         if let Some(seconds) = plan.node_grace {
             spawn = spawn.args(["--node-grace".to_owned(), seconds.to_string()]);
         }

@@ -12,6 +12,7 @@ pub use self::chosen::Chosen;
 use super::init::OUTSIDE;
 use super::settings::NodeSettings;
 use crate::node_ranges::{Masks, free_parts};
+use crate::placement::Scoring;
 
 /// The API server's port on the node network.
 pub const API_PORT_INSIDE: u16 = 6443;
@@ -122,6 +123,9 @@ pub struct Plan {
     /// After how many silent seconds a node is taken for dead; `None` for Kubernetes' default.
     #[serde(default)]
     pub node_grace: Option<u64>,
+    /// Which nodes the scheduler fills first.
+    #[serde(default)]
+    pub scoring: Scoring,
 }
 
 /// One node, worked out.
@@ -327,6 +331,7 @@ impl Plan {
             node_cidrs,
             cluster_domain: "cluster.local".to_owned(),
             node_grace: None,
+            scoring: Scoring::default(),
         })
     }
 

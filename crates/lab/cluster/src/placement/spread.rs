@@ -8,7 +8,9 @@ use weft_kube::k8s_openapi::api::core::v1::{
 };
 use weft_kube::kube::{Resource, ResourceExt};
 
-use super::{NodeView, affinity, concerns, selected, selector_matches, tolerated};
+use super::neighbours::concerns;
+use super::refusal::Objection;
+use super::{NodeView, Surroundings, affinity, selected, selector_matches, tolerated};
 
 const SKEWED: &str = "node(s) didn't match pod topology spread constraints";
 const NO_LABEL: &str =
@@ -17,11 +19,20 @@ const NO_LABEL: &str =
 const SOFT: i64 = 100;
 
 /// Why the pod must not stand on the node, by its constraints that have to hold.
-pub(super) fn forbids(
+pub(super) fn objection(
     pod: &Pod,
     view: &NodeView<'_>,
-    nodes: &[NodeView<'_>],
-) -> Option<&'static str> {
+    around: Surroundings<'_, '_>,
+) -> Option<Objection> {
+    let reason = forbids(pod, view, around.nodes)?;
+    Some(if reason == NO_LABEL {
+        Objection::lasting(reason)
+    } else {
+        Objection::passing(reason)
+    })
+}
+
+fn forbids(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -> Option<&'static str> {
     constraints(pod, "DoNotSchedule").find_map(|constraint| {
         let Some(here) = view.node.labels().get(&constraint.topology_key) else {
             return Some(NO_LABEL);
@@ -39,7 +50,8 @@ pub(super) fn forbids(
 }
 
 /// How much speaks against the node, of what the pod would like: the smaller the better.
-pub(super) fn aversion(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -> i64 {
+pub(super) fn aversion(pod: &Pod, view: &NodeView<'_>, around: Surroundings<'_, '_>) -> i64 {
+    let nodes = around.nodes;
     let soft: i64 = constraints(pod, "ScheduleAnyway")
         .map(|constraint| {
             let here = view.node.labels().get(&constraint.topology_key);
@@ -62,7 +74,7 @@ pub(super) fn aversion(pod: &Pod, view: &NodeView<'_>, nodes: &[NodeView<'_>]) -
                 .preferred_during_scheduling_ignored_during_execution
                 .as_deref()
         });
-    soft * SOFT + weight(pod, away, view, nodes) - weight(pod, together, view, nodes)
+    soft * SOFT + weight(pod, away, view, around) - weight(pod, together, view, around)
 }
 
 /// The weight of the pods that the terms are about, in the node's parts of the topology.
@@ -70,19 +82,19 @@ fn weight(
     pod: &Pod,
     terms: Option<&[WeightedPodAffinityTerm]>,
     view: &NodeView<'_>,
-    nodes: &[NodeView<'_>],
+    around: Surroundings<'_, '_>,
 ) -> i64 {
-    let namespace = pod.namespace().unwrap_or_default();
     let of_term = |weighted: &WeightedPodAffinityTerm| {
         let term = &weighted.pod_affinity_term;
         let here = view.node.labels().get(&term.topology_key);
         let in_domain =
             |node: &Node| here.is_some() && node.labels().get(&term.topology_key) == here;
-        let met = nodes
+        let met = around
+            .nodes
             .iter()
             .filter(|other| in_domain(other.node))
             .flat_map(|other| &other.pods)
-            .filter(|other| concerns(term, &namespace, other))
+            .filter(|other| concerns(term, pod, other, around))
             .count();
         i64::from(weighted.weight) * i64::try_from(met).unwrap_or(i64::MAX)
     };
@@ -185,6 +197,15 @@ mod tests {
         json!({"topologySpreadConstraints": [constraint]})
     }
 
+    fn around<'a, 'n>(nodes: &'a [NodeView<'n>]) -> Surroundings<'a, 'n> {
+        Surroundings {
+            nodes,
+            storage: &|_| None,
+            labels_of_namespace: &|_| BTreeMap::new(),
+            scoring: crate::placement::Scoring::default(),
+        }
+    }
+
     #[test]
     fn no_part_gets_far_ahead_of_another() {
         let (a, b, c) = (
@@ -233,7 +254,7 @@ mod tests {
         assert_eq!(verdicts(&soft), [true, true, true]);
         let aversions: Vec<i64> = views
             .iter()
-            .map(|view| aversion(&soft, view, &views))
+            .map(|view| aversion(&soft, view, around(&views)))
             .collect();
         assert_eq!(aversions, [100, 100, 0]);
     }
@@ -260,7 +281,7 @@ mod tests {
             let pod = pod("web", &json!({"affinity": {kind: terms}}));
             views
                 .iter()
-                .map(|view| aversion(&pod, view, &views))
+                .map(|view| aversion(&pod, view, around(&views)))
                 .collect()
         };
         assert_eq!(weigh("podAntiAffinity"), [7, 0]);
