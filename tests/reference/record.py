@@ -19,7 +19,8 @@ import urllib.parse
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
-MODULES = ["services", "network", "pods", "metadata", "patches", "reading", "protocol", "kinds"]
+MODULES = ["services", "network", "pods", "metadata", "patches", "reading", "protocol", "kinds",
+           "transitions", "warnings", "details", "ownership"]
 MASKS = json.loads((HERE / "masks.json").read_text())
 FIELDS = {mask["path"] for mask in MASKS["fields"]}
 CELLS = {mask["column"] for mask in MASKS["cells"]}
@@ -69,6 +70,9 @@ class Masker:
 
     def value(self, value, path):
         if isinstance(value, dict):
+            if isinstance(owners := value.get("managedFields"), list):
+                # They stand in the order of the seconds of their writes.
+                owners.sort(key=lambda owner: [owner.get(part) or "" for part in ("operation", "manager", "subresource")])
             return {key: self.value(one, path + (key,)) for key, one in value.items()}
         if isinstance(value, list):
             return [self.value(one, path) for one in value]
@@ -96,14 +100,18 @@ class Masker:
         # quote the whole object.
         text = re.sub(r"\(0x[0-9a-f]+", "(<pointer>", text)
         text = re.sub(r'Invalid value: "\{\\".*\}"', "Invalid value: <object>", text)
+        return re.sub(r"[0-9a-fA-F.:]+", self.drawn, text)
+
+    def drawn(self, word):
+        """An address that the server chose, alone or in a sentence."""
         try:
-            address = ipaddress.ip_address(text)
+            address = ipaddress.ip_address(word[0])
         except ValueError:
-            return text
+            return word[0]
         for family, network in RANGES.items():
-            if address in network and text not in self.said:
+            if address in network and word[0] not in self.said:
                 return f"<{family}>"
-        return text
+        return word[0]
 
 
 def answer(connection, token, request, masker):

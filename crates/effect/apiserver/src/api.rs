@@ -1,5 +1,6 @@
 //! What answers a request: authentication, routing, and the verbs on objects.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -396,8 +397,8 @@ impl Api {
             StatusCode::OK
         };
         let mut response = self.object(call, resource, written.object.value(), status)?;
-        for warning in &written.warnings {
-            warn(&mut response, warning);
+        for warning in told(&written.warnings) {
+            warn(&mut response, &warning);
         }
         Ok(response)
     }
@@ -463,6 +464,30 @@ impl Api {
     }
 }
 
+/// What of `warnings` a client is told: each once, and no more than a header may be long.
+/// The bounds are kube-apiserver's.
+fn told(warnings: &[String]) -> Vec<String> {
+    const ALL: usize = 4096;
+    const EACH: usize = 256;
+    let mut seen = BTreeSet::new();
+    let once: Vec<&String> = warnings.iter().filter(|one| seen.insert(*one)).collect();
+    let length = |text: &str| text.chars().count();
+    if once.iter().map(|one| length(one)).sum::<usize>() <= ALL {
+        return once.into_iter().cloned().collect();
+    }
+    let mut left = ALL;
+    let mut told = Vec::new();
+    for one in once {
+        let short: String = one.chars().take(EACH).collect();
+        let Some(rest) = left.checked_sub(length(&short)) else {
+            break;
+        };
+        left = rest;
+        told.push(short);
+    }
+    told
+}
+
 /// Tells a client something besides the answer.
 fn warn(response: &mut Response<Answer>, text: &str) {
     // RFC 7234, section 5.5: 299 is a persistent warning.
@@ -472,15 +497,15 @@ fn warn(response: &mut Response<Answer>, text: &str) {
     }
 }
 
-/// Who writes, for a request that does not say: the client program's name, or the user's.
+/// Who writes, for a request that does not say: the client program's name.
 fn program(call: &Call) -> String {
+    const NAMELESS: &str = "unknown";
     let agent = call.head.headers.get(header::USER_AGENT);
     let agent = agent.and_then(|value| value.to_str().ok());
-    options::manager_of_agent(agent.unwrap_or_else(|| {
-        // `system:kube-scheduler` is called as its program is.
-        let user = call.identity.user.as_str();
-        user.rsplit(':').next().unwrap_or(user)
-    }))
+    match options::manager_of_agent(agent.unwrap_or_default()) {
+        program if program.is_empty() => NAMELESS.to_owned(),
+        program => program,
+    }
 }
 
 /// What a write needs to know of a call.

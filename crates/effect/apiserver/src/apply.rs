@@ -1,11 +1,13 @@
 //! Server-side apply: a manager says what it wants, and owns the fields it names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
 use crate::api::{Api, Call};
-use crate::managed::{self, Entry, Fields};
+use crate::comparison::Comparison;
+use crate::fields::{self, Fields};
+use crate::managed::{self, Entry};
 use crate::negotiate;
 use crate::resource::{ApplyList, Strategy};
 use crate::status::ApiError;
@@ -28,7 +30,12 @@ pub(crate) async fn answer(api: &Api, call: &Call, request: Request) -> Result<W
         )));
     }
     let warnings = refuse_unknown(&request, &body)?;
-    let config = request.decode(body)?.0;
+    let (read, _) = request.decode(body.clone())?;
+    let mut config = body.value;
+    // What can't be told apart once it was read: null, and what is empty.
+    for field in ["apiVersion", "kind", "metadata"] {
+        config[field] = read[field].clone();
+    }
     if config["metadata"].get("managedFields").is_some() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
@@ -83,23 +90,16 @@ pub(crate) fn apply(
 ) -> Result<Written, ApiError> {
     let resource = &*request.resource;
     let strategy = &*resource.strategy;
-    name_elements(&mut config, strategy);
+    let filled = name_elements(&mut config, strategy);
     let repeated = repeated_elements(&config, &mut Vec::new(), &mut String::new(), strategy);
     if !repeated.is_empty() {
         return Err(untyped(request, &repeated));
     }
-    let mut wanted = Fields::of_object(&config, strategy);
-    match request.subresource.as_deref() {
-        // A scale's configuration holds nothing else anyway.
-        Some("scale") => {}
-        Some(part) => wanted.restrict(part, true),
-        None if resource.subresource("status").is_some() => {
-            wanted.restrict("status", false);
-            remove(&mut config, "status");
-        }
-        None => {}
-    }
     let subresource = request.subresource.as_deref().unwrap_or_default();
+    let ignored = managed::ignored(resource, subresource);
+    let wanted = Fields::said(&config, &mut Vec::new(), strategy)
+        .minus(&filled)
+        .outside(&ignored);
     let mut mine = Entry::new(
         &request.manager,
         "Apply",
@@ -118,19 +118,22 @@ pub(crate) fn apply(
             return Err(ApiError::conflict(resource, &request.name, &why));
         }
         mine.set(wanted, &now);
+        strategy.decode(&mut config);
         managed::write(&mut config, &[mine]);
         return write::create(tx, request, config, warnings);
     };
     let application = Application {
         strategy,
         api_version: resource.api_version(),
+        ignored,
         config,
         wanted,
         mine,
         force,
         now: &now,
     };
-    let (object, entries) = application.merge_into(&previous.value())?;
+    let (mut object, entries) = application.merge_into(&previous.value())?;
+    strategy.decode(&mut object);
     write::apply_update(tx, request, previous, object, &entries, warnings)
 }
 
@@ -138,6 +141,8 @@ pub(crate) fn apply(
 struct Application<'a> {
     strategy: &'a dyn Strategy,
     api_version: String,
+    /// What this request can't own.
+    ignored: Fields,
     config: Value,
     wanted: Fields,
     mine: Entry,
@@ -150,53 +155,73 @@ impl Application<'_> {
     fn merge_into(self, live: &Value) -> Result<(Value, Vec<Entry>), ApiError> {
         let Self {
             strategy,
-            config,
-            wanted,
             mut mine,
             now,
             ..
         } = self;
+        let written = strategy.written(live);
         let mut entries = managed::entries(live);
         if entries.is_empty() {
             let mut before = Entry::new(BEFORE, "Update", "", self.api_version);
-            before.set(Fields::of_object(live, strategy), now);
+            let empty = strategy.written(&json!({}));
+            let there = Comparison::of(&empty, &written, strategy).outside(&self.ignored);
+            before.set(there.set(), now);
             entries.push(before);
         }
-        let mut object = live.clone();
-        merge(&mut object, config.clone(), &mut Vec::new(), strategy);
-        let differing = wanted.differing(Some(&object), Some(live));
+        let mut merged = written.clone();
+        merge(&mut merged, self.config, &mut Vec::new(), strategy);
+        let at = entries.iter().position(|entry| entry.is(&mine));
+        let last = at.map(|at| entries.remove(at));
+        if let Some(last) = &last {
+            let mut held = self.wanted.clone();
+            for entry in &entries {
+                held.unite(&entry.fields);
+            }
+            prune(&mut merged, &last.fields, &held, strategy);
+        }
+        let change = Comparison::of(&written, &merged, strategy).outside(&self.ignored);
+        let set = change.set();
         let mut conflicts = Vec::new();
-        for entry in entries.iter_mut().filter(|entry| !entry.is(&mine)) {
-            let shared = differing.shared(&entry.fields);
-            if shared.is_empty() {
-                continue;
+        for entry in &mut entries {
+            let shared = entry.fields.common(&set);
+            if !shared.is_empty() && !self.force {
+                conflicts.push((entry.description(), shared.paths()));
             }
-            if self.force {
-                let left = entry.fields.minus(&differing);
-                entry.leave(left);
-            } else {
-                conflicts.push((entry.description(), shared));
-            }
+            let left = entry.fields.minus(&shared).minus(&change.removed);
+            entry.leave(left);
         }
         if !conflicts.is_empty() {
             return Err(conflict(&conflicts));
         }
-        let mut others = Fields::default();
-        for entry in entries.iter().filter(|entry| !entry.is(&mine)) {
-            others.unite(&entry.fields);
+        mine = last.unwrap_or(mine);
+        if merged == written {
+            // The time is that of the last change of the object.
+            mine.leave(self.wanted);
+        } else {
+            mine.set(self.wanted, now);
         }
-        let at = entries.iter().position(|entry| entry.is(&mine));
-        if let Some(at) = at {
-            mine = entries.remove(at);
-            let dropped = mine.fields.without(&wanted).without(&others);
-            dropped.remove_from(&mut object);
-            // What emptied on the way is there again if it was asked for empty.
-            merge(&mut object, config, &mut Vec::new(), strategy);
-        }
-        mine.set(wanted, now);
         entries.insert(0, mine);
-        Ok((object, entries))
+        Ok((merged, entries))
     }
+}
+
+/// Takes out of `merged` what the manager wanted the `last` time and nobody holds now.
+fn prune(merged: &mut Value, last: &Fields, held: &Fields, strategy: &dyn Strategy) {
+    let said = |value: &Value| {
+        let mut path = Vec::new();
+        Fields::said(value, &mut path, strategy).with_holders()
+    };
+    let whole = said(merged);
+    let last = last.with_holders();
+    let mut pruned = merged.clone();
+    last.remove_from(&mut pruned);
+    // What others hold comes back, and so does what was never this manager's.
+    let mut stays = said(&pruned);
+    stays.unite(&held.with_holders());
+    let mut pruned = merged.clone();
+    whole.minus(&stays).remove_from(&mut pruned);
+    let gone = whole.minus(&said(&pruned)).common(&last);
+    gone.remove_from(merged);
 }
 
 /// Applies a configuration to an object without a store: the object then, with its owners in
@@ -215,8 +240,9 @@ pub(crate) fn exercise(
     let application = Application {
         strategy,
         api_version: "v1".to_owned(),
+        ignored: Fields::default(),
         config: config.clone(),
-        wanted: Fields::of_object(config, strategy),
+        wanted: Fields::said(config, &mut Vec::new(), strategy),
         mine: Entry::new(manager, "Apply", "", "v1".to_owned()),
         force,
         now: "2020-01-01T00:00:00Z",
@@ -253,18 +279,13 @@ fn conflict(conflicts: &[(String, Vec<String>)]) -> ApiError {
     ApiError::apply_conflict(message, causes)
 }
 
-fn remove(object: &mut Value, field: &str) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove(field);
-    }
-}
-
 /// Fills in the keys of list elements that the kind's defaults give them, such as a
-/// port's protocol: they say which element is meant.
-fn name_elements(config: &mut Value, strategy: &dyn Strategy) {
+/// port's protocol: they say which element is meant. Returns what was filled in, which
+/// nobody said.
+fn name_elements(config: &mut Value, strategy: &dyn Strategy) -> Fields {
     let mut defaulted = config.clone();
     strategy.default(&mut defaulted);
-    fill_keys(config, &defaulted, &mut Vec::new(), strategy);
+    fill_keys(config, &defaulted, &mut Vec::new(), strategy)
 }
 
 fn fill_keys(
@@ -272,33 +293,41 @@ fn fill_keys(
     defaulted: &Value,
     path: &mut Vec<String>,
     strategy: &dyn Strategy,
-) {
+) -> Fields {
+    let mut filled = Fields::default();
     match value {
         Value::Object(map) => {
             for (key, value) in map {
                 path.push(key.clone());
-                fill_keys(value, &defaulted[key.as_str()], path, strategy);
+                let below = fill_keys(value, &defaulted[key.as_str()], path, strategy);
+                filled.put(format!("f:{key}"), below);
                 path.pop();
             }
         }
         Value::Array(list) => {
             let names: Vec<&str> = path.iter().map(String::as_str).collect();
             let rule = strategy.apply_list(&names);
+            if rule == ApplyList::Atomic {
+                return filled;
+            }
             for (at, one) in list.iter_mut().enumerate() {
+                let mut below = fill_keys(one, &defaulted[at], path, strategy);
                 if let (ApplyList::Map(keys), Value::Object(map)) = (&rule, &mut *one) {
                     for key in keys {
                         if let (false, Some(value)) =
                             (map.contains_key(key), defaulted[at].get(key))
                         {
                             map.insert(key.clone(), value.clone());
+                            below.put(format!("f:{key}"), Fields::itself());
                         }
                     }
                 }
-                fill_keys(one, &defaulted[at], path, strategy);
+                filled.put(fields::element(one, &rule), below);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+    filled
 }
 
 /// Elements that a list with keys, or a set, has twice.
@@ -328,8 +357,8 @@ fn repeated_elements<'a>(
             }
             let mut seen = BTreeSet::new();
             for one in list {
-                let element = managed::element(one, &rule);
-                let name = managed::shown(&element);
+                let element = fields::element(one, &rule);
+                let name = fields::shown(&element);
                 if !seen.insert(element) {
                     repeated.push(format!("{shown}: duplicate entries for key {name}"));
                 }
@@ -344,10 +373,19 @@ fn repeated_elements<'a>(
     repeated
 }
 
+/// Puts a configuration into an object. What says nothing takes nothing away.
 fn merge(live: &mut Value, config: Value, path: &mut Vec<String>, strategy: &dyn Strategy) {
     let names: Vec<&str> = path.iter().map(String::as_str).collect();
-    match (live, config) {
-        (Value::Object(live), Value::Object(config)) if !strategy.apply_map_is_atomic(&names) => {
+    let atomic = match &*live {
+        Value::Object(_) => strategy.apply_map_is_atomic(&names),
+        Value::Array(_) => strategy.apply_list(&names) == ApplyList::Atomic,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    };
+    match (&mut *live, config) {
+        (_, config) if atomic => *live = config,
+        (Value::Object(map), Value::Null) if !map.is_empty() => {}
+        (Value::Array(list), Value::Null) if !list.is_empty() => {}
+        (Value::Object(live), Value::Object(config)) => {
             for (key, value) in config {
                 path.push(key.clone());
                 match live.get_mut(&key) {
@@ -359,26 +397,62 @@ fn merge(live: &mut Value, config: Value, path: &mut Vec<String>, strategy: &dyn
                 path.pop();
             }
         }
-        (Value::Array(live), Value::Array(config)) => match strategy.apply_list(&names) {
-            ApplyList::Atomic => *live = config,
-            ApplyList::Set => {
-                for one in config {
-                    if !live.contains(&one) {
-                        live.push(one);
-                    }
-                }
-            }
-            ApplyList::Map(keys) => {
-                for one in config {
-                    let same =
-                        |held: &&mut Value| keys.iter().all(|key| held.get(key) == one.get(key));
-                    match live.iter_mut().find(same) {
-                        Some(held) => merge(held, one, path, strategy),
-                        None => live.push(one),
-                    }
-                }
-            }
-        },
+        (Value::Array(list), Value::Array(config)) => {
+            let rule = strategy.apply_list(&names);
+            merge_list(list, config, &rule, path, strategy);
+        }
         (live, config) => *live = config,
     }
+}
+
+/// Merges lists whose elements have names. Elements that both have stand in the order of the
+/// configuration; the others keep their places between them.
+fn merge_list(
+    live: &mut Vec<Value>,
+    config: Vec<Value>,
+    rule: &ApplyList,
+    path: &mut Vec<String>,
+    strategy: &dyn Strategy,
+) {
+    let wanted: Vec<String> = config
+        .iter()
+        .map(|one| fields::element(one, rule))
+        .collect();
+    let names: BTreeSet<&String> = wanted.iter().collect();
+    let mut shared: BTreeMap<String, Value> = BTreeMap::new();
+    // Elements of the object in their order; those in both lists by their name.
+    let mut order: VecDeque<Result<Value, String>> = VecDeque::new();
+    for one in live.drain(..) {
+        let name = fields::element(&one, rule);
+        if names.contains(&name) && !shared.contains_key(&name) {
+            shared.insert(name.clone(), one);
+            order.push_back(Err(name));
+        } else {
+            order.push_back(Ok(one));
+        }
+    }
+    let in_both = wanted.iter().filter(|name| shared.contains_key(*name));
+    let mut upcoming: VecDeque<String> = in_both.cloned().collect();
+    for (name, mut value) in wanted.into_iter().zip(config) {
+        while let Some(next) = order.pop_front() {
+            match next {
+                Ok(own) => live.push(own),
+                // One that the configuration has in another place.
+                Err(next) if Some(&next) != upcoming.front() => {}
+                Err(next) => {
+                    if next != name {
+                        order.push_front(Err(next));
+                    }
+                    break;
+                }
+            }
+        }
+        if let Some(mut held) = shared.remove(&name) {
+            upcoming.pop_front();
+            merge(&mut held, value, path, strategy);
+            value = held;
+        }
+        live.push(value);
+    }
+    live.extend(order.into_iter().flatten());
 }

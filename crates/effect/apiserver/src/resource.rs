@@ -351,6 +351,17 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// The object with everything that its kind always writes, null where nothing is said:
+    /// what owners of fields are found by. `{}` stands for a new object.
+    fn written(&self, object: &Value) -> Value {
+        object.clone()
+    }
+
+    /// Paths of what a write at the endpoint of the status leaves as it is.
+    fn outside_status(&self) -> &'static [&'static [&'static str]] {
+        &[&["spec"]]
+    }
+
     /// The row of a table for one object: one cell per [`Resource::columns`].
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
 

@@ -250,11 +250,13 @@ impl ApiError {
 
     /// 500: the server's own failure.
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(
+        let mut error = Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "InternalError",
             format!("Internal error occurred: {message}"),
-        )
+        );
+        error.details = json!({"causes": [{"message": message.to_string()}]});
+        error
     }
 
     /// 507: no room for what is to be written (RFC 4918, section 11.5).

@@ -479,18 +479,15 @@ fn replace(
         return Err(ApiError::invalid(resource, &request.name, &errors));
     }
     let mut warnings = warnings;
-    warnings.extend(resource.strategy.warnings(&object, Some(&old)));
+    if subresource.is_none() {
+        warnings.extend(resource.strategy.warnings(&object, Some(&old)));
+    }
     match owners {
         Some(owners) => managed::write(&mut object, owners),
         None if disowned => remove(&mut object["metadata"], "managedFields"),
         None => {
             let now = time_text(request.now);
-            let change = managed::Change {
-                old: &old,
-                wanted: &wanted,
-                new: &object,
-            };
-            let owners = managed::follow(held, &change, request.writer(), resource, &now);
+            let owners = managed::follow(held, &old, &wanted, request.writer(), resource, &now);
             managed::write(&mut object, &owners);
         }
     }
@@ -565,14 +562,13 @@ pub(crate) fn wrong_uid(resource: &Resource, name: &str, asked: &str, held: &str
 
 /// What the server wrote into metadata stays as it is.
 fn carry_identity(object: &mut Value, old: &Value) {
-    const CARRIED: [&str; 8] = [
+    const CARRIED: [&str; 7] = [
         "managedFields",
         "uid",
         "creationTimestamp",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "generation",
-        "generateName",
         "selfLink",
     ];
     for field in CARRIED {

@@ -280,7 +280,8 @@ async fn every_write_has_an_owner() {
         .call(Method::POST, WIDGETS, &agent, body)
         .await
         .json();
-    let all = json!({"f:spec": {"f:color": {}, "f:replicas": {}, "f:size": {}}});
+    // Of a kind that has no parts by itself, who creates an object makes them too.
+    let all = json!({"f:spec": {".": {}, "f:color": {}, "f:replicas": {}, "f:size": {}}});
     assert_eq!(owners(&made), [owner("painter", "Update", "", all)]);
 
     let path = format!("{WIDGETS}/a");
@@ -291,8 +292,9 @@ async fn every_write_has_an_owner() {
         .put(&format!("{path}?fieldManager=mover"), next)
         .await
         .json();
-    let mover = json!({"f:metadata": {"f:labels": {"f:x": {}}}, "f:spec": {"f:color": {}}});
-    let rest = json!({"f:spec": {"f:replicas": {}, "f:size": {}}});
+    let labels = json!({".": {}, "f:x": {}});
+    let mover = json!({"f:metadata": {"f:labels": labels}, "f:spec": {"f:color": {}}});
+    let rest = json!({"f:spec": {".": {}, "f:replicas": {}, "f:size": {}}});
     let held = [
         owner("mover", "Update", "", mover.clone()),
         owner("painter", "Update", "", rest.clone()),
@@ -308,7 +310,7 @@ async fn every_write_has_an_owner() {
         "watcher",
         "Update",
         "status",
-        json!({"f:status": {"f:ready": {}}}),
+        json!({"f:status": {".": {}, "f:ready": {}}}),
     );
     assert!(owners(&told).contains(&watcher), "{:?}", owners(&told));
     assert_eq!(owners(&told).len(), 3);
@@ -326,7 +328,8 @@ async fn every_write_has_an_owner() {
         json!({"f:spec": {"f:replicas": {}}}),
     );
     assert!(owners(&scaled).contains(&scaler), "{:?}", owners(&scaled));
-    let rest = owner("painter", "Update", "", json!({"f:spec": {"f:size": {}}}));
+    let rest = json!({"f:spec": {".": {}, "f:size": {}}});
+    let rest = owner("painter", "Update", "", rest);
     assert!(owners(&scaled).contains(&rest), "{:?}", owners(&scaled));
 
     // What is removed belongs to nobody.

@@ -233,6 +233,18 @@ impl Strategy for Row {
         self.kind.map_is_atomic(path)
     }
 
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        self.kind.warnings(object, old)
+    }
+
+    fn written(&self, object: &Value) -> Value {
+        self.kind.written(object)
+    }
+
+    fn outside_status(&self) -> &'static [&'static [&'static str]] {
+        self.kind.outside_status()
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         self.kind.cells(object, now)
     }

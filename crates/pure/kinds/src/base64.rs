@@ -32,6 +32,26 @@ pub(crate) fn is_valid(text: &str) -> bool {
             .all(|byte| ALPHABET.contains(byte))
 }
 
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    if !is_valid(text) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut group, mut bits) = (0_u32, 0);
+    for byte in text.bytes() {
+        let Some(digit) = ALPHABET.iter().position(|one| *one == byte) else {
+            continue;
+        };
+        group = group << 6 | u32::try_from(digit).ok()?;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            out.push(u8::try_from(group >> bits & 0xff).ok()?);
+        }
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +61,7 @@ mod tests {
         for (bytes, text) in [("", ""), ("a", "YQ=="), ("hi", "aGk="), ("hi!", "aGkh")] {
             assert_eq!(encode(bytes.as_bytes()), text);
             assert!(is_valid(text));
+            assert_eq!(decode(text), Some(bytes.as_bytes().to_vec()));
         }
         assert!(!is_valid("Y") && !is_valid("Y===") && !is_valid("a.=="));
     }

@@ -5,6 +5,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use crate::FieldError;
+use crate::protobuf::written;
 use crate::read::{int, list, map_mut, text};
 
 /// Whether objects of a kind live in namespaces.
@@ -164,6 +165,28 @@ impl Kind {
     /// Fills in what Kubernetes fills in where the document is silent.
     pub fn set_defaults(&self, object: &mut Value) {
         (self.defaults)(object);
+        written::fill(self, object);
+    }
+
+    /// The object with everything that Kubernetes always writes of this kind, null where
+    /// nothing is said. `{}` stands for a new object.
+    pub fn written(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        written::fill_with_nulls(self, &mut object);
+        object
+    }
+
+    /// Paths of what a write at the `status` endpoint leaves as it is.
+    pub fn outside_status(&self) -> &'static [&'static [&'static str]] {
+        match self.kind {
+            "Pod" => &[
+                &["spec"],
+                &["metadata", "deletionTimestamp"],
+                &["metadata", "ownerReferences"],
+            ],
+            "Deployment" => &[&["spec"], &["metadata", "labels"]],
+            _ => &[&["spec"]],
+        }
     }
 
     /// The name of the kind's schema in OpenAPI: `io.k8s.api.core.v1.Service`.

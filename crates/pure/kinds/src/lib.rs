@@ -27,6 +27,7 @@ mod schema;
 mod syntax;
 mod validate;
 mod view;
+mod warnings;
 
 pub use allocate::{
     AddressObjects, AllocateError, AllocationFailure, ClusterIpAllocator, NodePortAllocator,

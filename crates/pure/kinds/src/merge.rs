@@ -252,7 +252,11 @@ const ATOMIC_TYPES: &[&str] = &[
 /// Fields whose parts have owners of their own, though their type is atomic elsewhere.
 const GRANULAR: &[(&str, &str)] = &[("PersistentVolumeSpec", "claimRef")];
 
-const ATOMIC_MAPS: &[(&str, &str)] = &[("ServiceSpec", "selector"), ("PodSpec", "nodeSelector")];
+const ATOMIC_MAPS: &[(&str, &str)] = &[
+    ("ServiceSpec", "selector"),
+    ("PodSpec", "nodeSelector"),
+    ("ControllerRevision", "data"),
+];
 
 #[cfg(test)]
 mod tests {

@@ -245,6 +245,7 @@ const KINDS: &[Kind] = &[
         create: prepare::pod_create,
         update: prepare::pod_update,
         validate: validate::pod,
+        validate_new: validate::pod_create,
         validate_update: validate::pod_update,
         validate_status: validate::pod_status,
         selectable: &[
@@ -320,8 +321,6 @@ const KINDS: &[Kind] = &[
         schema: schema_of::<Secret>,
         definition: "io.k8s.api.core.v1.Secret",
         defaults: defaults::secret,
-        create: prepare::secret_create,
-        update: prepare::secret_update,
         validate: validate::secret,
         validate_update: validate::secret_update,
         selectable: &["type"],

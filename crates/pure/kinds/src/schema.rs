@@ -13,6 +13,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
+use crate::protobuf::written;
 use crate::{Kind, Quantity, base64, registry};
 
 /// What decoding a document found.
@@ -223,11 +224,12 @@ impl Kind {
         decoded
     }
 
-    /// Drops fields this kind does not have, and nulls: what decoding into a struct and
+    /// Drops fields this kind does not have, nulls and zeros that say nothing: what decoding into a struct and
     /// encoding again would drop.
     pub fn prune(&self, object: &mut Value) {
         let types = types();
         prune(object, &types.root(self), types);
+        written::drop_zeros(self, object);
     }
 }
 

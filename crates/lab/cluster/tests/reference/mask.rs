@@ -103,6 +103,9 @@ impl Masker {
     fn value(&self, value: &mut Value, path: &mut Vec<String>) {
         match value {
             Value::Object(map) => {
+                if let Some(Value::Array(owners)) = map.get_mut("managedFields") {
+                    in_one_order(owners);
+                }
                 for (key, one) in map {
                     path.push(key.clone());
                     self.value(one, path);
@@ -143,18 +146,42 @@ impl Masker {
                 text = replace_words(&text, value, &format!("<{name}>"));
             }
         }
-        let Ok(address) = text.parse::<IpAddr>() else {
-            return text;
-        };
-        let family = self
-            .ranges
-            .iter()
-            .find(|(_, range)| range.contains(&address));
-        match family {
-            Some((family, _)) if !self.said.contains(&text) => format!("<{family}>"),
-            _ => text,
-        }
+        self.without_drawn(&text)
     }
+
+    /// Addresses that a server chose, alone or in a sentence.
+    fn without_drawn(&self, text: &str) -> String {
+        let part = |letter: char| letter.is_ascii_hexdigit() || letter == '.' || letter == ':';
+        let mut result = String::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let start = rest.find(part).unwrap_or(rest.len());
+            let (before, from) = rest.split_at(start);
+            let (word, after) = from.split_at(from.find(|one| !part(one)).unwrap_or(from.len()));
+            result.push_str(before);
+            match self.family_drawn(word) {
+                Some(family) => result.push_str(&format!("<{family}>")),
+                None => result.push_str(word),
+            }
+            rest = after;
+        }
+        result
+    }
+
+    fn family_drawn(&self, word: &str) -> Option<&'static str> {
+        let address = word.parse::<IpAddr>().ok()?;
+        let mut ranges = self.ranges.iter();
+        let (family, _) = ranges.find(|(_, range)| range.contains(&address))?;
+        (!self.said.contains(word)).then_some(*family)
+    }
+}
+
+/// Owners stand in the order of the seconds of their writes.
+fn in_one_order(owners: &mut [Value]) {
+    owners.sort_by_key(|owner| {
+        ["operation", "manager", "subresource"]
+            .map(|field| owner[field].as_str().unwrap_or_default().to_owned())
+    });
 }
 
 /// Replaces a value where it is not part of a longer word.

@@ -134,7 +134,7 @@ impl ServiceAllocator {
         if wants_address(service) {
             self.allocate_addresses(service, &[], seed)?;
         }
-        self.allocate_ports(service, &[], seed)?;
+        self.allocate_ports(service, None, seed)?;
         self.allocate_health_port(service, None, seed)
     }
 
@@ -156,11 +156,12 @@ impl ServiceAllocator {
         sync_cluster_ips(service, Some(old));
         self.settle_families(service, Some(old))?;
         let before = held_addresses(old);
-        if wants_address(service) {
+        // What was headless stays so: the rules refuse the rest.
+        if wants_address(service) && !families::is_headless(old) {
             self.allocate_addresses(service, &before, seed)?;
         }
         let old_ports = held_ports(old);
-        self.allocate_ports(service, &old_ports, seed)?;
+        self.allocate_ports(service, Some(&old_ports), seed)?;
         self.allocate_health_port(service, Some(old), seed)?;
         let after = held_addresses(service);
         for address in before.into_iter().filter(|one| !after.contains(one)) {
@@ -361,8 +362,11 @@ impl ServiceAllocator {
         Ok(())
     }
 
-    /// Ports of one number share a node port, whatever their protocols.
-    fn allocate_ports(&mut self, service: &mut Value, held: &[u16], seed: u64) -> Outcome {
+    /// Ports of one number share a node port, whatever their protocols, when a Service is
+    /// new; `held` are those it had.
+    fn allocate_ports(&mut self, service: &mut Value, held: Option<&[u16]>, seed: u64) -> Outcome {
+        let shares = held.is_none();
+        let held = held.unwrap_or_default();
         if !matches!(
             text(service, &["spec", "type"]),
             "NodePort" | "LoadBalancer"
@@ -386,9 +390,11 @@ impl ServiceAllocator {
         for ((index, &(port, node_port)), protocol) in asked.iter().enumerate().zip(&protocols) {
             let twin = settled
                 .iter()
-                .find(|(known, _)| *known == port)
+                .find(|(known, _)| shares && *known == port)
                 .map(|(_, at)| *at);
-            let sibling = asked.iter().find(|(known, at)| *known == port && *at != 0);
+            let sibling = asked
+                .iter()
+                .find(|(known, at)| shares && *known == port && *at != 0);
             let wanted = match (node_port, twin, sibling) {
                 (0, Some(twin), _) => Some(i64::from(twin)),
                 (0, None, Some((_, at))) => Some(*at),

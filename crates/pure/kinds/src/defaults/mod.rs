@@ -6,10 +6,10 @@ mod service;
 mod storage;
 mod workload;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::Quantity;
 use crate::read::{at, default, default_text, list, list_mut, map_mut, text};
+use crate::{Quantity, base64};
 
 pub(crate) use networking::{ingress_class, network_policy};
 pub(crate) use pod::{pod, pod_template};
@@ -60,6 +60,27 @@ pub(crate) fn node(object: &mut Value) {
 pub(crate) fn secret(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         default_text(map, "type", "Opaque");
+    }
+    string_data(object);
+}
+
+/// `stringData` is write-only: it ends in `data`.
+fn string_data(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    let Some(Value::Object(texts)) = map.remove("stringData") else {
+        return;
+    };
+    let data = map.entry("data").or_insert_with(|| json!({}));
+    if data.is_null() {
+        *data = json!({});
+    }
+    if let Some(data) = data.as_object_mut() {
+        for (key, value) in texts {
+            let encoded = base64::encode(value.as_str().unwrap_or("").as_bytes());
+            data.insert(key, encoded.into());
+        }
     }
 }
 

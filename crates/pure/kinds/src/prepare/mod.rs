@@ -7,8 +7,8 @@ mod storage;
 
 use serde_json::{Map, Value, json};
 
+use crate::Kind;
 use crate::read::{at, list, list_mut, map_mut, same};
-use crate::{Kind, base64};
 
 pub(crate) use pod::{pod_create, pod_update};
 pub(crate) use service::{service_create, service_update};
@@ -261,30 +261,6 @@ pub(crate) fn namespace_update(object: &mut Value, old: &Value) {
     carry(object, old, &["spec"], "finalizers");
 }
 
-/// `stringData` is write-only: it ends in `data`.
-pub(crate) fn secret_create(object: &mut Value) {
-    let Some(map) = object.as_object_mut() else {
-        return;
-    };
-    let Some(Value::Object(texts)) = map.remove("stringData") else {
-        return;
-    };
-    let data = map.entry("data").or_insert_with(|| json!({}));
-    if data.is_null() {
-        *data = json!({});
-    }
-    if let Some(data) = data.as_object_mut() {
-        for (key, value) in texts {
-            let encoded = base64::encode(value.as_str().unwrap_or("").as_bytes());
-            data.insert(key, encoded.into());
-        }
-    }
-}
-
-pub(crate) fn secret_update(object: &mut Value, _: &Value) {
-    secret_create(object);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +347,7 @@ mod tests {
     fn string_data_is_encoded() {
         let kind = find_kind("", "v1", "Secret").unwrap();
         let mut secret = json!({"stringData": {"a": "hello", "b": "hi!"}});
-        kind.prepare_create(&mut secret);
+        kind.set_defaults(&mut secret);
         assert_eq!(secret["data"], json!({"a": "aGVsbG8=", "b": "aGkh"}));
     }
 

@@ -41,33 +41,7 @@ fn carry_allocations(object: &mut Value, old: &Value) {
             }
         }
     }
-    let needs_port =
-        |service: &Value| matches!(kind(service).as_str(), "NodePort" | "LoadBalancer");
-    if needs_port(object) && needs_port(old) {
-        let old_ports: Vec<Value> = list(old, &["spec", "ports"]).to_vec();
-        let mut taken: Vec<Value> = list(object, &["spec", "ports"])
-            .iter()
-            .filter_map(|port| at(port, &["nodePort"]).cloned())
-            .collect();
-        for port in list_mut(object, &["spec", "ports"]) {
-            if int(port, &["nodePort"]).unwrap_or(0) != 0 {
-                continue;
-            }
-            let twin = old_ports.iter().find(|old| {
-                at(old, &["port"]) == at(port, &["port"])
-                    && text(old, &["protocol"]) == text(port, &["protocol"])
-            });
-            let Some(number) = twin.and_then(|twin| at(twin, &["nodePort"])).cloned() else {
-                continue;
-            };
-            if !taken.contains(&number)
-                && let Some(port) = port.as_object_mut()
-            {
-                port.insert("nodePort".to_owned(), number.clone());
-                taken.push(number);
-            }
-        }
-    }
+    carry_node_ports(object, old);
     let health = |service: &Value| {
         kind(service) == "LoadBalancer"
             && text(service, &["spec", "externalTrafficPolicy"]) == "Local"
@@ -77,6 +51,61 @@ fn carry_allocations(object: &mut Value, old: &Value) {
         && int(object, &["spec", "healthCheckNodePort"]).unwrap_or(0) == 0
     {
         carry(object, old, &["spec"], "healthCheckNodePort");
+    }
+}
+
+/// A port that says no node port keeps the one that the port of its name had, unless both
+/// versions use that one for another.
+fn carry_node_ports(object: &mut Value, old: &Value) {
+    if !draws_node_ports(object) || !draws_node_ports(old) {
+        return;
+    }
+    let numbers = |service: &Value| -> Vec<i64> {
+        let ports = list(service, &["spec", "ports"]).iter();
+        ports
+            .filter_map(|port| int(port, &["nodePort"]))
+            .filter(|number| *number != 0)
+            .collect()
+    };
+    let before = numbers(old);
+    let both: Vec<i64> = numbers(object)
+        .into_iter()
+        .filter(|number| before.contains(number))
+        .collect();
+    let old_ports = list(old, &["spec", "ports"]);
+    for port in list_mut(object, &["spec", "ports"]) {
+        if int(port, &["nodePort"]).unwrap_or(0) != 0 {
+            continue;
+        }
+        let name = text(port, &["name"]);
+        let twin = old_ports.iter().rfind(|old| text(old, &["name"]) == name);
+        let number = twin.and_then(|twin| int(twin, &["nodePort"])).unwrap_or(0);
+        if number != 0
+            && !both.contains(&number)
+            && let Some(port) = port.as_object_mut()
+        {
+            port.insert("nodePort".to_owned(), number.into());
+        }
+    }
+}
+
+/// Whether ports of this Service get node ports without asking for them.
+fn draws_node_ports(service: &Value) -> bool {
+    match text(service, &["spec", "type"]) {
+        "NodePort" => true,
+        "LoadBalancer" => {
+            at(service, &["spec", "allocateLoadBalancerNodePorts"]) != Some(&json!(false))
+        }
+        _ => false,
+    }
+}
+
+/// Whether something outside the cluster reaches the Service.
+fn reached_from_outside(service: &Value) -> bool {
+    match text(service, &["spec", "type"]) {
+        "NodePort" | "LoadBalancer" => true,
+        "ClusterIP" => !list(service, &["spec", "externalIPs"]).is_empty(),
+        _ => false,
     }
 }
 
@@ -97,12 +126,13 @@ fn drop_dependent_fields(object: &mut Value, old: &Value) {
         }
     }
     let external = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    if reached_from_outside(old)
+        && !reached_from_outside(object)
+        && unchanged(object, "externalTrafficPolicy")
+    {
+        drop.push("externalTrafficPolicy");
+    }
     if external(&old_kind) && !external(&kind) {
-        if unchanged(object, "externalTrafficPolicy")
-            && list(object, &["spec", "externalIPs"]).is_empty()
-        {
-            drop.push("externalTrafficPolicy");
-        }
         let same_ports = same_node_ports(object, old);
         if same_ports {
             for port in list_mut(object, &["spec", "ports"]) {
@@ -172,7 +202,7 @@ mod tests {
             "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
             "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]}});
         let mut new = json!({"spec": {"type": "NodePort", "ports": [
-            {"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]}});
+            {"port": 80, "protocol": "TCP"}, {"name": "b", "port": 81, "protocol": "TCP"}]}});
         kind.prepare_update(&mut new, &old, None);
         assert_eq!(new["spec"]["clusterIPs"], json!(["10.96.0.9"]));
         assert_eq!(new["spec"]["ports"][0]["nodePort"], 30080);

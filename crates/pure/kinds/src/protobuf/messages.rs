@@ -21,6 +21,10 @@ pub(super) struct Field {
     pub(super) form: Form,
     /// Whether zero, false, empty say something.
     pub(super) may_be_zero: bool,
+    /// Whether it can be absent, whatever its zero means.
+    pub(super) is_pointer: bool,
+    /// Whether JSON has it even when it is zero.
+    pub(super) is_always_there: bool,
 }
 
 impl Field {
@@ -111,6 +115,11 @@ impl Messages {
         self.roots.get(&(api_version, kind)).copied()
     }
 
+    /// All fields of a message.
+    pub(super) fn fields(&self, message: &str) -> &[Field] {
+        self.messages.get(message).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn field(&self, message: &str, number: u32) -> Option<&Field> {
         let mut fields = self.messages.get(message)?.iter();
         fields.find(|field| field.number == number)
@@ -151,6 +160,8 @@ fn field(number: u32, name: &'static str, kind: &'static str) -> Option<Field> {
         shape,
         form,
         may_be_zero: always.is_some() || pointer.is_some(),
+        is_pointer: pointer.is_some(),
+        is_always_there: always.is_some(),
     })
 }
 

@@ -10,6 +10,7 @@
 
 mod messages;
 mod wire;
+pub(crate) mod written;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};

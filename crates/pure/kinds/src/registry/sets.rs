@@ -24,6 +24,7 @@ pub(super) const KINDS: &[Kind] = &[
         create: prepare::stateful_set_create,
         update: prepare::keep_status,
         validate: validate::stateful_set,
+        validate_new: validate::stateful_set_create,
         validate_update: validate::stateful_set_update,
         validate_status: validate::stateful_set_status,
         counts_generation: true,

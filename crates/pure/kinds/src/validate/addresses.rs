@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::rules::ip;
 use super::service::{field, headless};
-use crate::read::{at, int, map, texts};
+use crate::read::{at, int, texts};
 use crate::{FieldError, Path};
 
 const FAMILIES: &[&str] = &["IPv4", "IPv6"];
@@ -108,20 +108,13 @@ pub(crate) fn service_update(object: &Value, old: &Value) -> Vec<FieldError> {
         return errors;
     }
     let spec = Path::new("spec");
-    settled(
-        &mut errors,
-        object,
-        old,
-        "clusterIPs",
-        "primary clusterIP can not be unset",
-    );
-    settled(
-        &mut errors,
-        object,
-        old,
-        "ipFamilies",
-        "primary ipFamily can not be unset",
-    );
+    if !(headless(object) && headless(old)) {
+        settled_addresses(&mut errors, object, old);
+    }
+    // What has no addresses can change its families.
+    if !headless(object) && !headless(old) {
+        settled_families(&mut errors, object, old);
+    }
     let balanced = |service: &Value| field(service, "type") == "LoadBalancer";
     if balanced(object) && balanced(old) {
         let class = |service| at(service, &["spec", "loadBalancerClass"]).cloned();
@@ -140,37 +133,64 @@ pub(crate) fn service_update(object: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 /// Of a list of one value a family neither may change; the second may come and go.
-fn settled(errors: &mut Vec<FieldError>, object: &Value, old: &Value, name: &str, unset: &str) {
-    let path = Path::new("spec").child(name);
-    let new = texts(object, &["spec", name]);
-    let had = texts(old, &["spec", name]);
-    if had.is_empty() {
-        return;
-    }
-    if name == "ipFamilies"
-        && headless(object)
-        && map(object, &["spec", "selector"]).is_none_or(Map::is_empty)
-    {
-        // Whoever writes the endpoints by hand may change families at will.
-        return;
-    }
-    match new.first() {
-        None => errors.push(FieldError::invalid(&path.index(0), json!(new), unset)),
-        Some(first) if *first != had[0] => {
-            errors.push(FieldError::invalid(
-                &path.index(0),
-                json!(new),
-                "may not change once set",
-            ));
+const SETTLED: &str = "may not change once set";
+
+fn settled_addresses(errors: &mut Vec<FieldError>, object: &Value, old: &Value) {
+    let path = Path::new("spec").child("clusterIPs");
+    let new = texts(object, &["spec", "clusterIPs"]);
+    let had = texts(old, &["spec", "clusterIPs"]);
+    let mut change = |index: usize, detail: &str| {
+        errors.push(FieldError::invalid(&path.index(index), json!(new), detail));
+    };
+    if had.len() == new.len() {
+        let changed = had.iter().zip(&new).enumerate();
+        for (index, _) in changed.filter(|(_, (had, new))| had != new) {
+            change(index, SETTLED);
         }
-        Some(_) => {}
+        return;
     }
-    if new.len() == 2 && had.len() == 2 && new[1] != had[1] {
-        errors.push(FieldError::invalid(
-            &path.index(1),
-            json!(new),
-            "may not change once set",
-        ));
+    match (had.first(), new.first()) {
+        (Some(_), None) => change(0, "primary clusterIP can not be unset"),
+        (Some(had), Some(new)) if had != new => change(0, SETTLED),
+        _ => {}
+    }
+    if had.len() > new.len() && new.len() == 1 {
+        let detail = "must be set to 'SingleStack' when releasing the secondary clusterIP";
+        single_stack(errors, object, detail);
+    }
+}
+
+fn settled_families(errors: &mut Vec<FieldError>, object: &Value, old: &Value) {
+    let path = Path::new("spec").child("ipFamilies").index(0);
+    let new = texts(object, &["spec", "ipFamilies"]);
+    let had = texts(old, &["spec", "ipFamilies"]);
+    let addresses = texts(object, &["spec", "clusterIPs"]);
+    if had.len() == new.len() {
+        for _ in had.iter().zip(&new).filter(|(had, new)| had != new) {
+            errors.push(FieldError::invalid(&path, json!(new), SETTLED));
+        }
+        return;
+    }
+    if had.len() > new.len() && addresses.is_empty() {
+        let detail = "primary ipFamily can not be unset";
+        errors.push(FieldError::invalid(&path, json!(new), detail));
+    }
+    if let (Some(had), Some(new)) = (had.first(), new.first())
+        && had != new
+    {
+        errors.push(FieldError::invalid(&path, json!(addresses), SETTLED));
+    }
+    if had.len() > new.len() && new.len() == 1 {
+        let detail = "must be set to 'SingleStack' when releasing the secondary ipFamily";
+        single_stack(errors, object, detail);
+    }
+}
+
+fn single_stack(errors: &mut Vec<FieldError>, object: &Value, detail: &str) {
+    let policy = field(object, "ipFamilyPolicy");
+    if policy != "SingleStack" {
+        let path = Path::new("spec").child("ipFamilyPolicy");
+        errors.push(FieldError::invalid(&path, policy, detail));
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::pod::user_or_group;
 use super::rules::{
     PROTOCOLS, dns_label, invalid_all, ip, not_negative, one_of, port_number, port_number_or_name,
 };
-use crate::read::{at, int, list, map, text};
+use crate::read::{at, flag, int, list, map, text};
 use crate::syntax::{
     is_config_map_key, is_env_name, is_http_header, is_port_name, is_qualified_name,
 };
@@ -50,6 +51,7 @@ pub(super) fn container(
         errors.push(FieldError::not_supported(&path, policy, MESSAGE_POLICIES));
     }
     resources(errors, &path.child("resources"), container);
+    security_context(errors, &path.child("securityContext"), container);
     hooks(errors, &path.child("lifecycle"), container);
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(value) = at(container, &[probe]) {
@@ -57,6 +59,30 @@ pub(super) fn container(
             check_probe(errors, &path, value, probe != "readinessProbe");
             probe_grace(errors, &path, value, probe);
         }
+    }
+}
+
+/// Users, groups, and what would contradict itself.
+fn security_context(errors: &mut Vec<FieldError>, path: &Path, container: &Value) {
+    let Some(context) = at(container, &["securityContext"]) else {
+        return;
+    };
+    for field in ["runAsUser", "runAsGroup"] {
+        user_or_group(errors, &path.child(field), int(context, &[field]));
+    }
+    if at(context, &["allowPrivilegeEscalation"]) != Some(&json!(false)) {
+        return;
+    }
+    let mut contradicts = |what: &str| {
+        let detail = format!("cannot set `allowPrivilegeEscalation` to false and {what}");
+        errors.push(FieldError::invalid(path, context.clone(), detail));
+    };
+    if flag(context, &["privileged"]) {
+        contradicts("`privileged` to true");
+    }
+    let added = list(context, &["capabilities", "add"]);
+    if added.iter().any(|one| one == "CAP_SYS_ADMIN") {
+        contradicts("`capabilities.Add` CAP_SYS_ADMIN");
     }
 }
 

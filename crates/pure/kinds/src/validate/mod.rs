@@ -9,7 +9,9 @@ mod network;
 mod network_policy;
 mod object;
 mod pod;
+mod pod_change;
 mod rules;
+mod scheduling;
 mod service;
 mod service_range;
 mod sets;
@@ -32,12 +34,13 @@ pub(crate) use object::{
     config_map, config_map_update, lease, node, node_update, role_binding, role_binding_update,
     secret, secret_update,
 };
-pub(crate) use pod::{pod, pod_status, pod_update};
+pub(crate) use pod::{pod, pod_create};
+pub(crate) use pod_change::{pod_status, pod_update};
 pub(crate) use service::{service, service_status};
 pub(crate) use service_range::{ip_address, ip_address_update, service_cidr, service_cidr_update};
 pub(crate) use sets::{
-    controller_revision, controller_revision_update, stateful_set, stateful_set_status,
-    stateful_set_update,
+    controller_revision, controller_revision_update, stateful_set, stateful_set_create,
+    stateful_set_status, stateful_set_update,
 };
 pub(crate) use storage::{
     persistent_volume, persistent_volume_claim, persistent_volume_claim_update,

@@ -55,9 +55,11 @@ fn endpoint(errors: &mut Vec<FieldError>, path: &Path, kind: &str, endpoint: &Va
         let path = addresses_path.index(index);
         match kind {
             "IPv4" | "IPv6" => {
-                let fits = address
-                    .parse::<IpAddr>()
-                    .is_ok_and(|parsed| parsed.is_ipv4() == (kind == "IPv4"));
+                let fits = address.parse::<IpAddr>().is_ok_and(|parsed| match parsed {
+                    IpAddr::V4(_) => kind == "IPv4",
+                    // An IPv4 address written as one of IPv6 is neither.
+                    IpAddr::V6(v6) => kind == "IPv6" && v6.to_ipv4_mapped().is_none(),
+                });
                 if !fits {
                     let detail = format!("must be a valid {kind} address");
                     errors.push(FieldError::invalid(&path, address, detail));
@@ -96,9 +98,6 @@ fn endpoint(errors: &mut Vec<FieldError>, path: &Path, kind: &str, endpoint: &Va
         {
             errors.push(FieldError::duplicate(&path, name));
         }
-        if name.is_empty() {
-            errors.push(FieldError::required(&path, ""));
-        }
         invalid_all(errors, &path, name, is_label_value(name));
     }
 }
@@ -135,12 +134,16 @@ fn slice_ports(errors: &mut Vec<FieldError>, slice: &Value) {
         {
             errors.push(FieldError::duplicate(&path.child("name"), name));
         }
-        one_of(
-            errors,
-            &path.child("protocol"),
-            text(port, &["protocol"]),
-            PROTOCOLS,
-        );
+        let path_of_protocol = path.child("protocol");
+        match at(port, &["protocol"]).and_then(Value::as_str) {
+            None => errors.push(FieldError::required(&path_of_protocol, "")),
+            Some(protocol) if PROTOCOLS.contains(&protocol) => {}
+            Some(protocol) => errors.push(FieldError::not_supported(
+                &path_of_protocol,
+                protocol,
+                PROTOCOLS,
+            )),
+        }
         if let Some(protocol) = at(port, &["appProtocol"]).and_then(Value::as_str) {
             qualified_name(errors, &path.child("appProtocol"), protocol);
         }
@@ -174,7 +177,8 @@ pub(crate) fn endpoints(object: &Value) -> Vec<FieldError> {
                 let value = text(address, &["ip"]);
                 ip(&mut errors, &path.child("ip"), value);
                 endpoint_address(&mut errors, &path.child("ip"), value);
-                if let Some(hostname) = at(address, &["hostname"]).and_then(Value::as_str) {
+                let hostname = text(address, &["hostname"]);
+                if !hostname.is_empty() {
                     dns_label(&mut errors, &path.child("hostname"), hostname);
                 }
                 if let Some(node) = at(address, &["nodeName"]).and_then(Value::as_str) {

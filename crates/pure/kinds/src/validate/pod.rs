@@ -1,21 +1,18 @@
 //! Rules of pods and pod templates.
 
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
 
 use super::container::{container, host_ports, init_container};
 use super::rules::{
-    dns_label, dns_subdomain, invalid_all, ip, label_selector, labels, not_negative, one_of,
-    qualified_name,
+    dns_label, dns_subdomain, invalid_all, ip, labels, not_negative, one_of, qualified_name,
 };
-use crate::read::{at, flag, int, list, map, same, text, texts};
-use crate::syntax::{SYSCTL_FORM, is_config_map_key, is_label_value, is_sysctl};
+use super::scheduling::scheduling;
+use crate::read::{at, flag, int, list, map, text, texts};
+use crate::syntax::{SYSCTL_FORM, is_config_map_key, is_sysctl};
 use crate::{FieldError, Path};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
 const VOLUME_SOURCES: &[&str] = &[
     "emptyDir",
     "hostPath",
@@ -83,12 +80,7 @@ pub(super) fn pod_spec(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) 
             dns_label(errors, &path.child(field), value);
         }
     }
-    for field in [
-        "serviceAccountName",
-        "nodeName",
-        "priorityClassName",
-        "schedulerName",
-    ] {
+    for field in ["serviceAccountName", "nodeName", "priorityClassName"] {
         let value = text(spec, &[field]);
         if !value.is_empty() {
             dns_subdomain(errors, &path.child(field), value);
@@ -112,19 +104,75 @@ pub(super) fn pod_spec(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) 
         map(spec, &["nodeSelector"]),
     );
     host_aliases(errors, &path.child("hostAliases"), spec);
-    sysctls(errors, path, spec, host_network);
+    security_context(errors, path, spec);
     for (index, gate) in list(spec, &["readinessGates"]).iter().enumerate() {
         let path = path.child("readinessGates").index(index);
         let kind = text(gate, &["conditionType"]);
         qualified_name(errors, &path.child("conditionType"), kind);
     }
-    tolerations(errors, &path.child("tolerations"), spec);
-    placement(errors, path, spec);
+    scheduling(errors, path, spec);
+    operating_system(errors, &path.child("os"), spec);
+}
+
+/// Rules of a new pod only.
+pub(crate) fn pod_create(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if !list(object, &["spec", "ephemeralContainers"]).is_empty() {
+        let path = Path::new("spec").child("ephemeralContainers");
+        errors.push(FieldError::forbidden(&path, "cannot be set on create"));
+    }
+    errors
+}
+
+fn operating_system(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    const SYSTEMS: &[&str] = &["linux", "windows"];
+    match at(spec, &["os"]).map(|os| text(os, &["name"])) {
+        None => {}
+        Some("") => errors.push(FieldError::required(&path.child("name"), "cannot be empty")),
+        Some(name) if SYSTEMS.contains(&name) => {}
+        Some(name) => errors.push(FieldError::not_supported(path, name, SYSTEMS)),
+    }
+}
+
+/// Users and groups that all containers share.
+fn security_context(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    const GROUP_CHANGES: &[&str] = &["Always", "OnRootMismatch"];
+    let context = at(spec, &["securityContext"]).unwrap_or(&Value::Null);
+    let path = path.child("securityContext");
+    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
+        user_or_group(errors, &path.child(field), int(context, &[field]));
+    }
+    for (index, group) in list(context, &["supplementalGroups"]).iter().enumerate() {
+        let path = path.child("supplementalGroups").index(index);
+        user_or_group(errors, &path, group.as_i64());
+    }
+    if flag(spec, &["shareProcessNamespace"]) && flag(spec, &["hostPID"]) {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        let path = path.child("shareProcessNamespace");
+        errors.push(FieldError::invalid(&path, true, detail));
+    }
+    sysctls(errors, &path.child("sysctls"), spec);
+    if let Some(policy) = at(context, &["fsGroupChangePolicy"]).and_then(Value::as_str)
+        && !GROUP_CHANGES.contains(&policy)
+    {
+        let path = path.child("fsGroupChangePolicy");
+        errors.push(FieldError::not_supported(&path, policy, GROUP_CHANGES));
+    }
+}
+
+/// A number of a user or group.
+pub(super) fn user_or_group(errors: &mut Vec<FieldError>, path: &Path, id: Option<i64>) {
+    if let Some(id) = id
+        && i32::try_from(id).map_or(true, |id| id < 0)
+    {
+        let detail = "must be between 0 and 2147483647, inclusive";
+        errors.push(FieldError::invalid(path, id, detail));
+    }
 }
 
 /// Settings of the kernel: of the pod's own network, so none with the node's.
-fn sysctls(errors: &mut Vec<FieldError>, path: &Path, spec: &Value, host_network: bool) {
-    let path = path.child("securityContext").child("sysctls");
+fn sysctls(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
+    let host_network = flag(spec, &["hostNetwork"]);
     let mut names: Vec<&str> = Vec::new();
     for (index, sysctl) in list(spec, &["securityContext", "sysctls"])
         .iter()
@@ -241,6 +289,12 @@ fn volumes<'a>(errors: &mut Vec<FieldError>, path: &Path, spec: &'a Value) -> Ve
             errors.push(FieldError::forbidden(&path.child(extra), detail));
         }
         source(errors, &path, volume);
+        let size = at(volume, &["emptyDir", "sizeLimit"]).and_then(Value::as_str);
+        if size.is_some_and(|size| size.starts_with('-')) {
+            let path = path.child("emptyDir").child("sizeLimit");
+            let detail = "SizeLimit field must be a valid resource quantity";
+            errors.push(FieldError::forbidden(&path, detail));
+        }
     }
     names
 }
@@ -282,211 +336,6 @@ fn source(errors: &mut Vec<FieldError>, path: &Path, volume: &Value) {
             }
         }
     }
-}
-
-fn tolerations(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
-    for (index, toleration) in list(spec, &["tolerations"]).iter().enumerate() {
-        let path = path.index(index);
-        let key = text(toleration, &["key"]);
-        let operator = text(toleration, &["operator"]);
-        let value = text(toleration, &["value"]);
-        if !key.is_empty() {
-            qualified_name(errors, &path.child("key"), key);
-        } else if operator != "Exists" {
-            let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-            errors.push(FieldError::invalid(
-                &path.child("operator"),
-                operator,
-                detail,
-            ));
-        }
-        let effect = text(toleration, &["effect"]);
-        if at(toleration, &["tolerationSeconds"]).is_some() && effect != "NoExecute" {
-            let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
-            errors.push(FieldError::invalid(&path.child("effect"), effect, detail));
-        }
-        match operator {
-            "" | "Equal" => {
-                invalid_all(
-                    errors,
-                    &path.child("operator"),
-                    value,
-                    is_label_value(value),
-                );
-            }
-            "Exists" if !value.is_empty() => errors.push(FieldError::invalid(
-                &path.child("operator"),
-                toleration.clone(),
-                "value must be empty when `operator` is 'Exists'",
-            )),
-            "Exists" => {}
-            other => errors.push(FieldError::not_supported(
-                &path.child("operator"),
-                other,
-                &["Equal", "Exists"],
-            )),
-        }
-        if !effect.is_empty() && !EFFECTS.contains(&effect) {
-            errors.push(FieldError::not_supported(
-                &path.child("effect"),
-                effect,
-                EFFECTS,
-            ));
-        }
-    }
-}
-
-fn placement(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
-    for kind in ["podAffinity", "podAntiAffinity"] {
-        let field = "requiredDuringSchedulingIgnoredDuringExecution";
-        let path = path.child("affinity").child(kind).child(field);
-        for (index, term) in list(spec, &["affinity", kind, field]).iter().enumerate() {
-            let path = path.index(index);
-            if let Some(selector) = at(term, &["labelSelector"]) {
-                label_selector(errors, &path.child("labelSelector"), selector);
-            }
-            let key = text(term, &["topologyKey"]);
-            let path = path.child("topologyKey");
-            if key.is_empty() {
-                errors.push(FieldError::required(&path, "can not be empty"));
-            }
-            qualified_name(errors, &path, key);
-        }
-    }
-    let spread_path = path.child("topologySpreadConstraints");
-    for (index, spread) in list(spec, &["topologySpreadConstraints"])
-        .iter()
-        .enumerate()
-    {
-        let path = spread_path.index(index);
-        let skew = int(spread, &["maxSkew"]).unwrap_or(0);
-        if skew <= 0 {
-            errors.push(FieldError::invalid(
-                &path.child("maxSkew"),
-                skew,
-                "must be greater than zero",
-            ));
-        }
-        if text(spread, &["topologyKey"]).is_empty() {
-            errors.push(FieldError::required(
-                &path.child("topologyKey"),
-                "can not be empty",
-            ));
-        }
-        let action = text(spread, &["whenUnsatisfiable"]);
-        let actions = &["DoNotSchedule", "ScheduleAnyway"];
-        if !actions.contains(&action) {
-            let path = path.child("whenUnsatisfiable");
-            errors.push(FieldError::not_supported(&path, action, actions));
-        }
-    }
-}
-
-/// Addresses of a pod: each well formed, one a family.
-pub(crate) fn pod_status(object: &Value, _: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let path = Path::new("status").child("podIPs");
-    let addresses = list(object, &["status", "podIPs"]);
-    for (index, one) in addresses.iter().enumerate() {
-        ip(&mut errors, &path.index(index), text(one, &["ip"]));
-    }
-    let parsed: Vec<IpAddr> = addresses
-        .iter()
-        .filter_map(|one| text(one, &["ip"]).parse().ok())
-        .collect();
-    let of_family = |v4: bool| parsed.iter().filter(|one| one.is_ipv4() == v4).count();
-    if of_family(true) > 1 || of_family(false) > 1 {
-        let detail = "may specify no more than one IP for each IP family";
-        errors.push(FieldError::invalid(&path, json!(addresses), detail));
-    }
-    errors
-}
-
-/// A deadline may come closer only.
-fn deadline_update(errors: &mut Vec<FieldError>, object: &Value, old: &Value) {
-    const DEADLINE: &[&str] = &["spec", "activeDeadlineSeconds"];
-    let path = Path::new("spec").child("activeDeadlineSeconds");
-    match (int(object, DEADLINE), int(old, DEADLINE)) {
-        (Some(new), Some(had)) if new > had => {
-            let detail = "must be less than or equal to previous value";
-            errors.push(FieldError::invalid(&path, new, detail));
-        }
-        (None, Some(_)) => {
-            let detail = "must not update from a positive integer to nil value";
-            errors.push(FieldError::invalid(&path, Value::Null, detail));
-        }
-        (Some(_) | None, _) => {}
-    }
-}
-
-/// Of a pod's spec only images, the deadline and more tolerations change.
-pub(crate) fn pod_update(object: &Value, old: &Value) -> Vec<FieldError> {
-    const DETAIL: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-    let mut errors = Vec::new();
-    deadline_update(&mut errors, object, old);
-    let mut masked = object.get("spec").cloned().unwrap_or(Value::Null);
-    let had = old.get("spec").unwrap_or(&Value::Null);
-    for group in ["containers", "initContainers"] {
-        let count = list(had, &[group]).len();
-        if list(&masked, &[group]).len() != count {
-            let detail = "pod updates may not add or remove containers";
-            errors.push(FieldError::forbidden(
-                &Path::new("spec").child(group),
-                detail,
-            ));
-            return errors;
-        }
-        let images: Vec<Option<Value>> = list(had, &[group])
-            .iter()
-            .map(|one| at(one, &["image"]).cloned())
-            .collect();
-        for (one, image) in crate::read::list_mut(&mut masked, &[group])
-            .iter_mut()
-            .zip(images)
-        {
-            if let (Some(map), Some(image)) = (one.as_object_mut(), image) {
-                map.insert("image".to_owned(), image);
-            }
-        }
-    }
-    let tolerations = list(&masked, &["tolerations"]);
-    let kept = list(had, &["tolerations"])
-        .iter()
-        .all(|one| tolerations.contains(one));
-    for (field, allowed) in [
-        ("tolerations", kept),
-        ("activeDeadlineSeconds", true),
-        (
-            "schedulingGates",
-            list(&masked, &["schedulingGates"]).len() <= list(had, &["schedulingGates"]).len(),
-        ),
-    ] {
-        if allowed && let Some(map) = masked.as_object_mut() {
-            match had.get(field) {
-                Some(value) => map.insert(field.to_owned(), value.clone()),
-                None => map.remove(field),
-            };
-        }
-    }
-    if !same(Some(&masked), Some(had)) {
-        let changed: Vec<&str> = masked
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(key, _)| key.as_str())
-            .chain(
-                had.as_object()
-                    .into_iter()
-                    .flatten()
-                    .map(|(key, _)| key.as_str()),
-            )
-            .filter(|key| !same(masked.get(key), had.get(key)))
-            .collect();
-        let first = changed.first().copied().unwrap_or("");
-        let detail = format!("{DETAIL}; `spec.{first}` differs");
-        errors.push(FieldError::forbidden(&Path::new("spec"), detail));
-    }
-    errors
 }
 
 #[cfg(test)]
@@ -581,21 +430,5 @@ mod tests {
             with(json!({"hostAliases": [{"ip": "x", "hostnames": ["ok"]}]})).len(),
             1
         );
-    }
-
-    #[test]
-    fn only_images_change() {
-        let old = valid(json!({"containers": [{"name": "a", "image": "x"}], "nodeName": "n"}));
-        let mut new = old.clone();
-        new["spec"]["containers"][0]["image"] = "y".into();
-        new["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
-        assert_eq!(pod_update(&new, &old), []);
-        new["spec"]["nodeName"] = "m".into();
-        let line = pod_update(&new, &old)[0].to_string();
-        assert!(
-            line.starts_with("spec: Forbidden: pod updates may not change fields other than"),
-            "{line}"
-        );
-        assert!(line.ends_with("`spec.nodeName` differs"), "{line}");
     }
 }

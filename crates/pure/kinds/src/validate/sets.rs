@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::rules::{counter, immutable, not_negative};
+use super::rules::{counter, dns_label, immutable, not_negative};
 use super::workload::template;
 use crate::read::{at, int, list, map, same, text};
+use crate::syntax::is_dns1123_subdomain;
 use crate::{FieldError, Path};
 
 const RETENTION: &[&str] = &["Delete", "Retain"];
@@ -54,6 +55,17 @@ pub(crate) fn stateful_set(object: &Value) -> Vec<FieldError> {
         &with_claims(object),
         "empty selector is invalid for statefulset",
     );
+    errors
+}
+
+/// A new set's name is that of its pods, and so a label of DNS.
+pub(crate) fn stateful_set_create(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let name = text(object, &["metadata", "name"]);
+    let path = Path::new("metadata").child("name");
+    if is_dns1123_subdomain(name).is_empty() {
+        dns_label(&mut errors, &path, name);
+    }
     errors
 }
 
@@ -117,7 +129,7 @@ pub(crate) fn stateful_set_update(object: &Value, old: &Value) -> Vec<FieldError
     if !changed {
         return Vec::new();
     }
-    let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+    let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
     vec![FieldError::forbidden(&Path::new("spec"), detail)]
 }
 
@@ -254,7 +266,7 @@ mod tests {
         assert_eq!(
             lines(&stateful_set_update(&new, &old)),
             [
-                "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+                "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
             ]
         );
     }

@@ -175,12 +175,11 @@ pub(crate) fn daemon_set(object: &Value) -> Vec<FieldError> {
                 let unavailable = is_zero(rolling, "maxUnavailable");
                 let surge = is_zero(rolling, "maxSurge");
                 if unavailable && surge {
-                    let value = at(rolling, &["maxUnavailable"])
-                        .cloned()
-                        .unwrap_or(json!(0));
                     let path = path.child("maxUnavailable");
-                    let detail = "cannot be 0 when maxSurge is 0";
-                    errors.push(FieldError::invalid(&path, value, detail));
+                    errors.push(FieldError::required(
+                        &path,
+                        "cannot be 0 when maxSurge is 0",
+                    ));
                 }
                 if !unavailable && !surge {
                     let value = at(rolling, &["maxSurge"]).cloned().unwrap_or(json!(0));
