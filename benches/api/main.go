@@ -128,7 +128,7 @@ func fanout(server target, watchers, writes, size int) error {
 	var lock sync.Mutex
 	var began time.Time
 	var number int
-	var times []float64
+	var times, acknowledged []float64
 	arrived := make(chan struct{}, watchers)
 	told := func(value string) {
 		now := time.Now()
@@ -155,6 +155,7 @@ func fanout(server target, watchers, writes, size int) error {
 		if err := server.put(0, 0, fmt.Sprintf("%d-", write)+text(size)); err != nil {
 			return err
 		}
+		acknowledged = append(acknowledged, time.Since(began).Seconds())
 		for range watchers {
 			select {
 			case <-arrived:
@@ -163,7 +164,7 @@ func fanout(server target, watchers, writes, size int) error {
 			}
 		}
 	}
-	return tell(map[string]any{"seconds": times, "cpu": (processorTime() - before) / float64(writes)})
+	return tell(map[string]any{"seconds": times, "acknowledged": acknowledged, "cpu": (processorTime() - before) / float64(writes)})
 }
 
 // processorTime is what this program has used so far, in seconds.

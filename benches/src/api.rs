@@ -151,9 +151,9 @@ fn run(command: &mut Command) -> anyhow::Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn seconds(told: &Value) -> anyhow::Result<Samples> {
+fn seconds(told: &Value, of: &str) -> anyhow::Result<Samples> {
     let mut samples = Samples::default();
-    for value in told["seconds"].as_array().context("no times")? {
+    for value in told[of].as_array().context("no times")? {
         samples.push(value.as_f64().context("a time is no number")?);
     }
     Ok(samples)
@@ -279,7 +279,7 @@ fn lists(api: &Api<'_>, report: &mut Report) -> anyhow::Result<()> {
             report.spread(
                 &format!("list of {what} {how} ({mebibytes:.1} MiB)"),
                 Unit::Seconds,
-                &seconds(&told)?,
+                &seconds(&told, "seconds")?,
             );
         }
     }
@@ -416,15 +416,18 @@ fn fanouts(
         "from a write to {} watchers of {CONNECTIONS} connections",
         sizes.watchers
     );
-    let clients = |fanouts: &Fanouts| 1e3 * fanouts.processor.median();
+    let part = |samples: &Samples, share| 1e3 * samples.percentile(share);
     if etcd.is_some() {
         let (all, every) = ((&ours.medians, &ours.all), (&theirs.medians, &theirs.all));
         report.compare(&name, Unit::Seconds, all, PEER, every);
-        report.note(&format!(
-            "  of which the clients take {:.0} and {:.0} ms of processor time",
-            clients(&ours),
-            clients(&theirs)
-        ));
+        for (whose, fanouts) in [("weft", &ours), (PEER, &theirs)] {
+            report.note(&format!(
+                "  {whose}: the writer was answered after {:.1} ms (p99 {:.1}); the clients took {:.0} ms of processors",
+                part(&fanouts.acknowledged, 0.5),
+                part(&fanouts.acknowledged, 0.99),
+                part(&fanouts.processor, 0.5),
+            ));
+        }
     } else {
         report.spread(&name, Unit::Seconds, &ours.all);
     }
@@ -436,13 +439,16 @@ fn fanouts(
 struct Fanouts {
     medians: Samples,
     all: Samples,
+    /// Until the writer is answered, its part of the whole.
+    acknowledged: Samples,
     /// Of the clients, in seconds for each write.
     processor: Samples,
 }
 
 impl Fanouts {
     fn add(&mut self, told: &Value) -> anyhow::Result<()> {
-        let times = seconds(told)?;
+        let times = seconds(told, "seconds")?;
+        self.acknowledged.extend(&seconds(told, "acknowledged")?);
         self.medians.push(times.median());
         self.all.extend(&times);
         let processor = told["cpu"].as_f64().context("no processor time")?;
