@@ -11,6 +11,7 @@
 
 mod lab;
 
+mod adoption;
 mod client_go;
 mod crowds;
 mod durability;
@@ -28,6 +29,7 @@ mod ownership;
 mod pods;
 mod publish;
 mod refusals;
+mod rollouts;
 mod services;
 mod silence;
 mod stateful;

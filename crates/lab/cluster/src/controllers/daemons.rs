@@ -13,6 +13,7 @@ use weft_kube::kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
+use super::adoption;
 use super::deployment::template_hash;
 use super::echoes::Echoes;
 use super::graph::controller_ref;
@@ -63,6 +64,10 @@ impl DaemonSets {
         let Some(spec) = daemon_set.spec.as_ref() else {
             return Ok(None);
         };
+        let selector = Some(&spec.selector);
+        if adoption::settle(&self.context, &*daemon_set, selector, |_| true).await? {
+            return Ok(None);
+        }
         let hash = template_hash(&spec.template, &json!(null));
         let verdicts: Verdicts = nodes
             .iter()

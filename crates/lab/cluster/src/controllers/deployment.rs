@@ -18,7 +18,7 @@ use super::graph::controller_ref;
 use super::kind::Kind;
 use super::progress::{Counts, Rollout};
 use super::replicas::says_the_same;
-use super::rollout::{Bounds, Size, grow, shrink};
+use super::rollout::{Bounds, Share, Size, grow, proportional, shrink};
 use super::world::{api, controller_of};
 use super::{Context, During, Error};
 use crate::events::Severity;
@@ -28,6 +28,7 @@ const REVISION: &str = "deployment.kubernetes.io/revision";
 /// The numbers a replica set had before it was rolled back to.
 const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
+const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 /// Tells the pods and the replica set of one template from those of another.
 pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
 
@@ -159,7 +160,7 @@ impl Deployments {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         annotations.insert(REVISION.to_owned(), (highest(step.old) + 1).to_string());
-        annotations.insert(DESIRED_REPLICAS.to_owned(), step.replicas.to_string());
+        annotations.extend(noted(step));
         let set = json!({
             "metadata": {
                 "name": name,
@@ -260,6 +261,13 @@ impl Deployments {
 
     /// One step of the rollout.
     async fn advance(&self, step: Step<'_>, new: &Arc<ReplicaSet>) -> Result<(), Error> {
+        if let Some(sizes) = shared_out(step, new) {
+            for (set, size) in step.old.iter().chain([new]).zip(sizes) {
+                self.scale(&step, set, size).await?;
+            }
+            // The rollout goes on with the events of these writes.
+            return Ok(());
+        }
         let old = sizes(step.old);
         let new_size = size(new);
         let olds_gone = step.old.iter().all(|set| {
@@ -294,13 +302,18 @@ impl Deployments {
         replicas: i32,
     ) -> Result<(), Error> {
         let before = size(set).wanted;
-        if before == replicas {
+        let noted = noted(*step);
+        let is_noted = noted
+            .iter()
+            .all(|(key, value)| set.annotations().get(key) == Some(value));
+        // What has no pods is not told of the others' numbers.
+        if before == replicas && (is_noted || replicas == 0) {
             return Ok(());
         }
         let patch = json!({
             "metadata": {
                 "resourceVersion": set.resource_version(),
-                "annotations": {DESIRED_REPLICAS: step.replicas.to_string()},
+                "annotations": noted,
             },
             "spec": {"replicas": replicas},
         });
@@ -312,7 +325,9 @@ impl Deployments {
             )
             .await
             .during(|| format!("scaling ReplicaSet {} to {replicas}", set.name_any()))?;
-        self.say_scaled(step.deployment, &set.name_any(), before, replicas);
+        if before != replicas {
+            self.say_scaled(step.deployment, &set.name_any(), before, replicas);
+        }
         Ok(())
     }
 
@@ -430,6 +445,51 @@ fn strategy(spec: &DeploymentSpec) -> Strategy {
     ))
 }
 
+/// The numbers by which a later change of `spec.replicas` is shared out among the replica sets.
+fn noted(step: Step<'_>) -> BTreeMap<String, String> {
+    let surge = match strategy(step.spec) {
+        Strategy::Rolling(bounds) => bounds.surge,
+        Strategy::Recreate => 0,
+    };
+    let most = step.replicas.saturating_add(surge);
+    [
+        (DESIRED_REPLICAS.to_owned(), step.replicas.to_string()),
+        (MAX_REPLICAS.to_owned(), most.to_string()),
+    ]
+    .into()
+}
+
+/// The next sizes of the old replica sets and of the new one, if `spec.replicas` was changed while
+/// several of them have pods.
+fn shared_out(step: Step<'_>, new: &Arc<ReplicaSet>) -> Option<Vec<i32>> {
+    let Strategy::Rolling(bounds) = strategy(step.spec) else {
+        return None;
+    };
+    let number = |set: &ReplicaSet, key: &str| set.annotations().get(key)?.parse::<i32>().ok();
+    let sets: Vec<&Arc<ReplicaSet>> = step.old.iter().chain([new]).collect();
+    let active = sets.iter().filter(|set| size(set).wanted > 0);
+    let changed = |set: &&&Arc<ReplicaSet>| {
+        number(set, DESIRED_REPLICAS).is_some_and(|known| known != step.replicas)
+    };
+    let new_size = size(new);
+    let is_done = new_size.wanted == step.replicas && new_size.available == step.replicas;
+    if active.clone().count() < 2 || active.filter(changed).count() == 0 || is_done {
+        return None;
+    }
+    let now = step.deployment.status.as_ref();
+    let now = now.and_then(|status| status.replicas).unwrap_or(0);
+    let shares: Vec<Share> = sets
+        .iter()
+        .map(|set| Share {
+            wanted: size(set).wanted,
+            most_before: number(set, MAX_REPLICAS)
+                .filter(|most| *most > 0)
+                .unwrap_or(now),
+        })
+        .collect();
+    Some(proportional(step.replicas, bounds, &shares))
+}
+
 fn size(set: &ReplicaSet) -> Size {
     Size {
         wanted: set
@@ -468,7 +528,7 @@ fn inherited(deployment: &Deployment) -> impl Iterator<Item = (&String, &String)
         REVISION,
         REVISION_HISTORY,
         DESIRED_REPLICAS,
-        "deployment.kubernetes.io/max-replicas",
+        MAX_REPLICAS,
         "kubectl.kubernetes.io/last-applied-configuration",
     ];
     let all = deployment.annotations().iter();

@@ -4,6 +4,7 @@
 //! Each is a queue of keys and a function that brings one key from what is to what
 //! should be, whatever led there. An event only says which keys to look at again.
 
+mod adoption;
 mod backing;
 mod daemons;
 mod deployment;
@@ -44,7 +45,9 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, LocalSet};
 use weft_kube::Client;
-use weft_kube::k8s_openapi::api::core::v1::Node;
+use weft_kube::k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use weft_kube::k8s_openapi::api::core::v1::{Node, Pod};
+use weft_kube::k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use weft_kube::kube;
 use weft_model::ObjectKey;
 
@@ -366,6 +369,12 @@ impl Queues {
                 }
                 if after
                     .as_deref()
+                    .is_some_and(|pod| world::controller_of(pod).is_none())
+                {
+                    self.push_adopters(world, key, after.as_deref());
+                }
+                if after
+                    .as_deref()
                     .is_some_and(|pod| eviction::is_threatened(world, pod))
                 {
                     self.eviction.push(key.clone());
@@ -389,6 +398,31 @@ impl Queues {
                     // Its namespace may be waiting to be empty.
                     self.namespaces.push(ObjectKey::new("", &key.namespace));
                 }
+            }
+        }
+    }
+
+    /// Who may want a pod that nobody owns.
+    fn push_adopters(&self, world: &World, key: &ObjectKey, pod: Option<&Pod>) {
+        let Some(pod) = pod else {
+            return;
+        };
+        let wants = |selector: Option<&LabelSelector>| {
+            selector.is_some_and(|selector| crate::placement::selector_matches(selector, pod))
+        };
+        for (set_key, set) in world.within::<ReplicaSet>(&key.namespace) {
+            if wants(set.spec.as_ref().map(|spec| &spec.selector)) {
+                self.replica_sets.push(set_key.clone());
+            }
+        }
+        for (set_key, set) in world.within::<StatefulSet>(&key.namespace) {
+            if wants(set.spec.as_ref().map(|spec| &spec.selector)) {
+                self.stateful_sets.push(set_key.clone());
+            }
+        }
+        for (set_key, set) in world.within::<DaemonSet>(&key.namespace) {
+            if wants(set.spec.as_ref().map(|spec| &spec.selector)) {
+                self.daemon_sets.push(set_key.clone());
             }
         }
     }

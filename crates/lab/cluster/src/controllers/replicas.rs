@@ -13,6 +13,7 @@ use weft_kube::kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostPar
 use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
+use super::adoption;
 use super::echoes::Echoes;
 use super::graph::controller_ref;
 use super::scheduling::is_finished;
@@ -47,6 +48,10 @@ impl ReplicaSets {
             let pods = world.pods_of(&replica_set.uid().unwrap_or_default());
             (replica_set, pods)
         };
+        let selector = replica_set.spec.as_ref().map(|spec| &spec.selector);
+        if adoption::settle(&self.context, &*replica_set, selector, |_| true).await? {
+            return Ok(None);
+        }
         let active: Vec<Arc<Pod>> = pods.into_iter().filter(|pod| is_active(pod)).collect();
         let echo = self.echoes.wait(
             &key,

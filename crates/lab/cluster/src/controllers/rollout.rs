@@ -96,6 +96,70 @@ pub(super) fn shrink(replicas: i32, bounds: Bounds, new: Size, old: &[Size]) -> 
     next
 }
 
+/// A replica set with pods when the number of replicas changes in the middle of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    /// `spec.replicas`.
+    pub(super) wanted: i32,
+    /// As many pods as all sets could have together when this one was scaled last.
+    pub(super) most_before: i32,
+}
+
+/// The next sizes of the replica sets, oldest first, when `spec.replicas` changed in the middle of
+/// a rollout: each grows or shrinks by its share, and what rounding leaves is the largest one's,
+/// so that no version gets all of the change (Kubernetes' "Proportional scaling").
+pub(super) fn proportional(replicas: i32, bounds: Bounds, sets: &[Share]) -> Vec<i32> {
+    let mut next: Vec<i32> = sets.iter().map(|set| set.wanted).collect();
+    let most = match replicas {
+        0 => 0,
+        some => some.saturating_add(bounds.surge),
+    };
+    let change = most.saturating_sub(sum(0, next.iter().copied()));
+    if change == 0 {
+        return next;
+    }
+    let mut order: Vec<usize> = (0..sets.len()).collect();
+    // The largest first; of equal ones the newest grows first, and the oldest shrinks first.
+    if change > 0 {
+        order.reverse();
+    }
+    order.sort_by_key(|position| std::cmp::Reverse(sets.get(*position).map(|set| set.wanted)));
+    let mut done = 0_i32;
+    for position in &order {
+        if let (Some(set), Some(size)) = (sets.get(*position), next.get_mut(*position)) {
+            let left = change - done;
+            let share = share(*set, replicas, most);
+            let step = if change > 0 {
+                share.min(left)
+            } else {
+                share.max(left)
+            };
+            *size += step;
+            done += step;
+        }
+    }
+    if let Some(size) = order.first().and_then(|first| next.get_mut(*first)) {
+        *size = size.saturating_add(change - done).max(0);
+    }
+    next
+}
+
+/// By how much one set would change if there were no rounding.
+fn share(set: Share, replicas: i32, most: i32) -> i32 {
+    if replicas == 0 {
+        return -set.wanted;
+    }
+    let before = i64::from(set.most_before);
+    if before <= 0 {
+        return 0;
+    }
+    // Rounded to the nearest, halves up.
+    let scaled = (2 * i64::from(set.wanted) * i64::from(most) + before) / (2 * before);
+    i32::try_from(scaled)
+        .unwrap_or(i32::MAX)
+        .saturating_sub(set.wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +237,46 @@ mod tests {
             .last(),
             Some(&(10, 0))
         );
+    }
+
+    #[test]
+    fn a_change_in_the_middle_is_shared_out() {
+        // (replicas, surge, most before, sizes before (oldest first), sizes after), worked out by
+        // hand from the example of Kubernetes' documentation and cases around it.
+        let cases: [(i32, i32, i32, &[i32], &[i32]); 8] = [
+            // "Proportional scaling": 10 replicas, surge 3, unavailable 2: 8 old ones and 5 new
+            // ones become 15 (18 with the surge) and get 3 and 2 of the 5 that are added.
+            (15, 3, 13, &[8, 5], &[11, 7]),
+            (5, 3, 13, &[8, 5], &[5, 3]),
+            // Nothing to share.
+            (10, 3, 13, &[8, 5], &[8, 5]),
+            // What rounding leaves is the largest one's.
+            (6, 0, 5, &[4, 1], &[5, 1]),
+            // Of equal ones the newest grows, the oldest shrinks.
+            (5, 0, 4, &[2, 2], &[2, 3]),
+            (3, 0, 4, &[2, 2], &[1, 2]),
+            (0, 1, 5, &[3, 2], &[0, 0]),
+            // A set of an unknown past takes what is left if it is the largest.
+            (8, 0, 0, &[3, 1], &[7, 1]),
+        ];
+        for (replicas, surge, most_before, before, after) in cases {
+            let bounds = Bounds {
+                surge,
+                unavailable: 0,
+            };
+            let sets: Vec<Share> = before
+                .iter()
+                .map(|wanted| Share {
+                    wanted: *wanted,
+                    most_before,
+                })
+                .collect();
+            assert_eq!(
+                proportional(replicas, bounds, &sets),
+                after,
+                "{replicas} {before:?}"
+            );
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use weft_model::ObjectKey;
 use self::members::{REVISION, claims, goes_with, ordinal, owners, pod as pod_of};
 use self::plan::{Act, Replica, Update, Wanted, plan};
 use self::revisions::{Newest, newest, surplus, template};
+use super::adoption;
 use super::echoes::Echoes;
 use super::kind::Kind;
 use super::replicas::{available_in, is_ready, says_the_same};
@@ -75,6 +76,11 @@ impl StatefulSets {
             self.echoes.forget(&key);
             return Ok(None);
         };
+        let is_member = |pod: &Pod| ordinal(&key.name, &pod.name_any()).is_some();
+        let selector = Some(&view.spec.selector);
+        if adoption::settle(&self.context, &*view.set, selector, is_member).await? {
+            return Ok(None);
+        }
         let versions = self.versions(&view).await?;
         let active = |uid: &str| {
             let mut pods = view.pods.values();
