@@ -7,6 +7,7 @@ mod internal;
 mod lab;
 mod output;
 mod problems;
+mod service;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     Agent(agent::AgentArgs),
     /// Answer the cluster's DNS queries
     Dns(dns::DnsArgs),
+    /// Look at Services as a node translates them
+    Service(service::Args),
     /// Small programs that stand in for images in a lab
     #[command(hide = true)]
     Program {
@@ -66,6 +69,10 @@ fn main() -> ExitCode {
         Command::Dns(args) => {
             output::log_for_machine();
             dns::run(args)
+        }
+        Command::Service(args) => {
+            output::log_for_person();
+            service::run(args)
         }
         Command::Program { name, arguments } => {
             output::log_for_machine();

@@ -13,9 +13,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ("weft-kinds", &[]),
     ("weft-sys", &[]),
     ("weft-compile", &["weft-model", "weft-desired"]),
+    ("weft-iptables", &["weft-desired"]),
     ("weft-oracle", &["weft-model"]),
     ("weft-kube", &["weft-model"]),
-    ("weft-kernel", &["weft-desired", "weft-sys"]),
+    (
+        "weft-kernel",
+        &["weft-desired", "weft-iptables", "weft-sys"],
+    ),
     ("weft-nodestate", &["weft-proto"]),
     ("weft-serve", &["weft-desired", "weft-proto", "weft-sys"]),
     ("weft-apiserver", &[]),
@@ -47,6 +51,7 @@ const PURE: &[&str] = &[
     "weft-kinds",
     "weft-desired",
     "weft-compile",
+    "weft-iptables",
     "weft-oracle",
     "weft-proto",
 ];

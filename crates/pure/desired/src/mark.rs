@@ -18,3 +18,7 @@ pub const ROUTE_POD: u8 = 71;
 
 /// The protocol number of routes to other nodes' pod ranges.
 pub const ROUTE_FABRIC: u8 = 72;
+
+/// The empty chain in iptables' table `mangle` that says that the chains named `KUBE-…` are
+/// weft's: those have kube-proxy's names, so that people and programs find them.
+pub const IPTABLES_CHAIN: &str = "WEFT-SERVICES";

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::Deserialize;
+use weft_compile::{LocalMode, ProxySettings};
+use weft_iptables::{Generation, Options};
 
 /// As written in the file. Unknown fields are errors: a misspelt one would be a
 /// setting that silently does not hold.
@@ -27,6 +29,44 @@ pub(super) struct Config {
     /// How Services are translated.
     #[serde(default)]
     pub(super) mode: Mode,
+    /// What holds in mode iptables.
+    #[serde(default)]
+    pub(super) iptables: Iptables,
+}
+
+/// The section `iptables`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Iptables {
+    /// Which generation of kube-proxy's chains.
+    pub(super) compat: Compat,
+    /// The bit of the mark that stands for "masquerade".
+    pub(super) masquerade_bit: u8,
+    /// Whether node ports answer at 127.0.0.1 too.
+    pub(super) localhost_node_ports: bool,
+}
+
+impl Default for Iptables {
+    /// kube-proxy's.
+    fn default() -> Self {
+        Self {
+            compat: Compat::Current,
+            masquerade_bit: 14,
+            localhost_node_ports: true,
+        }
+    }
+}
+
+/// Generations of kube-proxy's chains.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(super) enum Compat {
+    /// kube-proxy 1.26 and later.
+    #[default]
+    #[serde(rename = "current")]
+    Current,
+    /// kube-proxy 1.23.
+    #[serde(rename = "1.23")]
+    V1_23,
 }
 
 /// Fabric back ends.
@@ -45,12 +85,15 @@ pub(super) enum Mode {
     /// nf_tables, over netlink.
     #[default]
     Nftables,
+    /// kube-proxy's chains, by iptables' programs.
+    Iptables,
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Mode::Nftables => "nftables",
+            Mode::Iptables => "iptables",
         })
     }
 }
@@ -75,7 +118,38 @@ impl Config {
                 }
             }
         }
+        if config.iptables.masquerade_bit > 31 {
+            bail!("iptables.masqueradeBit: a mark has the bits 0 to 31; kube-proxy takes 14");
+        }
         Ok(config)
+    }
+
+    /// How Services are translated, whatever they say themselves.
+    pub(super) fn proxy(&self) -> ProxySettings {
+        match self.mode {
+            Mode::Nftables => ProxySettings::default(),
+            // A rule has room for one range.
+            Mode::Iptables => ProxySettings {
+                local: LocalMode::Ranges(self.pod_cidrs.iter().copied().collect()),
+                localhost_node_ports: self.iptables.localhost_node_ports,
+                ..ProxySettings::default()
+            },
+        }
+    }
+
+    /// What mode iptables asks of the rules; none in other modes.
+    pub(super) fn iptables(&self) -> Option<Options> {
+        match self.mode {
+            Mode::Nftables => None,
+            Mode::Iptables => Some(Options {
+                generation: match self.iptables.compat {
+                    Compat::Current => Generation::Current,
+                    Compat::V1_23 => Generation::V1_23,
+                },
+                masquerade_bit: self.iptables.masquerade_bit,
+                ..Options::default()
+            }),
+        }
     }
 
     /// The API's URL, if the configuration gives one.
@@ -140,5 +214,12 @@ mod tests {
             error("podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\nmode: ebpf")
                 .contains("mode")
         );
+        let iptables = "podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\nmode: iptables\n";
+        let bit = format!("{iptables}iptables: {{masqueradeBit: 32}}");
+        assert!(error(&bit).starts_with("iptables.masqueradeBit"));
+        let compat = format!("{iptables}iptables: {{compat: 1.22}}");
+        assert!(error(&compat).contains("compat"));
+        let config = Config::parse(&format!("{iptables}iptables: {{compat: \"1.23\"}}")).unwrap();
+        assert_eq!(config.iptables().unwrap().generation, Generation::V1_23);
     }
 }

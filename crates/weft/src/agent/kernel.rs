@@ -8,8 +8,11 @@ use ipnet::IpNet;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 use weft_compile::Touched;
-use weft_desired::{Desired, RouteOwner};
+use weft_desired::{Desired, IpFamily as Family, NodeNat, RouteOwner, Table};
+use weft_iptables::Options;
+use weft_kernel::iptables::{self, Rules, Whose};
 use weft_kernel::service::{Error, IpFamily, ServiceTable};
+use weft_kernel::sysctl::{self, Scope, Setting};
 use weft_kernel::{link, route, router};
 use weft_sys::nft::Connection;
 use weft_sys::rtnl::Conversation;
@@ -30,12 +33,26 @@ pub(super) struct Outcome {
 pub(super) struct Kernel {
     conversation: Conversation,
     services: ServiceTable,
+    proxy: Proxy,
+    families: Vec<Family>,
+}
+
+/// Who translates Services. What else is translated is nf_tables' in every mode.
+enum Proxy {
+    /// nf_tables. What an agent in mode iptables left goes when all is in place.
+    Nftables { swept: bool },
+    /// iptables.
+    Iptables(Box<Rules>),
 }
 
 impl Kernel {
     /// Takes over what an earlier agent left, for the families of these ranges, and makes
     /// the node a router.
-    pub(super) async fn adopt(ranges: &[IpNet], patience: Duration) -> Result<Self> {
+    pub(super) async fn adopt(
+        ranges: &[IpNet],
+        iptables: Option<Options>,
+        patience: Duration,
+    ) -> Result<Self> {
         let has = |v4: bool| {
             ranges
                 .iter()
@@ -51,9 +68,23 @@ impl Kernel {
             router::forward_v6(&mut conversation)?;
             families.push(IpFamily::V6);
         }
+        let all = families.iter().map(|family| match family {
+            IpFamily::V4 => Family::V4,
+            IpFamily::V6 => Family::V6,
+        });
+        let all: Vec<Family> = all.collect();
+        let proxy = match iptables {
+            None => Proxy::Nftables { swept: false },
+            Some(options) => {
+                let rules = Rules::find(&all, &options).context("mode iptables")?;
+                Proxy::Iptables(Box::new(rules))
+            }
+        };
         Ok(Self {
             conversation,
             services: adopt_services(&families, patience).await?,
+            proxy,
+            families: all,
         })
     }
 
@@ -66,7 +97,7 @@ impl Kernel {
 
     /// Writes what a change made different.
     pub(super) fn apply(&mut self, desired: &Desired, touched: &Touched) -> Result<Outcome> {
-        if self.services.needs_reconcile() {
+        if self.needs_reconcile(touched) {
             return self.reconcile(desired);
         }
         let mut outcome = Outcome::default();
@@ -75,29 +106,88 @@ impl Kernel {
         if !touched.routes.is_empty() {
             self.write_routes(desired, &mut outcome)?;
         }
-        if touched.nat {
-            outcome.writes += self.services.apply_nat(&desired.nat)?.elements;
-        }
-        if !touched.frontends.is_empty() {
-            let changes = touched.frontends.iter().map(|key| {
-                let frontend = desired.frontends.get(key).map(|entry| &entry.value);
-                (*key, frontend)
-            });
-            outcome.writes += self.services.apply(changes)?.elements;
+        match &mut self.proxy {
+            Proxy::Nftables { .. } => {
+                if touched.nat {
+                    outcome.writes += self.services.apply_nat(&desired.nat)?.elements;
+                }
+                if !touched.frontends.is_empty() {
+                    let changes = touched.frontends.iter().map(|key| {
+                        let frontend = desired.frontends.get(key).map(|entry| &entry.value);
+                        (*key, frontend)
+                    });
+                    outcome.writes += self.services.apply(changes)?.elements;
+                }
+            }
+            Proxy::Iptables(rules) => {
+                if touched.nat {
+                    let nat = without_services(&desired.nat);
+                    let services = &mut self.services;
+                    outcome.writes += beside(rules, || Ok(services.apply_nat(&nat)?.elements))?;
+                }
+                if !touched.services.is_empty() {
+                    let changes = touched.services.iter().map(|key| {
+                        let port = desired.services.get(key).map(|entry| &entry.value);
+                        (key, port)
+                    });
+                    outcome.writes += rules.apply(changes, &desired.services)?.writes();
+                }
+            }
         }
         Ok(outcome)
     }
 
-    /// Reads everything back and repairs what differs.
+    /// Whether a change can't be written by itself.
+    fn needs_reconcile(&self, touched: &Touched) -> bool {
+        let iptables = match &self.proxy {
+            Proxy::Nftables { .. } => false,
+            // What a node's own addresses are stands in its rules.
+            Proxy::Iptables(rules) => rules.needs_reconcile() || touched.own_node,
+        };
+        iptables || self.services.needs_reconcile()
+    }
+
+    /// Reads everything back and repairs what differs. Where the mode is another one than
+    /// before, what is new is in place before what was goes; connections that are
+    /// translated stay so.
     pub(super) fn reconcile(&mut self, desired: &Desired) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         self.write_routes(desired, &mut outcome)?;
-        let report = self.services.reconcile(&desired.frontends, &desired.nat)?;
-        for reason in &report.rebuilt {
-            warn!(reason, "Service rules written anew");
+        match &mut self.proxy {
+            Proxy::Nftables { swept } => {
+                let report = self.services.reconcile(&desired.frontends, &desired.nat)?;
+                outcome.writes += report.elements + report.rebuilt.len();
+                say_rebuilt(&report.rebuilt);
+                if !*swept {
+                    outcome.writes += sweep_iptables(&self.families)?;
+                    *swept = true;
+                }
+            }
+            Proxy::Iptables(rules) => {
+                let report = rules.reconcile(&desired.services, &desired.nat)?;
+                outcome.writes += report.writes();
+                if desired.nat.localhost_node_ports {
+                    // After the rule that keeps neighbours out of 127.0.0.0/8.
+                    sysctl::set(Setting::RouteLocalnet(Scope::All, true))?;
+                }
+                let services = &mut self.services;
+                let nat = without_services(&desired.nat);
+                outcome.writes += beside(rules, || {
+                    let report = services.reconcile(&Table::new(), &nat)?;
+                    say_rebuilt(&report.rebuilt);
+                    Ok(report.elements + report.rebuilt.len())
+                })?;
+            }
         }
-        outcome.writes += report.elements + report.rebuilt.len();
         Ok(outcome)
+    }
+
+    /// Whether somebody else may have changed iptables' rules.
+    pub(super) fn is_disturbed(&mut self) -> Result<bool> {
+        match &mut self.proxy {
+            Proxy::Nftables { .. } => Ok(false),
+            Proxy::Iptables(rules) => Ok(rules.disturbed()?),
+        }
     }
 
     fn write_routes(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
@@ -128,5 +218,44 @@ async fn adopt_services(families: &[IpFamily], patience: Duration) -> Result<Ser
             Err(Error::Owned { .. }) if Instant::now() < deadline => sleep(OWNER_PAUSE).await,
             adopted => return adopted.context("the Services in nf_tables"),
         }
+    }
+}
+
+/// What nf_tables has to know where iptables translates Services: where pods leave the cluster,
+/// and nothing of Services' addresses.
+fn without_services(nat: &NodeNat) -> NodeNat {
+    NodeNat {
+        service_ranges: Default::default(),
+        ..nat.clone()
+    }
+}
+
+/// Makes a change of nf_tables that is no disturbance of iptables' rules.
+fn beside(rules: &mut Rules, change: impl FnOnce() -> Result<usize>) -> Result<usize> {
+    let disturbed = rules.disturbed()?;
+    let writes = change()?;
+    if !disturbed {
+        rules.undisturbed()?;
+    }
+    Ok(writes)
+}
+
+fn say_rebuilt(reasons: &[String]) {
+    for reason in reasons {
+        warn!(reason, "Service rules written anew");
+    }
+}
+
+/// Removes the rules of an agent that ran in mode iptables. kube-proxy's are its own.
+fn sweep_iptables(families: &[Family]) -> Result<usize> {
+    match iptables::present(families) {
+        Ok(Some(Whose::Ours)) => Ok(iptables::remove(families, Whose::Ours)?.writes()),
+        Ok(Some(Whose::Anybodys)) => {
+            warn!("kube-proxy's iptables rules are on this node and translate Services too");
+            Ok(0)
+        }
+        // Without iptables nobody has rules of it.
+        Ok(None) | Err(iptables::Error::Missing(_)) => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }

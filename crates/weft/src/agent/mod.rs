@@ -18,7 +18,7 @@ use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
-use weft_compile::{Compiler, ProxySettings, Settings, Touched};
+use weft_compile::{Compiler, Settings, Touched};
 use weft_kube::{Access, Interest, Pods, Update};
 use weft_model::NodeName;
 
@@ -96,7 +96,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     };
     directories.install_binary()?;
     let ranges = [&*config.pod_cidrs, &config.service_cidrs].concat();
-    let kernel = Kernel::adopt(&ranges, ADOPTION_PATIENCE).await?;
+    let kernel = Kernel::adopt(&ranges, config.iptables(), ADOPTION_PATIENCE).await?;
     let mut network = NetworkChanges::subscribe()?;
     info!(%node, mode = %config.mode, "agent started");
 
@@ -114,8 +114,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
     };
     let settings = Settings {
         node,
+        proxy: config.proxy(),
         service_ranges: config.service_cidrs,
-        proxy: ProxySettings::default(),
     };
     let mut agent = Agent {
         compiler: Compiler::new(settings),
@@ -145,7 +145,10 @@ async fn serve(args: AgentArgs) -> Result<()> {
                 agent.repair_routes();
             }
             _ = audit.tick() => agent.reconcile("audit"),
-            _ = look.tick() => agent.restore_configuration(),
+            _ = look.tick() => {
+                agent.restore_configuration();
+                agent.repair_iptables();
+            }
             _ = terminate.recv() => {
                 info!("agent stops; what the kernel holds stays in force");
                 return Ok(());
@@ -280,6 +283,18 @@ impl Agent {
             outcome.problems.push(format!("{error:#}"));
         }
         outcome
+    }
+
+    /// Looks at iptables' rules if somebody else may have changed them.
+    fn repair_iptables(&mut self) {
+        if !self.in_sync || self.retry.holds_changes() {
+            return;
+        }
+        match self.kernel.is_disturbed() {
+            Ok(false) => {}
+            Ok(true) => self.reconcile("somebody else changed rules"),
+            Err(error) => self.settle(Err(error), "looking at iptables", Extent::Everything),
+        }
     }
 
     /// Writes the network configuration again if somebody took it away.

@@ -1,0 +1,265 @@
+//! Services in iptables: the chains that kube-proxy writes, in both families.
+//!
+//! `weft-iptables` says what the rules are and what a change comes to; here the programs are
+//! run. A change is one `iptables-restore --noflush` with the chains that changed. The kernel
+//! takes each table of it whole or not at all; after a failure everything is read anew.
+//!
+//! [`Rules::reconcile`] reads and repairs all, [`Rules::apply`] makes changes,
+//! [`Rules::disturbed`] tells whether somebody else was there.
+
+mod error;
+mod program;
+
+use std::collections::BTreeMap;
+
+use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table};
+use weft_iptables::{Options, Programme, Restore, cleanup, is_ours};
+use weft_sys::nft::{Connection, Generation};
+
+use self::program::Programs;
+
+pub use self::error::Error;
+pub use self::program::Variant;
+
+/// What a call has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Chains written whole.
+    pub written: usize,
+    /// Chains removed.
+    pub removed: usize,
+    /// Rules put into or taken from the kernel's own chains.
+    pub jumps: usize,
+    /// How often `iptables-restore` ran.
+    pub restores: usize,
+}
+
+impl Report {
+    /// How many things were written.
+    pub fn writes(&self) -> usize {
+        self.written + self.removed + self.jumps
+    }
+
+    fn add(&mut self, restore: &Restore) {
+        self.written += restore.written;
+        self.removed += restore.removed;
+        self.jumps += restore.jumps;
+        self.restores += 1;
+    }
+}
+
+/// The Services of a node as its iptables rules, in the network namespace of the thread that
+/// calls.
+#[derive(Debug)]
+pub struct Rules {
+    families: Vec<Family>,
+    /// Whether the kernel's state is as it is remembered.
+    settled: bool,
+    watch: Watch,
+}
+
+#[derive(Debug)]
+struct Family {
+    programs: Programs,
+    programme: Programme,
+}
+
+/// How it is noticed that somebody else changed rules.
+#[derive(Debug)]
+enum Watch {
+    /// iptables rules are nf_tables rules, and those have a number that every change moves.
+    Generation(Connection, Option<Generation>),
+    /// By looking whether the canaries and jumps are there.
+    Look,
+}
+
+impl Rules {
+    /// Chooses iptables' variant (nf_tables or legacy) as the machine's other users have it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where iptables is not installed.
+    pub fn find(families: &[IpFamily], options: &Options) -> Result<Self, Error> {
+        let variant = program::chosen_variant()?;
+        let families = families
+            .iter()
+            .map(|family| Family {
+                programs: Programs::new(*family, variant),
+                programme: Programme::new(*family, options.clone()),
+            })
+            .collect();
+        let watch = match variant {
+            Variant::Nft => Watch::Generation(Connection::open()?, None),
+            Variant::Legacy => Watch::Look,
+        };
+        Ok(Self {
+            families,
+            settled: false,
+            watch,
+        })
+    }
+
+    /// Which variant it is.
+    pub fn variant(&self) -> Option<Variant> {
+        let first = self.families.first();
+        first.map(|family| family.programs.variant())
+    }
+
+    /// Reads everything and makes it what is desired. Chains of Services that are not desired
+    /// go, whoever made them: the watches that it comes from have to be in sync.
+    ///
+    /// # Errors
+    /// What a program could not do. Then part of the tables may be written, each whole, and
+    /// calling it again goes on from there.
+    pub fn reconcile(
+        &mut self,
+        services: &Table<ServicePortKey, ServicePort>,
+        nat: &NodeNat,
+    ) -> Result<Report, Error> {
+        self.settled = false;
+        let mut report = Report::default();
+        for family in &mut self.families {
+            let listing = family.programs.save()?;
+            let restore = family.programme.reconcile(services, nat, &listing);
+            if !restore.is_empty() {
+                family.programs.restore(&restore)?;
+                report.add(&restore);
+                let printed = family.programs.save()?;
+                family.programme.settle(services, &printed);
+            }
+        }
+        self.settled = true;
+        self.remember()?;
+        Ok(report)
+    }
+
+    /// Makes Service ports what they are given as, and removes those given as `None`. `all`
+    /// has every port as it is afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Unsettled`] before the first [`Rules::reconcile`] and after a failure; what a
+    /// program could not do.
+    pub fn apply<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'a ServicePortKey, Option<&'a ServicePort>)>,
+        all: &Table<ServicePortKey, ServicePort>,
+    ) -> Result<Report, Error> {
+        if !self.settled {
+            return Err(Error::Unsettled);
+        }
+        let undisturbed = self.same_generation()?;
+        self.settled = false;
+        let changes: BTreeMap<_, _> = changes.into_iter().collect();
+        let mut report = Report::default();
+        for family in &mut self.families {
+            let changes = changes.iter().map(|(key, port)| (*key, *port));
+            let restore = family.programme.apply(changes, all);
+            if !restore.is_empty() {
+                family.programs.restore(&restore)?;
+                report.add(&restore);
+            }
+        }
+        self.settled = true;
+        // What somebody else did is still to be found.
+        if undisturbed {
+            self.remember()?;
+        }
+        Ok(report)
+    }
+
+    /// Whether [`Rules::reconcile`] has to be called before changes are taken.
+    pub fn needs_reconcile(&self) -> bool {
+        !self.settled
+    }
+
+    /// Whether somebody else may have changed rules since the last call of
+    /// [`Rules::reconcile`]. Cheap: to be asked every second.
+    ///
+    /// # Errors
+    /// What the kernel or a program could not say.
+    pub fn disturbed(&mut self) -> Result<bool, Error> {
+        if let Watch::Generation(..) = &self.watch {
+            return Ok(!self.same_generation()?);
+        }
+        for family in &self.families {
+            if !family.programs.has_jumps()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// To be called after a change of nf_tables that was the caller's own, if nothing was
+    /// disturbed before it.
+    ///
+    /// # Errors
+    /// What the kernel could not say.
+    pub fn undisturbed(&mut self) -> Result<(), Error> {
+        self.remember()
+    }
+
+    /// Whether the kernel's number is the one that is remembered.
+    fn same_generation(&mut self) -> Result<bool, Error> {
+        match &mut self.watch {
+            Watch::Generation(connection, known) => Ok(*known == Some(connection.generation()?)),
+            Watch::Look => Ok(false),
+        }
+    }
+
+    fn remember(&mut self) -> Result<(), Error> {
+        if let Watch::Generation(connection, known) = &mut self.watch {
+            *known = Some(connection.generation()?);
+        }
+        Ok(())
+    }
+}
+
+/// Whose rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those that weft wrote.
+    Ours,
+    /// kube-proxy's too.
+    Anybodys,
+}
+
+/// Removes every trace of a proxy of Services from both variants' tables. Chains that a
+/// kubelet has too stay where one is.
+///
+/// # Errors
+/// What a program could not do.
+pub fn remove(families: &[IpFamily], whose: Whose) -> Result<Report, Error> {
+    let mut report = Report::default();
+    for variant in program::present_variants()? {
+        for family in families {
+            let programs = Programs::new(*family, variant);
+            let listing = programs.save()?;
+            let ours = whose == Whose::Anybodys || is_ours(&listing);
+            let restore = cleanup(&listing);
+            if ours && !restore.is_empty() {
+                programs.restore(&restore)?;
+                report.add(&restore);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Whose rules there are: nobody's, if [`remove`] would remove nothing.
+///
+/// # Errors
+/// What a program could not do.
+pub fn present(families: &[IpFamily]) -> Result<Option<Whose>, Error> {
+    let mut found = None;
+    for variant in program::present_variants()? {
+        for family in families {
+            let listing = Programs::new(*family, variant).save()?;
+            if is_ours(&listing) {
+                return Ok(Some(Whose::Ours));
+            }
+            if !cleanup(&listing).is_empty() {
+                found = Some(Whose::Anybodys);
+            }
+        }
+    }
+    Ok(found)
+}
