@@ -136,6 +136,27 @@ impl Scene {
         });
     }
 
+    /// Edits the agents' configuration and replaces their pods, as one does with kube-proxy.
+    #[track_caller]
+    fn set_mode(&self, mode: &str) {
+        let map = ["-n", "kube-system", "configmap", "weft"];
+        let text = self.lab.field(&map, "{.data.config\\.yaml}").unwrap();
+        let edited: Vec<String> = text
+            .lines()
+            .map(|line| match line.starts_with("mode:") {
+                true => format!("mode: {mode}"),
+                false => line.to_owned(),
+            })
+            .collect();
+        let patch = json!({"data": {"config.yaml": edited.join("\n")}}).to_string();
+        let patch = ["patch", "--type", "merge", "-p", &patch];
+        let patch = [&patch[..], &map].concat();
+        self.lab.kubectl(&patch).ok();
+        let agents = ["-l", "k8s-app=weft-agent", "-n", "kube-system"];
+        let delete = [&["delete", "pods"][..], &agents].concat();
+        self.lab.kubectl(&delete).ok();
+    }
+
     /// Both DNS replicas are there and ready.
     #[track_caller]
     fn dns_is_whole(&self) {
@@ -185,6 +206,35 @@ fn agents_are_killed_and_no_request_fails() {
         assert_eq!(before, after);
     }
     scene.something_new_works("later", "node-2");
+    scene.nothing_failed();
+}
+
+#[test]
+fn back_ends_replace_each_other_and_no_request_fails() {
+    let scene = Scene::new("modes");
+    let address = scene
+        .lab
+        .field(&["service", "probes"], "{.spec.clusterIP}")
+        .unwrap();
+    for (mode, name) in [("iptables", "chained"), ("nftables", "mapped")] {
+        scene.set_mode(mode);
+        for node in ["node-1", "node-2"] {
+            eventually("the rules are the mode's", || {
+                let saved = scene.lab.exec(node, &["iptables-save", "-t", "nat"]);
+                let chains = scene.lab.exec(node, &["nft", "list", "table", "ip", "weft"]);
+                let portal = format!("-A KUBE-SERVICES -d {address}/32 -p tcp ");
+                let in_iptables = saved.result()?.contains(&portal);
+                let in_nftables = chains.result()?.contains(&address);
+                expect((in_iptables, in_nftables), |there| {
+                    *there == (mode == "iptables", mode == "nftables")
+                })
+            });
+        }
+        scene.traffic_flows();
+        scene.something_new_works(name, "node-2");
+    }
+    let saved = scene.lab.exec("node-1", &["iptables-save"]).ok();
+    assert!(!saved.contains("KUBE-") && !saved.contains("WEFT-"), "{saved}");
     scene.nothing_failed();
 }
 

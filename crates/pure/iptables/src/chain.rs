@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use sha2::{Digest, Sha256};
 use weft_desired::{Backend, Protocol, mark};
+
+use crate::digest::sha256;
 
 /// A table of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,7 +174,7 @@ impl ServiceChains {
 /// names stay within the kernel's 28 characters (`XT_EXTENSION_MAXNAMELEN`).
 fn hash(text: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let digest = Sha256::digest(text.as_bytes());
+    let digest = sha256(text.as_bytes());
     let mut encoded = String::with_capacity(16);
     for group in digest[..10].chunks_exact(5) {
         let bits = group

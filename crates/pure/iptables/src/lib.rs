@@ -3,6 +3,7 @@
 
 mod chain;
 mod current;
+mod digest;
 mod fragment;
 mod listing;
 mod programme;
