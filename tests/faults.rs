@@ -221,7 +221,9 @@ fn back_ends_replace_each_other_and_no_request_fails() {
         for node in ["node-1", "node-2"] {
             eventually("the rules are the mode's", || {
                 let saved = scene.lab.exec(node, &["iptables-save", "-t", "nat"]);
-                let chains = scene.lab.exec(node, &["nft", "list", "table", "ip", "weft"]);
+                let chains = scene
+                    .lab
+                    .exec(node, &["nft", "list", "table", "ip", "weft"]);
                 let portal = format!("-A KUBE-SERVICES -d {address}/32 -p tcp ");
                 let in_iptables = saved.result()?.contains(&portal);
                 let in_nftables = chains.result()?.contains(&address);
@@ -234,7 +236,10 @@ fn back_ends_replace_each_other_and_no_request_fails() {
         scene.something_new_works(name, "node-2");
     }
     let saved = scene.lab.exec("node-1", &["iptables-save"]).ok();
-    assert!(!saved.contains("KUBE-") && !saved.contains("WEFT-"), "{saved}");
+    assert!(
+        !saved.contains("KUBE-") && !saved.contains("WEFT-"),
+        "{saved}"
+    );
     scene.nothing_failed();
 }
 

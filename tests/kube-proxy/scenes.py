@@ -71,7 +71,7 @@ def service(draw, number, old):
     if kind != "ClusterIP" or (not old and draw.random() < 0.3):
         if draw.random() < 0.5:
             spec["externalIPs"] = draw.sample(
-                ["203.0.113.80", "203.0.113.81", "2001:db8:80::1"], draw.choice([1, 2, 3]))
+                [f"203.0.113.{number}", f"203.0.113.{number + 100}", f"2001:db8:80::{number:x}"], draw.choice([1, 2, 3]))
     if kind != "ClusterIP" or "externalIPs" in spec:
         spec["externalTrafficPolicy"] = draw.choice(["Cluster", "Local"])
     if draw.random() < 0.3:

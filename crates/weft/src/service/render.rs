@@ -183,7 +183,12 @@ fn compile(args: &Args) -> anyhow::Result<Desired> {
             args.node
         ));
     }
-    Ok(compiler.desired().clone())
+    let mut desired = compiler.desired().clone();
+    // Without a kernel to ask, the node has the addresses that it is known by.
+    let own = compiler.own_node().into_iter();
+    let known = own.flat_map(|node| node.internal_ips.iter().copied());
+    desired.nat.own_addresses.extend(known);
+    Ok(desired)
 }
 
 /// What an object changes in the model; nothing if it is of a kind that no rule depends on.
