@@ -12,6 +12,7 @@
 mod lab;
 
 mod adoption;
+mod churn;
 mod client_go;
 mod crowds;
 mod durability;
@@ -25,6 +26,7 @@ mod kubectl_old;
 mod kubectl_verbs;
 mod networking;
 mod node;
+mod node_pods;
 mod ownership;
 mod pods;
 mod publish;
@@ -40,4 +42,9 @@ mod verdicts;
 #[test]
 fn acknowledged_writes_survive_twenty_kills() {
     durability::killed_while_writing(20);
+}
+
+#[test]
+fn a_hundred_pods_come_and_go_while_parts_die() {
+    churn::pods_come_and_go("churn", 5, &churn::PARTS);
 }

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod churn;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod durability;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
@@ -320,101 +321,16 @@ fn a_killed_front_leaves_nothing_whenever_it_dies() {
     }
 }
 
-/// What a node has, by kind: each pod that is gone must have taken its own with it.
-const INVENTORY: &str = r#"
-for process in /proc/[0-9]*; do echo "process $(cat $process/comm 2>/dev/null)"; done
-echo "mounts $(wc -l </proc/1/mountinfo)"
-ip -br link | sed 's/^/link /;s/  *$//'
-ip route | sed 's/^/route /'
-ls /var/lib/cni/networks/weft | grep -v last_reserved | sed 's/^/address /'
-ls /var/lib/weft/attachments | sed 's/^/attachment /'
-ls /run/netns 2>/dev/null | sed 's/^/namespace /'
-ls /var/lib/kubelet/pods 2>/dev/null | sed 's/^/volumes /'
-"#;
+#[test]
+#[ignore = "soak: 500 pods"]
+fn pods_come_and_go_without_a_trace() {
+    churn::pods_come_and_go("soak-pods", rounds(500 / churn::AT_ONCE), &[]);
+}
 
 #[test]
-#[ignore = "soak: 300 pods"]
-fn pods_come_and_go_without_a_trace() {
-    const AT_ONCE: usize = 20;
-    let lab = Lab::up("soak-pods", &[]);
-    let inventory = || -> Result<Vec<Vec<String>>, String> {
-        ["node-1", "node-2"]
-            .into_iter()
-            .map(|node| {
-                let said = lab.sh(node, INVENTORY).result()?;
-                let mut lines: Vec<_> = said.lines().map(str::to_owned).collect();
-                lines.sort();
-                Ok(lines)
-            })
-            .collect()
-    };
-    // A first pod makes what the node keeps.
-    churn(&lab, "first", AT_ONCE);
-    let before = inventory().unwrap();
-    for round in 0..rounds(300 / AT_ONCE) {
-        churn(&lab, &format!("round-{round}"), AT_ONCE);
-        eventually(&format!("round {round}: the nodes are as before"), || {
-            let now = inventory()?;
-            let differences: Vec<_> = now
-                .iter()
-                .zip(&before)
-                .flat_map(|(now, before)| difference(now, before))
-                .collect();
-            expect(differences, Vec::is_empty)
-        });
-    }
-    for part in [
-        "weft agent",
-        "weft internal kubelet",
-        "weft internal apiserver",
-    ] {
-        for pid in parts(lab.front(), part) {
-            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-            // Sockets, watches, and one of each thing for what runs now: not one for each pod.
-            assert!(descriptors < 100, "{part} holds {descriptors} descriptors");
-        }
-    }
-}
-
-/// Lines that one has more often than the other.
-fn difference(now: &[String], before: &[String]) -> Vec<String> {
-    let count =
-        |lines: &[String], line: &String| lines.iter().filter(|other| *other == line).count();
-    now.iter()
-        .chain(before)
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .filter(|line| count(now, line) != count(before, line))
-        .map(|line| {
-            format!(
-                "{line}: {} and before {}",
-                count(now, line),
-                count(before, line)
-            )
-        })
-        .collect()
-}
-
-/// Makes pods on both nodes, waits until they run, deletes them, and waits until they are gone.
-fn churn(lab: &Lab, namespace: &str, pods: usize) {
-    lab.namespace(namespace);
-    let objects: Vec<_> = (0..pods)
-        .map(|number| {
-            json!({
-                "apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": format!("pod-{number}"), "labels": {"app": "churn"}},
-                "spec": {
-                    "nodeName": format!("node-{}", number % 2 + 1),
-                    "terminationGracePeriodSeconds": 1,
-                    "containers": [{"name": "c", "image": "pause"}],
-                },
-            })
-        })
-        .collect();
-    lab.apply(namespace, &lab::probe::manifest(&objects));
-    lab.pods_ready(namespace, "app=churn");
-    lab.kubectl(&["delete", "namespace", namespace, "--timeout=90s"])
-        .ok();
+#[ignore = "soak: 500 pods, and a kill for every ten"]
+fn pods_come_and_go_while_parts_die() {
+    churn::pods_come_and_go("soak-churn", rounds(500 / churn::AT_ONCE), &churn::PARTS);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod add;
 mod check;
 mod collect;
 mod del;
+mod host_port;
 mod link;
 
 use std::io::{self, Read, Write};

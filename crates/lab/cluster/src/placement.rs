@@ -2,7 +2,7 @@
 //! loop. Filters, their order and their texts are kube-scheduler's own.
 
 mod neighbours;
-mod ports;
+pub(crate) mod ports;
 mod refusal;
 mod resources;
 mod spread;

@@ -6,6 +6,7 @@
 //! these tables, `weft-kernel` and `weft-serve` make them true.
 
 mod dns;
+mod host_port;
 mod link;
 pub mod mark;
 mod net;
@@ -19,6 +20,7 @@ mod state;
 mod table;
 
 pub use dns::{DnsTable, DomainName, NameRecords, NotADomainName, ServiceRecord};
+pub use host_port::HostPort;
 pub use link::{PodLink, PodLinkKey};
 pub use net::{IpFamily, Protocol, SocketKey};
 pub use node_nat::{LocalDetection, NodeNat, NodePortAddresses};

@@ -4,6 +4,10 @@
 /// The name of weft's table in each family of nf_tables.
 pub const TABLE: &str = "weft";
 
+/// The name of the table of pods' ports on the node, in each family of nf_tables. The CNI
+/// plugin writes it, so that it belongs to no agent's socket.
+pub const HOST_PORTS: &str = "weft-host-ports";
+
 /// What the node's ends of pods' links are named: this, and ten hexadecimal digits.
 pub const LINK_NAME: &str = "weft";
 

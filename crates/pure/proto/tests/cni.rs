@@ -190,8 +190,29 @@ fn every_wrong_field_is_named_with_its_code() {
                 "/runtimeConfig",
                 json!({"portMappings": [{"hostPort": 80}]}),
             ),
+            Code::InvalidConfig,
+            "runtimeConfig.portMappings[0].containerPort:",
+        ),
+        (
+            with(
+                "/runtimeConfig",
+                json!({"portMappings": [{"hostPort": 80, "containerPort": 65536}]}),
+            ),
+            Code::InvalidConfig,
+            "runtimeConfig.portMappings[0].containerPort: 65536",
+        ),
+        (
+            with(
+                "/runtimeConfig",
+                json!({"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}]}),
+            ),
+            Code::InvalidConfig,
+            "runtimeConfig.portMappings[0].protocol: \"icmp\"",
+        ),
+        (
+            with("/runtimeConfig", json!({"bandwidth": {"ingressRate": 1}})),
             Code::UnsupportedField,
-            "runtimeConfig.portMappings: [{\"hostPort\":80}]",
+            "runtimeConfig.bandwidth:",
         ),
         (with("/ipam", Value::Null), Code::InvalidConfig, "ipam:"),
         (with("/ipam", json!("weft")), Code::Decode, "ipam:"),
@@ -335,7 +356,7 @@ fn unknown_fields_are_reported_with_their_path() {
     config["ipam"]["x"] = json!(null);
     config["args"] = json!({"cni": {}});
     config["capabilities"] = json!({"ips": true});
-    config["runtimeConfig"] = json!({"portMappings": []});
+    config["runtimeConfig"] = json!({"portMappings": [], "bandwidth": {}});
     let fields: Vec<String> = add(&config)
         .config
         .remarks
@@ -589,4 +610,21 @@ proptest! {
             exercise(format!("{command}\0c1\0eth0\0/n\0\0{config}").as_bytes());
         }
     }
+}
+
+#[test]
+fn ports_of_the_node_are_read_as_runtimes_write_them() {
+    let mut config = config();
+    config["runtimeConfig"] = json!({"portMappings": [
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""},
+        {"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "127.0.0.1"},
+        {"hostPort": 0, "containerPort": 80},
+    ]});
+    let mappings = add(&config).mappings;
+    let read: Vec<_> = mappings
+        .iter()
+        .map(|one| (one.host_port, one.container_port, one.protocol, one.host_ip))
+        .collect();
+    let loopback = "127.0.0.1".parse().ok();
+    assert_eq!(read, [(8080, 80, 6, None), (53, 5353, 17, loopback)]);
 }

@@ -76,6 +76,7 @@ fn configuration(network: &NodeNetwork) -> Result<String> {
         "name": "weft",
         "plugins": [{
             "type": "weft",
+            "capabilities": {"portMappings": true},
             "mtu": network.mtu,
             "nodeAddresses": network.addresses,
             "ipam": {"type": "weft", "ranges": network.ranges, "exclude": gateways(&network.ranges)},

@@ -12,7 +12,7 @@ use weft_proto::cni::{AddResult, Attach, Error, Interface, IpConfig, Route};
 use weft_sys::namespace;
 use weft_sys::rtnl::Mac;
 
-use super::{compiled, del, link, note, open_namespace, pool_error, record_error};
+use super::{compiled, del, host_port, link, note, open_namespace, pool_error, record_error};
 
 /// Attaches a container; called again after a failure or a crash it goes on from
 /// where it is.
@@ -69,7 +69,8 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     let attached = records
         .write(&record, Durability::Power)
         .map_err(|error| record_error(&error))
-        .and_then(|()| link::attach(&record.key, namespace.as_fd(), &link));
+        .and_then(|()| link::attach(&record.key, namespace.as_fd(), &link))
+        .and_then(|()| open_ports(request, &record, &link));
     if let Err(error) = attached {
         return Err(match del::undo(&records, &record) {
             Ok(()) => error,
@@ -84,6 +85,16 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         Some(previous) => previous.clone().followed_by(own),
         None => own,
     })
+}
+
+/// The pod's ports on the node; a pod without has none to look for.
+fn open_ports(request: &Attach, record: &Attachment, link: &PodLink) -> Result<(), Error> {
+    if request.mappings.is_empty() {
+        return Ok(());
+    }
+    let node = &request.node_addresses;
+    let ports = host_port::compiled(&request.mappings, node, &record.addresses);
+    host_port::set(&record.key, &ports, &record.addresses, &link.host_name)
 }
 
 /// The record of an ADD that has begun.

@@ -8,7 +8,7 @@ use weft_nodestate::{Attachments, Pool, RecordError};
 use weft_proto::cni::{AddResult, Attach, Code, Error};
 
 use super::add::result;
-use super::{compiled, link, open_namespace, pool_error, record_error};
+use super::{compiled, host_port, link, open_namespace, pool_error, record_error};
 
 /// Compares the attachment with its record, and what ADD answered with both. All
 /// differences are found before any is reported.
@@ -35,6 +35,11 @@ pub(super) fn check(request: &Attach) -> Result<(), Error> {
         {
             differences.push(format!("address {address} is not reserved for it"));
         }
+    }
+    let node = &request.node_addresses;
+    let ports = host_port::compiled(&request.mappings, node, &record.addresses);
+    if !ports.is_empty() {
+        differences.extend(host_port::verify(&record.key, &ports)?);
     }
     differences.extend(link::verify(&record.key, namespace.as_fd(), &link)?);
     if differences.is_empty() {

@@ -6,7 +6,7 @@ use weft_compile::attachment;
 use weft_nodestate::{Attachment, Attachments, Held, Pool, RecordError, digest};
 use weft_proto::cni::{AttachmentKey, Detach, Error};
 
-use super::{link, note, pool_error, record_error};
+use super::{host_port, link, note, pool_error, record_error};
 
 /// Detaches a container. What is gone already is no error, and the pod's namespace is
 /// not needed: the link goes with its end on the node.
@@ -44,7 +44,12 @@ fn remove(
     pool: &Pool,
     held: Held<'_>,
 ) -> Result<(), Error> {
-    link::detach(&attachment::host_name(&digest(key)))?;
+    let name = attachment::host_name(&digest(key));
+    // Nothing leads to an address that another pod may have next.
+    if let Held::These(addresses) = &held {
+        host_port::set(key, &[], addresses, &name)?;
+    }
+    link::detach(&name)?;
     pool.release(key, held)
         .map_err(|error| pool_error(&error))?;
     records.remove(key).map_err(|error| record_error(&error))?;

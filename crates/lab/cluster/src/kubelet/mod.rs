@@ -17,8 +17,10 @@ pub mod names;
 pub mod node;
 mod plan;
 mod pod;
+mod ports;
 pub mod probe;
 mod probing;
+mod reclaim;
 pub mod sandbox;
 mod server;
 pub mod services;
@@ -167,6 +169,7 @@ pub struct Shared {
     pub(crate) allocatable: Allocatable,
     pub(crate) cluster_ca: Option<Vec<u8>>,
     pub(crate) dns: ClusterDns,
+    pub(crate) ports: ports::Taken,
 }
 
 /// Runs a kubelet until its process is ended.
@@ -204,6 +207,7 @@ async fn serve(config: Config) -> Result<(), Error> {
             servers: config.cluster_dns.clone(),
             domain: config.cluster_domain.clone(),
         },
+        ports: ports::Taken::default(),
         client,
         config,
     });
@@ -212,6 +216,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     tokio::spawn(node::keep(Arc::clone(&shared)));
     tokio::spawn(node::renew_lease(Arc::clone(&shared)));
+    tokio::spawn(reclaim::keep(Arc::clone(&shared)));
     Manager::new(shared).run().await;
     Ok(())
 }
@@ -360,6 +365,7 @@ impl Manager {
     }
 
     fn ended(&mut self, uid: &str) {
+        self.shared.ports.give_back(uid);
         if let Some(running) = self.running.remove(uid)
             && let Some(next) = self.queued.remove(&running.name)
         {

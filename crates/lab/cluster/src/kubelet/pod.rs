@@ -20,6 +20,7 @@ use weft_kube::k8s_openapi::api::core::v1::{ObjectReference, Pod, PodSpec, PodSt
 use super::backoff::Backoff;
 use super::cni::Network;
 use super::environment::Facts;
+use super::ports::Claim;
 use super::probe::{Outcome, Prober, Purpose};
 use super::sandbox::{self, Sandbox};
 use super::shim::{ContainerState, Events};
@@ -32,6 +33,10 @@ use stopping::{Step, Stop};
 
 /// Before a sandbox, a volume or a status write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Before it is looked again whether a pod that leaves has given its ports back.
+const PORTS_RETRY: Duration = Duration::from_millis(50);
+/// How often limited volumes are measured (the kubelet's eviction manager: every 10 s).
+const MEASURE: Duration = Duration::from_secs(10);
 /// Before a volume is tried again for the first time: an account or a certificate comes a moment
 /// after its namespace. It doubles each time.
 const VOLUME_RETRY: Duration = Duration::from_millis(100);
@@ -81,6 +86,8 @@ struct Answered {
 enum Heard {
     Probe(Answered),
     Hook(HookEnded),
+    /// A volume holds more than it may, if one does.
+    Usage(Option<String>),
 }
 
 /// The task of one pod.
@@ -101,6 +108,7 @@ pub(super) struct Worker {
     volume_attempts: u32,
     retry: Option<Instant>,
     waits_for_network: bool,
+    waits_for_ports: bool,
     network: watch::Receiver<Option<Network>>,
     volume_changes: watch::Receiver<u64>,
     start: Timestamp,
@@ -113,6 +121,8 @@ pub(super) struct Worker {
     verdict: Option<Verdict>,
     /// Whether a container was started in this sandbox.
     begun: bool,
+    /// When its limited volumes are measured next; never while that is under way.
+    measure: Option<Instant>,
     finished: bool,
     heard_sender: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
@@ -138,6 +148,7 @@ impl Worker {
             .and_then(|status| status.phase.as_deref())
             .is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
         let records = first_records(&pod);
+        let measure = (!volumes::limited(&pod).is_empty()).then(Instant::now);
         Worker {
             reference: reference(&pod),
             network: shared.network.clone(),
@@ -159,12 +170,14 @@ impl Worker {
             volume_attempts: 0,
             retry: None,
             waits_for_network: false,
+            waits_for_ports: false,
             start,
             published: None,
             ending: None,
             winds_down_by: None,
             verdict: None,
             begun: false,
+            measure,
             finished,
             heard_sender,
             heard,
@@ -289,6 +302,11 @@ impl Worker {
                 match changed {
                     Ok(()) => {
                         let update = self.updates.borrow_and_update().clone();
+                        let (old, new) = (&self.pod.metadata, &update.pod.metadata);
+                        if (&old.labels, &old.annotations) != (&new.labels, &new.annotations) {
+                            // Volumes may tell of them.
+                            self.volumes_current = false;
+                        }
                         self.pod = update.pod;
                         self.removed = update.removed;
                     }
@@ -303,6 +321,7 @@ impl Worker {
             Some(heard) = self.heard.recv() => match heard {
                 Heard::Probe(answered) => self.answered(answered).await,
                 Heard::Hook(ended) => self.hook_ended(ended).await,
+                Heard::Usage(exceeded) => self.measured(exceeded),
             },
             _ = self.network.changed(), if waits_for_network => {}
             _ = self.volume_changes.changed(), if refreshes => self.volumes_may_have_changed(),
@@ -336,6 +355,9 @@ impl Worker {
             return self.conclude().await;
         }
         let now = Instant::now();
+        if self.waits_for_ports {
+            return Next::Wait(Some(now + PORTS_RETRY));
+        }
         let held = self.retry.is_some_and(|retry| now < retry);
         if !held {
             self.retry = None;
@@ -353,6 +375,7 @@ impl Worker {
         }
         self.start_containers(spec).await;
         self.ask_probes(spec);
+        self.measure_volumes();
         // What was just started or refused may decide the phase.
         let phase = status::phase(spec, &self.records, self.finished);
         if phase == "Succeeded" || phase == "Failed" {
@@ -366,12 +389,17 @@ impl Worker {
         if self.verdict.is_some() || self.finished {
             return;
         }
-        if let Some(message) = sysctls::forbidden(spec).filter(|_| self.sandbox.is_none()) {
-            self.note(Severity::Warning, "SysctlForbidden", &message);
-            self.verdict = Some(Verdict {
-                reason: "SysctlForbidden",
-                message,
-            });
+        let fresh = self.sandbox.is_none();
+        if let Some(message) = sysctls::forbidden(spec).filter(|_| fresh) {
+            return self.reject("SysctlForbidden", message);
+        }
+        // One that runs already has them, whoever came first to a kubelet that starts.
+        let ports = self.shared.ports.take(self.uid(), &self.pod);
+        self.waits_for_ports = fresh && ports == Claim::Awaited;
+        if let Claim::Refused(message) = ports
+            && fresh
+        {
+            return self.reject("NodePorts", message);
         }
         if deadline(spec, self.start).is_some_and(|deadline| deadline <= Timestamp::now()) {
             let message = "Pod was active on the node longer than the specified deadline";
@@ -383,13 +411,38 @@ impl Worker {
         }
     }
 
+    fn reject(&mut self, reason: &'static str, message: String) {
+        self.note(Severity::Warning, reason, message.clone());
+        self.verdict = Some(Verdict { reason, message });
+    }
+
+    fn measure_volumes(&mut self) {
+        let due = self.measure.is_some_and(|due| due <= Instant::now());
+        if !due {
+            return;
+        }
+        self.measure = None;
+        let (volumes, sender) = (volumes::limited(&self.pod), self.heard_sender.clone());
+        tokio::task::spawn_blocking(move || {
+            let exceeded = volumes.into_iter().find(volumes::Limited::is_exceeded);
+            let _pod_is_gone = sender.send(Heard::Usage(exceeded.map(|volume| volume.message)));
+        });
+    }
+
+    fn measured(&mut self, exceeded: Option<String>) {
+        self.measure = Some(Instant::now() + MEASURE);
+        if let Some(message) = exceeded.filter(|_| self.verdict.is_none()) {
+            self.reject("Evicted", message);
+        }
+    }
+
     fn runs(&self) -> bool {
         self.records.values().any(Record::running)
     }
 
     fn next_wake(&self) -> Option<Instant> {
         let now = Instant::now();
-        let mut times: Vec<Option<Instant>> = vec![self.retry];
+        let mut times: Vec<Option<Instant>> = vec![self.retry, self.measure];
         for (name, live) in &self.live {
             let Some(record) = self.records.get(name) else {
                 continue;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -200,6 +200,58 @@ pub fn tell_addresses(pod: &Pod) -> bool {
         })
         .filter_map(|item| item.field_ref.as_ref())
         .any(|field| field.field_path.starts_with("status."))
+}
+
+/// A volume whose use is limited and not by the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limited {
+    path: PathBuf,
+    bytes: u64,
+    /// What is said of it when it holds more.
+    pub message: String,
+}
+
+/// The pod's limited volumes on disk.
+#[must_use]
+pub fn limited(pod: &Pod) -> Vec<Limited> {
+    let sources = volumes_of(pod).filter_map(|volume| Some((volume, volume.empty_dir.as_ref()?)));
+    sources
+        .filter(|(_, source)| !is_memory(source))
+        .filter_map(|(volume, source)| {
+            let text = &source.size_limit.as_ref()?.0;
+            Some(Limited {
+                path: empty_dir(pod, &volume.name),
+                bytes: limit(source)?,
+                message: format!(
+                    "Usage of EmptyDir volume {:?} exceeds the limit {text:?}. ",
+                    volume.name
+                ),
+            })
+        })
+        .collect()
+}
+
+impl Limited {
+    /// Whether it holds more than it may.
+    #[must_use]
+    pub fn is_exceeded(&self) -> bool {
+        used(&self.path) > self.bytes
+    }
+}
+
+/// How much a folder takes on disk (stat(2): blocks are of 512 bytes).
+fn used(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| {
+        let metadata = entry.metadata().ok()?;
+        let below = if metadata.is_dir() {
+            used(&entry.path())
+        } else {
+            0
+        };
+        Some(metadata.blocks().saturating_mul(512).saturating_add(below))
+    });
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// Removes everything kept for pods other than these.

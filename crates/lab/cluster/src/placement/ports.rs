@@ -5,17 +5,27 @@ use weft_kube::k8s_openapi::api::core::v1::Pod;
 use super::NodeView;
 use super::refusal::Objection;
 
+/// Why a node can't take a pod.
+pub(crate) const TAKEN: &str = "node(s) didn't have free ports for the requested pod ports";
+
 /// A claim: address, protocol, port.
 type Claim<'a> = (&'a str, &'a str, i32);
 
 /// Whether a port that the pod claims is another pod's already.
 pub(super) fn objection(pod: &Pod, view: &NodeView<'_>) -> Option<Objection> {
-    let wanted: Vec<Claim<'_>> = claims(pod).collect();
-    let mut taken = view.pods.iter().flat_map(|other| claims(other));
-    let conflict = !wanted.is_empty()
-        && taken.any(|taken| wanted.iter().any(|wanted| conflict(*wanted, taken)));
-    conflict
-        .then(|| Objection::passing("node(s) didn't have free ports for the requested pod ports"))
+    let mut others = view.pods.iter();
+    let taken = is_claiming(pod) && others.any(|other| exclude(pod, other));
+    taken.then(|| Objection::passing(TAKEN))
+}
+
+/// Whether a pod claims any port of its node.
+pub(crate) fn is_claiming(pod: &Pod) -> bool {
+    claims(pod).next().is_some()
+}
+
+/// Whether two pods claim one port of one address.
+pub(crate) fn exclude(one: &Pod, other: &Pod) -> bool {
+    claims(one).any(|wanted| claims(other).any(|taken| conflict(wanted, taken)))
 }
 
 fn claims(pod: &Pod) -> impl Iterator<Item = Claim<'_>> {

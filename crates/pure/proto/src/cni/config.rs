@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::fields::{Fields, invalid, missing, parse, text, unsupported};
+use super::port_mapping::port_mappings;
 use super::ranges::{absolute, data_dir, ipam};
 use super::result::{Dns, dns};
-use super::{AddResult, Code, Error, Ipam, NetworkName, Version};
+use super::{AddResult, Code, Error, Ipam, NetworkName, PortMapping, Version};
 
 /// Where host-local keeps its reservations, and so do we (`ipam.dataDir`).
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
@@ -59,6 +60,7 @@ pub struct Config {
 pub(super) struct LinkConfig {
     pub(super) mtu: u32,
     pub(super) node_addresses: Vec<IpAddr>,
+    pub(super) mappings: Vec<PortMapping>,
     pub(super) ipam: Ipam,
     pub(super) dns: Dns,
     pub(super) previous: Option<AddResult>,
@@ -155,11 +157,14 @@ impl LinkConfig {
             }
             node_addresses.push(address);
         }
+        let mut mappings = Vec::new();
         if let Some(section) = fields.take("runtimeConfig") {
             let path = "runtimeConfig";
             Fields::of(path, section)?;
             for (key, value) in section.as_object().into_iter().flatten() {
-                if !is_empty(value) {
+                if key == "portMappings" {
+                    mappings = port_mappings("runtimeConfig.portMappings", value)?;
+                } else if !is_empty(value) {
                     return Err(unsupported(
                         &format!("{path}.{key}"),
                         value,
@@ -180,6 +185,7 @@ impl LinkConfig {
         Ok(Self {
             mtu,
             node_addresses,
+            mappings,
             ipam,
             dns,
             previous,

@@ -9,7 +9,7 @@ use super::config::{LinkConfig, decode, version};
 use super::fields::{Fields, invalid, missing};
 use super::{
     AddResult, AttachmentKey, Code, Command, Config, ContainerId, Dns, Environment, Error,
-    InterfaceName, Ipam, PodIdentity, Version,
+    InterfaceName, Ipam, PodIdentity, PortMapping, Version,
 };
 
 /// What a runtime asks for.
@@ -44,6 +44,8 @@ pub struct Attach {
     pub mtu: u32,
     /// `nodeAddresses`: at most one a family.
     pub node_addresses: Vec<IpAddr>,
+    /// `runtimeConfig.portMappings`.
+    pub mappings: Vec<PortMapping>,
     /// `ipam`.
     pub ipam: Ipam,
     /// `dns`, to be handed back in the result.
@@ -213,6 +215,7 @@ fn attach(
         config,
         mtu: link.mtu,
         node_addresses: link.node_addresses,
+        mappings: link.mappings,
         ipam: link.ipam,
         dns: link.dns,
         previous: link.previous,

@@ -12,8 +12,8 @@ use weft_model::ObjectKey;
 
 use super::matching::{Reserved, choose, claim_class, reserved};
 use super::{
-    BIND_COMPLETED, BOUND_BY_CONTROLLER, COMPONENT, IS_DEFAULT, PROVISIONED_BY, PROVISIONER,
-    SELECTED_NODE, class, is_used, waits_for_pod,
+    BIND_COMPLETED, BOUND_BY_CONTROLLER, COMPONENT, FOLDER_FINALIZER, HOSTNAME, IS_DEFAULT,
+    PROVISIONED_BY, PROVISIONER, SELECTED_NODE, VOLUME_FOLDER, class, is_used, waits_for_pod,
 };
 use crate::controllers::world::{World, api};
 use crate::controllers::{Context, During, Error};
@@ -21,8 +21,6 @@ use crate::events::Severity;
 
 /// Keeps a claim while a pod uses it.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
-/// Where provisioned volumes lie on their nodes.
-const FOLDER: &str = "/var/lib/weft/volumes";
 
 pub(in crate::controllers) struct Claims {
     context: Context,
@@ -237,13 +235,17 @@ fn provisioned(claim: &PersistentVolumeClaim, node: &Node, class: &StorageClass)
     let spec = claim.spec.clone().unwrap_or_default();
     let name = format!("pvc-{}", claim.uid().unwrap_or_default());
     let requests = spec.resources.and_then(|resources| resources.requests);
-    let hostname = node.labels().get("kubernetes.io/hostname").cloned();
+    let hostname = node.labels().get(HOSTNAME).cloned();
     let namespace = claim.namespace().unwrap_or_default();
-    let folder = format!("{FOLDER}/{name}_{namespace}_{}", claim.name_any());
+    let folder = format!("{VOLUME_FOLDER}/{name}_{namespace}_{}", claim.name_any());
     json!({
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": name, "annotations": {PROVISIONED_BY: PROVISIONER}},
+        "metadata": {
+            "name": name,
+            "annotations": {PROVISIONED_BY: PROVISIONER},
+            "finalizers": [FOLDER_FINALIZER],
+        },
         "spec": {
             "capacity": {"storage": requests.and_then(|mut all| all.remove("storage"))},
             "accessModes": spec.access_modes,
@@ -254,7 +256,7 @@ fn provisioned(claim: &PersistentVolumeClaim, node: &Node, class: &StorageClass)
             "claimRef": claim_reference(claim),
             "hostPath": {"path": folder, "type": "DirectoryOrCreate"},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{
-                "key": "kubernetes.io/hostname",
+                "key": HOSTNAME,
                 "operator": "In",
                 "values": [hostname.unwrap_or_else(|| node.name_any())],
             }]}]}},

@@ -23,12 +23,28 @@ pub(crate) const PROVISIONER: &str = "weft/local-path";
 pub(crate) const LOCAL_PATH: &str = "local-path";
 /// Marks the default class.
 pub(crate) const IS_DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
+/// Where provisioned volumes lie on their nodes.
+pub(crate) const VOLUME_FOLDER: &str = "/var/lib/weft/volumes";
+/// Keeps a provisioned volume until its node has removed the folder; the name is that of
+/// Kubernetes' own provisioners.
+pub(crate) const FOLDER_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+const HOSTNAME: &str = "kubernetes.io/hostname";
 /// The node that the scheduler chose for the first pod of a claim.
 pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const COMPONENT: &str = "persistentvolume-controller";
+
+/// The node that a provisioned volume is on.
+pub(crate) fn node_of_volume(volume: &PersistentVolume) -> Option<&str> {
+    let by = volume.annotations().get(PROVISIONED_BY)?;
+    let affinity = volume.spec.as_ref()?.node_affinity.as_ref()?;
+    let mut terms = affinity.required.as_ref()?.node_selector_terms.iter();
+    let expression = terms.next()?.match_expressions.as_ref()?.first()?;
+    let value = expression.values.as_ref()?.first()?;
+    (by == PROVISIONER && expression.key == HOSTNAME).then_some(value)
+}
 
 /// The claims of a pod, by name.
 pub(super) fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> {

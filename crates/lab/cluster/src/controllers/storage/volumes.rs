@@ -9,7 +9,7 @@ use weft_kube::kube::{Api, Resource, ResourceExt};
 use weft_model::ObjectKey;
 
 use super::matching::{Phase, phase};
-use super::{COMPONENT, PROVISIONED_BY, PROVISIONER};
+use super::{COMPONENT, FOLDER_FINALIZER, HOSTNAME, PROVISIONED_BY, PROVISIONER, node_of_volume};
 use crate::controllers::{Context, During, Error};
 use crate::events::Severity;
 
@@ -29,7 +29,7 @@ impl Volumes {
         &self,
         key: ObjectKey,
     ) -> Result<Option<Duration>, Error> {
-        let (volume, phase) = {
+        let (volume, phase, orphaned) = {
             let world = self.context.world.borrow();
             let Some(volume) = world.volumes.get(&key).cloned() else {
                 return Ok(None);
@@ -44,15 +44,26 @@ impl Volumes {
                 world.claims.get(&ObjectKey::new(namespace, name))
             });
             let phase = phase(&volume, claim.map(|claim| &**claim));
-            (volume, phase)
+            let node = node_of_volume(&volume);
+            let orphaned = node.is_some_and(|node| {
+                let mut nodes = world.nodes.values();
+                !nodes.any(|one| one.labels().get(HOSTNAME).is_some_and(|name| name == node))
+            });
+            (volume, phase, orphaned)
         };
         let protected = volume.finalizers().iter().any(|name| name == PROTECTION);
         if volume.meta().deletion_timestamp.is_some() {
-            if protected && phase != Phase::Bound {
+            // With its node the folder of a volume is gone, and nobody else will say so.
+            let abandoned = orphaned
+                && volume
+                    .finalizers()
+                    .iter()
+                    .any(|one| one == FOLDER_FINALIZER);
+            if (protected || abandoned) && phase != Phase::Bound {
                 let left = volume
                     .finalizers()
                     .iter()
-                    .filter(|name| *name != PROTECTION);
+                    .filter(|name| *name != PROTECTION && !(orphaned && *name == FOLDER_FINALIZER));
                 let left: Vec<_> = left.collect();
                 let patch = json!({"metadata": {
                     "finalizers": left, "resourceVersion": volume.resource_version(),

@@ -16,6 +16,9 @@ use crate::kubelet::volumes;
 /// Where the logs of pods are: `NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log`.
 const LOGS: &str = "/var/log/pods";
 
+/// What an evicted pod has, whatever it asks for (kubelet's immediateEvictionGracePeriodSeconds).
+const EVICTED_GRACE: i64 = 1;
+
 /// Removes the logs of pods other than these.
 pub(in crate::kubelet) fn remove_logs_but(uids: &[String]) {
     for entry in fs::read_dir(LOGS).into_iter().flatten().flatten() {
@@ -50,12 +53,17 @@ impl Worker {
         if let Some(sandbox) = self.sandbox.take() {
             sandbox.remove().await;
         }
+        self.shared.ports.give_back(self.uid());
     }
 
     /// One step of the end of a pod that has done its work, or may not go on.
     pub(super) async fn conclude(&mut self) -> Next {
         if self.sandbox.is_some() && !self.finished {
-            let grace = seconds(self.grace());
+            let evicted = self
+                .verdict
+                .as_ref()
+                .is_some_and(|one| one.reason == "Evicted");
+            let grace = seconds(if evicted { EVICTED_GRACE } else { self.grace() });
             let since = *self.ending.get_or_insert_with(Instant::now);
             if let Some(until) = self.wind_down(since + grace, grace).await {
                 return Next::Wait(Some(until));
@@ -67,6 +75,7 @@ impl Worker {
 
     /// One step of the pod's end.
     pub(super) async fn end(&mut self) -> Next {
+        self.shared.ports.leave(self.uid());
         let metadata = &self.pod.metadata;
         let grace = metadata.deletion_grace_period_seconds;
         let grace = seconds(grace.unwrap_or_else(|| self.grace()));

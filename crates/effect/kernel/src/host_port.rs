@@ -1,0 +1,462 @@
+//! Ports of the node that lead to pods on it (`hostPort`): a table of their own in each family.
+//!
+//! Rules are constant, a port is one element of a map. The CNI plugin writes elements, several
+//! processes at a time; whoever finds the rules wanting writes all of them anew in one
+//! transaction, which gives the same table however often it is done.
+//!
+//! ```text
+//! -110 prerouting           127.0.0.0/8, from another device, new        dropped
+//!  -99 prerouting, output   daddr . l4proto . th dport @ports            dnat
+//!   99 postrouting          translated, saddr . daddr @hairpin           masquerade
+//!                           translated, from 127.0.0.0/8                 masquerade
+//! ```
+//!
+//! The translation comes after that of Services: a connection is translated once.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use weft_desired::{HostPort, IpFamily, mark};
+use weft_sys::netlink;
+use weft_sys::nft::{
+    BaseChain, Batch, BitOperation, Chain, ChainKind, Connection, CtKey, DataType, ElementRef,
+    Expression, Family, Hook, MetaKey, NatKind, PayloadBase, Policy, Register, Rule, Set, SetFlags,
+    Table, TableFlags, TableName, Verdict,
+};
+
+use crate::sysctl::{self, Scope, Setting};
+
+/// Ports of the node to addresses and ports of pods.
+const PORTS: &str = "ports";
+/// Pods with ports, each with itself.
+const HAIRPIN: &str = "hairpin";
+/// LOOPBACK_IFNAME; what comes in through it was sent by the node itself.
+const LOOPBACK: &str = "lo";
+
+/// What can go wrong with ports of the node.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// nf_tables.
+    #[error("nf_tables: {0}")]
+    Kernel(#[from] netlink::Error),
+    /// A setting of the node.
+    #[error(transparent)]
+    Setting(#[from] sysctl::Error),
+}
+
+/// Makes the ports of one pod exactly these. `link` is its link's end on the node.
+///
+/// # Errors
+/// [`Error`]; a family has all of its ports or those from before.
+pub fn set(ports: &[HostPort], pods: &[IpAddr], link: &str) -> Result<(), Error> {
+    let mut connection = Connection::open()?;
+    for family in IpFamily::BOTH {
+        let wanted: Vec<&HostPort> = ports.iter().filter(|port| family.has(port.pod)).collect();
+        let pods: Vec<IpAddr> = pods
+            .iter()
+            .copied()
+            .filter(|pod| family.has(*pod))
+            .collect();
+        let there = exists(&mut connection, family)?;
+        if wanted.is_empty() && !there {
+            continue;
+        }
+        let mut batch = Batch::new();
+        let layout = Layout::of(family);
+        if !there || !layout.holds(&mut connection)? {
+            layout.write(&mut batch);
+        }
+        replace(&mut connection, &mut batch, &layout, there, &wanted, &pods)?;
+        if !batch.is_empty() {
+            connection.commit(batch)?;
+        }
+    }
+    if ports
+        .iter()
+        .any(|port| port.node.address.is_loopback() && port.pod.is_ipv4())
+    {
+        // The answers of a pod to the node's own loopback address come in by its link.
+        sysctl::set(Setting::RouteLocalnet(Scope::Link(link), true))?;
+    }
+    Ok(())
+}
+
+/// Which of the ports do not lead where they should.
+///
+/// # Errors
+/// [`Error`].
+pub fn missing(ports: &[HostPort]) -> Result<Vec<HostPort>, Error> {
+    let mut connection = Connection::open()?;
+    let mut missing = Vec::new();
+    for family in IpFamily::BOTH {
+        let wanted: Vec<&HostPort> = ports.iter().filter(|port| family.has(port.pod)).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let layout = Layout::of(family);
+        let whole = exists(&mut connection, family)? && layout.holds(&mut connection)?;
+        let elements = if whole {
+            connection.elements(&layout.table, PORTS)?
+        } else {
+            Vec::new()
+        };
+        let held = |port: &HostPort| {
+            let mut elements = elements.iter();
+            elements.any(|one| one.key == key(port) && one.data == data(port))
+        };
+        missing.extend(wanted.into_iter().filter(|port| !held(port)));
+    }
+    Ok(missing)
+}
+
+fn exists(connection: &mut Connection, family: IpFamily) -> Result<bool, Error> {
+    let tables = connection.tables(nft(family))?;
+    Ok(tables.iter().any(|table| table.name == table_of(family)))
+}
+
+/// Removes what leads to these pods and is not wanted, and whatever else stands in the way of
+/// what is; adds the rest.
+fn replace(
+    connection: &mut Connection,
+    batch: &mut Batch,
+    layout: &Layout,
+    there: bool,
+    wanted: &[&HostPort],
+    pods: &[IpAddr],
+) -> Result<(), Error> {
+    let table = &layout.table;
+    let (ports, hairpin) = if there {
+        let sets = connection.sets(table)?;
+        let has = |name: &str| sets.iter().flatten().any(|set| set.name == name);
+        let (has_ports, has_hairpin) = (has(PORTS), has(HAIRPIN));
+        let mut read = |has: bool, name| match has {
+            true => connection.elements(table, name),
+            false => Ok(Vec::new()),
+        };
+        (read(has_ports, PORTS)?, read(has_hairpin, HAIRPIN)?)
+    } else {
+        (Vec::new(), Vec::new())
+    };
+    let own: BTreeSet<Vec<u8>> = pods.iter().map(|pod| octets(*pod)).collect();
+    let stands: Vec<Vec<u8>> = wanted.iter().map(|port| key(port)).collect();
+    let mut kept = BTreeSet::new();
+    for element in &ports {
+        let leads_here = own.iter().any(|pod| element.data.starts_with(pod));
+        let right = wanted
+            .iter()
+            .any(|port| element.key == key(port) && element.data == data(port));
+        if right {
+            kept.insert(element.key.clone());
+        } else if leads_here || stands.contains(&element.key) {
+            batch.delete_element(table, PORTS, of_key(&element.key));
+        }
+    }
+    for port in wanted.iter().filter(|port| !kept.contains(&key(port))) {
+        let (key, data) = (key(port), data(port));
+        let element = ElementRef {
+            key: &key,
+            data: &data,
+            ..ElementRef::default()
+        };
+        batch.add_element(table, PORTS, element);
+    }
+    for pod in &own {
+        let itself = [pod.as_slice(), pod.as_slice()].concat();
+        let known = hairpin.iter().any(|element| element.key == itself);
+        match (known, wanted.is_empty()) {
+            (false, false) => batch.add_element(table, HAIRPIN, of_key(&itself)),
+            (true, true) => batch.delete_element(table, HAIRPIN, of_key(&itself)),
+            (true, false) | (false, true) => {}
+        }
+    }
+    Ok(())
+}
+
+fn of_key(key: &[u8]) -> ElementRef<'_> {
+    ElementRef {
+        key,
+        ..ElementRef::default()
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// A port, filled up to a word.
+fn word(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+fn key(port: &HostPort) -> Vec<u8> {
+    let mut key = octets(port.node.address);
+    key.extend([port.node.protocol.number(), 0, 0, 0]);
+    key.extend(word(port.node.port));
+    key
+}
+
+fn data(port: &HostPort) -> Vec<u8> {
+    let mut data = octets(port.pod);
+    data.extend(word(port.port));
+    data
+}
+
+fn nft(family: IpFamily) -> Family {
+    match family {
+        IpFamily::V4 => Family::V4,
+        IpFamily::V6 => Family::V6,
+    }
+}
+
+fn table_of(family: IpFamily) -> TableName {
+    TableName::new(nft(family), mark::HOST_PORTS)
+}
+
+/// A family's table.
+struct Layout {
+    family: IpFamily,
+    table: TableName,
+    sets: Vec<Set>,
+    chains: Vec<Chain>,
+    rules: Vec<Rule>,
+}
+
+impl Layout {
+    fn of(family: IpFamily) -> Self {
+        let address = match family {
+            IpFamily::V4 => DataType::Ipv4Address,
+            IpFamily::V6 => DataType::Ipv6Address,
+        };
+        let set = |name: &str, key: &[DataType], data: &[DataType]| Set {
+            name: name.to_owned(),
+            key: key.to_vec(),
+            data: data.to_vec(),
+            flags: SetFlags::default(),
+            timeout: None,
+            counter: false,
+            comment: None,
+        };
+        let mut layout = Layout {
+            family,
+            table: table_of(family),
+            sets: vec![
+                set(
+                    PORTS,
+                    &[address, DataType::Protocol, DataType::Port],
+                    &[address, DataType::Port],
+                ),
+                set(HAIRPIN, &[address, address], &[]),
+            ],
+            chains: Vec::new(),
+            rules: Vec::new(),
+        };
+        layout.guard();
+        for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
+            layout.chain(name, ChainKind::Nat, hook, -99);
+            layout.rule(name, layout.translate());
+        }
+        layout.chain("postrouting", ChainKind::Nat, Hook::Postrouting, 99);
+        let masquerade = Expression::Masquerade { random: true };
+        let hairpin = [translated(), layout.hairpin(), vec![masquerade.clone()]];
+        layout.rule("postrouting", hairpin.concat());
+        if family == IpFamily::V4 {
+            let own = [translated(), loopback(SOURCE_V4), vec![masquerade]];
+            layout.rule("postrouting", own.concat());
+        }
+        layout
+    }
+
+    /// Nobody but the node itself reaches its loopback addresses, though pods' links may carry
+    /// answers from them.
+    fn guard(&mut self) {
+        if self.family != IpFamily::V4 {
+            return;
+        }
+        self.chain("guard", ChainKind::Filter, Hook::Prerouting, -110);
+        let mut name = LOOPBACK.as_bytes().to_vec();
+        name.resize(16, 0);
+        let elsewhere = vec![
+            Expression::Meta {
+                key: MetaKey::InputName,
+                into: Register::word(0),
+            },
+            Expression::Compare {
+                from: Register::word(0),
+                operation: BitOperation::NotEqual,
+                value: name,
+            },
+        ];
+        let drop = vec![Expression::Verdict(Verdict::Drop)];
+        let new = bits(CtKey::State, CtKey::NEW | CtKey::INVALID | CtKey::UNTRACKED);
+        let guard = [elsewhere, loopback(DESTINATION_V4), new, drop];
+        self.rule("guard", guard.concat());
+    }
+
+    fn chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) {
+        self.chains.push(Chain {
+            name: name.to_owned(),
+            base: Some(BaseChain {
+                kind,
+                hook,
+                priority,
+                policy: Policy::Accept,
+            }),
+        });
+    }
+
+    fn rule(&mut self, chain: &str, expressions: Vec<Expression>) {
+        self.rules.push(Rule {
+            chain: chain.to_owned(),
+            expressions,
+            comment: None,
+        });
+    }
+
+    fn words(&self) -> u8 {
+        match self.family {
+            IpFamily::V4 => 1,
+            IpFamily::V6 => 4,
+        }
+    }
+
+    fn address(&self, v4: u32, v6: u32, into: u8) -> Expression {
+        let (offset, length) = match self.family {
+            IpFamily::V4 => (v4, 4),
+            IpFamily::V6 => (v6, 16),
+        };
+        Expression::Payload {
+            base: PayloadBase::Network,
+            offset,
+            length,
+            into: Register::word(into),
+        }
+    }
+
+    fn translate(&self) -> Vec<Expression> {
+        let words = self.words();
+        vec![
+            self.address(DESTINATION_V4, DESTINATION_V6, 0),
+            Expression::Meta {
+                key: MetaKey::Protocol,
+                into: Register::word(words),
+            },
+            Expression::Payload {
+                base: PayloadBase::Transport,
+                // TCP, UDP and SCTP have the destination port here.
+                offset: 2,
+                length: 2,
+                into: Register::word(words + 1),
+            },
+            Expression::Lookup {
+                set: PORTS.to_owned(),
+                from: Register::word(0),
+                into: Some(Register::word(0)),
+                invert: false,
+            },
+            Expression::Nat {
+                kind: NatKind::Destination,
+                family: nft(self.family),
+                address: Register::word(0),
+                port: Some(Register::word(words)),
+            },
+        ]
+    }
+
+    fn hairpin(&self) -> Vec<Expression> {
+        vec![
+            self.address(SOURCE_V4, SOURCE_V6, 0),
+            self.address(DESTINATION_V4, DESTINATION_V6, self.words()),
+            Expression::Lookup {
+                set: HAIRPIN.to_owned(),
+                from: Register::word(0),
+                into: None,
+                invert: false,
+            },
+        ]
+    }
+
+    /// Whether chains and rules stand as they should.
+    fn holds(&self, connection: &mut Connection) -> Result<bool, Error> {
+        let rules = connection.rules(&self.table)?;
+        let chains = connection.chains(&self.table)?;
+        let same = self.chains.iter().all(|chain| {
+            let of = |rules: &[Rule]| -> Vec<Rule> {
+                let own = rules.iter().filter(|rule| rule.chain == chain.name);
+                own.cloned().collect()
+            };
+            chains.contains(chain) && of(&rules) == of(&self.rules)
+        });
+        Ok(same && chains.len() == self.chains.len())
+    }
+
+    fn write(&self, batch: &mut Batch) {
+        batch.add_table(&Table {
+            name: self.table.clone(),
+            flags: TableFlags::default(),
+            comment: None,
+        });
+        for set in &self.sets {
+            batch.add_set(&self.table, set);
+        }
+        for chain in &self.chains {
+            batch.add_chain(&self.table, chain);
+            batch.flush_chain(&self.table, &chain.name);
+        }
+        for rule in &self.rules {
+            batch.add_rule(&self.table, rule);
+        }
+    }
+}
+
+// Where addresses stand in the IP header (RFC 791, RFC 8200).
+const SOURCE_V4: u32 = 12;
+const DESTINATION_V4: u32 = 16;
+const SOURCE_V6: u32 = 8;
+const DESTINATION_V6: u32 = 24;
+
+/// Goes on if the first byte of the address is 127 (RFC 1122, section 3.2.1.3).
+fn loopback(offset: u32) -> Vec<Expression> {
+    vec![
+        Expression::Payload {
+            base: PayloadBase::Network,
+            offset,
+            length: 1,
+            into: Register::word(0),
+        },
+        Expression::Compare {
+            from: Register::word(0),
+            operation: BitOperation::Equal,
+            value: vec![127],
+        },
+    ]
+}
+
+/// Goes on if conntrack's value has one of the bits.
+fn bits(key: CtKey, bits: u32) -> Vec<Expression> {
+    vec![
+        Expression::Ct {
+            key,
+            direction: None,
+            into: Register::word(0),
+        },
+        Expression::Bitwise {
+            from: Register::word(0),
+            into: Register::word(0),
+            mask: bits.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+        },
+        Expression::Compare {
+            from: Register::word(0),
+            operation: BitOperation::NotEqual,
+            value: vec![0; 4],
+        },
+    ]
+}
+
+fn translated() -> Vec<Expression> {
+    bits(CtKey::Status, CtKey::DESTINATION_TRANSLATED)
+}
