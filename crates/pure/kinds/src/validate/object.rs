@@ -10,7 +10,7 @@ use crate::read::{at, flag, int, list, map, same, text, texts};
 use crate::syntax::{is_config_map_key, is_label_value};
 use crate::{FieldError, Path};
 
-const TAINT_EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
+const TAINT_EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// Kubernetes: 1 MiB for the data of a ConfigMap or Secret.
 const DATA_MAX: usize = 1 << 20;
 
@@ -136,15 +136,29 @@ pub(crate) fn config_map_update(object: &Value, old: &Value) -> Vec<FieldError> 
 }
 
 pub(crate) fn secret(object: &Value) -> Vec<FieldError> {
+    const ACCOUNT: &str = "kubernetes.io/service-account.name";
     let mut errors = keys(object, "data");
     if size(object, "data") > DATA_MAX {
         errors.push(FieldError::too_long(&Path::new("data"), DATA_MAX));
     }
+    // Of either of two keys one is enough.
+    let has = |key: &str| at(object, &["data", key]).is_some();
     let needs: &[&str] = match text(object, &["type"]) {
         "kubernetes.io/tls" => &["tls.crt", "tls.key"],
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            &["username", "password"]
+        }
         _ => &[],
     };
+    if text(object, &["type"]) == "kubernetes.io/service-account-token"
+        && text(object, &["metadata", "annotations", ACCOUNT]).is_empty()
+    {
+        let path = Path::new("metadata").child("annotations").key(ACCOUNT);
+        errors.push(FieldError::required(&path, ""));
+    }
     for key in needs {
         if at(object, &["data", key]).is_none() {
             errors.push(FieldError::required(&Path::new("data").key(key), ""));
@@ -243,7 +257,7 @@ mod tests {
         assert_eq!(
             lines(node(&object)),
             [
-                r#"metadata.taints[0].effect: Unsupported value: "Never": supported values: "NoExecute", "NoSchedule", "PreferNoSchedule""#,
+                r#"metadata.taints[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute""#,
                 r#"spec.podCIDRs[1]: Invalid value: "x": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"#,
                 r#"spec.podCIDRs: Invalid value: []string{"10.0.0.0/24", "x", "fd00::/64"}: may specify no more than one CIDR for each IP family"#
             ]

@@ -244,7 +244,6 @@ mod tests {
                 json!({"volumeClaimTemplates": []}),
                 r#"spec.template.spec.containers[0].volumeMounts[0].name: Not found: "data""#,
             ),
-            (json!({"selector": null}), "spec.selector: Required value"),
         ] {
             assert_eq!(
                 lines(&stateful_set(&set(change.clone()))),

@@ -17,8 +17,19 @@ pub(super) fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selec
     let template = spec.child("template");
     let template_labels = map(object, &["spec", "template", "metadata", "labels"]);
     let labels_path = template.child("metadata").child("labels");
+    let mismatch = |errors: &mut Vec<FieldError>| {
+        let value = template_labels.map_or(json!({}), |labels| json!(labels));
+        let detail = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid(&labels_path, value, detail));
+    };
     match at(object, &["spec", "selector"]) {
-        None => errors.push(FieldError::required(&selector_path, "")),
+        // What is not there matches nothing; of a DaemonSet Kubernetes says only that.
+        None => {
+            if text(object, &["kind"]) != "DaemonSet" {
+                errors.push(FieldError::required(&selector_path, ""));
+            }
+            mismatch(errors);
+        }
         Some(selector) => {
             label_selector(errors, &selector_path, selector);
             if selects_all(selector) {
@@ -28,9 +39,7 @@ pub(super) fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selec
                     empty_selector,
                 ));
             } else if !selects(selector, template_labels) {
-                let value = template_labels.map_or(json!({}), |labels| json!(labels));
-                let detail = "`selector` does not match template `labels`";
-                errors.push(FieldError::invalid(&labels_path, value, detail));
+                mismatch(errors);
             }
         }
     }
@@ -45,7 +54,12 @@ pub(super) fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selec
     }
     if at(pod, &["activeDeadlineSeconds"]).is_some() {
         let path = pod_path.child("activeDeadlineSeconds");
-        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        let kind = match text(object, &["kind"]) {
+            // A Deployment's pods are those of its ReplicaSets.
+            "Deployment" | "" => "ReplicaSet",
+            other => other,
+        };
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
         errors.push(FieldError::forbidden(&path, detail));
     }
 }
@@ -246,7 +260,10 @@ mod tests {
         );
         assert_eq!(
             lines("ReplicaSet", |spec| spec["selector"] = Value::Null),
-            ["spec.selector: Required value"]
+            [
+                "spec.selector: Required value",
+                r#"spec.template.metadata.labels: Invalid value: {"app":"web"}: `selector` does not match template `labels`"#
+            ]
         );
         let old = object("Deployment", |_| {});
         let new = object("Deployment", |spec| {
