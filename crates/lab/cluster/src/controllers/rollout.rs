@@ -243,7 +243,8 @@ mod tests {
     fn a_change_in_the_middle_is_shared_out() {
         // (replicas, surge, most before, sizes before (oldest first), sizes after), worked out by
         // hand from the example of Kubernetes' documentation and cases around it.
-        let cases: [(i32, i32, i32, &[i32], &[i32]); 8] = [
+        type Case = (i32, i32, i32, &'static [i32], &'static [i32]);
+        let cases: [Case; 8] = [
             // "Proportional scaling": 10 replicas, surge 3, unavailable 2: 8 old ones and 5 new
             // ones become 15 (18 with the surge) and get 3 and 2 of the 5 that are added.
             (15, 3, 13, &[8, 5], &[11, 7]),
