@@ -18,7 +18,7 @@ RELEASE := cargo rustc --release --quiet --package weft --bin weft -- \
 # The percentage of the rounds of `make soak`.
 WEFT_SOAK ?= 100
 
-.PHONY: help demo test check soak bench fuzz clean
+.PHONY: help demo test transcripts check soak bench fuzz clean
 
 help: ## This list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -33,6 +33,10 @@ test: ## Everything CI tests: unit, golden, namespaces, end to end.
 	@scripts/prerequisites test
 	$(AS_ROOT) cargo test --workspace --all-targets
 	$(AS_ROOT) cargo test --workspace --doc
+
+transcripts: ## Published kubectl sessions, replayed in labs: which pass, wait for a part, fail (ONLY=name: some).
+	@scripts/prerequisites test
+	@$(AS_ROOT) cargo test --quiet --package weft --test transcripts -- $(ONLY)
 
 check: ## Formatting, lints, licences of dependencies.
 	cargo fmt --all --check

@@ -10,6 +10,8 @@
 )]
 
 mod lab;
+#[expect(dead_code, reason = "the transcripts use the rest")]
+mod replay;
 
 mod adoption;
 mod churn;
@@ -31,6 +33,7 @@ mod ownership;
 mod pods;
 mod publish;
 mod refusals;
+mod replaying;
 mod rollouts;
 mod services;
 mod silence;

@@ -426,10 +426,9 @@ fn prune(value: &mut Value, expected: &Type, types: &Types) {
         }
         (Value::Object(map), Type::Object(at) | Type::ObjectOrElse(at)) => {
             let definition = types.definition(*at);
-            // Kubernetes stores no difference between an empty list and none.
-            let empty = |item: &Value| item.as_array().is_some_and(Vec::is_empty);
+            // Kubernetes stores no difference between an empty list or map and none.
             map.retain(|key, item| match definition.field(key) {
-                Some(Type::List(_)) => !item.is_null() && !empty(item),
+                Some(Type::List(_) | Type::Map(_)) => !item.is_null() && !is_empty(item),
                 Some(_) => !item.is_null(),
                 None => false,
             });
@@ -440,6 +439,14 @@ fn prune(value: &mut Value, expected: &Type, types: &Types) {
             }
         }
         _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
@@ -538,5 +545,16 @@ mod tests {
             json!({"metadata": {"creationTimestamp": null, "x": 1}, "data": {"a": "b"}});
         find_kind("", "v1", "ConfigMap").unwrap().prune(&mut object);
         assert_eq!(object, json!({"metadata": {}, "data": {"a": "b"}}));
+    }
+
+    #[test]
+    fn empty_lists_and_maps_are_none_and_empty_objects_are_something() {
+        let mut object = json!({
+            "metadata": {"annotations": {}, "finalizers": []},
+            "spec": {"nodeSelector": {}, "volumes": [{"name": "a", "emptyDir": {}}]},
+        });
+        find_kind("", "v1", "Pod").unwrap().prune(&mut object);
+        let left = json!({"metadata": {}, "spec": {"volumes": [{"name": "a", "emptyDir": {}}]}});
+        assert_eq!(object, left);
     }
 }
