@@ -348,8 +348,9 @@ fn readiness(lab: &Lab, kubectl: &Kubectl, report: &mut Report) -> anyhow::Resul
             let mut seen: BTreeMap<usize, Instant> = BTreeMap::new();
             while seen.len() < PROBED {
                 let (at, line) = monitor.next("a change in a kernel")?;
-                let verb = if up { "add" } else { "delete" };
-                if line.starts_with(verb)
+                // As nft 1.0.6 words what became of an element.
+                let verbs = if up { ["add", "create"] } else { ["delete"; 2] };
+                if verbs.iter().any(|verb| line.starts_with(verb))
                     && line.contains(" endpoints ")
                     && let Some(number) = endpoint(&line, &addresses)
                 {
