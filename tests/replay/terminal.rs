@@ -71,7 +71,9 @@ impl Terminal<'_> {
                     break Ok(());
                 };
                 seen = said.len();
-                writeln!(input, "{line}").map_err(|error| error.to_string())?;
+                if writeln!(input, "{line}").is_err() {
+                    break Err("it took no more input");
+                }
             }
         };
         let _ended_already = writeln!(input, "exit");
