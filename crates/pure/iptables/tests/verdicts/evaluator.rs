@@ -1,0 +1,220 @@
+//! A kernel's way of looking at the first packet of a connection, rule by rule. Where chance
+//! decides, both ways are gone.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use weft_desired::{Backend, Protocol};
+use weft_iptables::{Chain, Condition, Match, Rule, Ruleset, State, Table, Target};
+
+/// The packet, and where it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+    /// The link that it comes in by; none for what the node itself sends.
+    pub(crate) interface: Option<String>,
+}
+
+/// What may become of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// It goes on, to where it was sent or to an endpoint.
+    Passed {
+        endpoint: Option<Backend>,
+        masqueraded: bool,
+    },
+    Rejected,
+    Dropped,
+}
+
+/// A packet on its way through chains.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    mark: u32,
+    endpoint: Option<Backend>,
+    masqueraded: bool,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    /// This table is done with it.
+    Accepted,
+    Rejected,
+    Dropped,
+}
+
+pub(crate) struct Evaluator<'a> {
+    pub(crate) ruleset: &'a Ruleset,
+    /// The node's own addresses.
+    pub(crate) own: &'a [IpAddr],
+}
+
+impl Evaluator<'_> {
+    /// All that may become of a packet.
+    pub(crate) fn fates(&self, packet: &Packet) -> BTreeSet<Fate> {
+        let start = Way {
+            mark: 0,
+            endpoint: None,
+            masqueraded: false,
+            end: None,
+        };
+        let sent_here = packet.interface.is_none();
+        let before = if sent_here { "OUTPUT" } else { "PREROUTING" };
+        let mut fates = BTreeSet::new();
+        for way in self.hook(Table::Nat, before, packet, &start) {
+            let destination = way.endpoint.map_or(packet.destination, |to| to.address);
+            let hook = if sent_here {
+                "OUTPUT"
+            } else if self.own.contains(&destination) {
+                "INPUT"
+            } else {
+                "FORWARD"
+            };
+            for way in self.hook(Table::Filter, hook, packet, &way) {
+                match way.end {
+                    Some(End::Rejected) => fates.insert(Fate::Rejected),
+                    Some(End::Dropped) => fates.insert(Fate::Dropped),
+                    Some(End::Accepted) | None => {
+                        let ways = self.hook(Table::Nat, "POSTROUTING", packet, &way);
+                        fates.extend(ways.into_iter().map(|way| Fate::Passed {
+                            endpoint: way.endpoint,
+                            masqueraded: way.masqueraded,
+                        }));
+                        true
+                    }
+                };
+            }
+        }
+        fates
+    }
+
+    fn hook(&self, table: Table, hook: &str, packet: &Packet, way: &Way) -> BTreeSet<Way> {
+        let way = Way {
+            end: None,
+            ..way.clone()
+        };
+        let key = (table, Chain::named(hook));
+        let rules = self.ruleset.jumps.get(&key).map(Vec::as_slice);
+        self.walk(table, rules.unwrap_or_default(), packet, way)
+    }
+
+    fn walk(&self, table: Table, rules: &[Rule], packet: &Packet, way: Way) -> BTreeSet<Way> {
+        let Some((rule, rest)) = rules.split_first() else {
+            return BTreeSet::from([way]);
+        };
+        let mut ways = BTreeSet::new();
+        let (may_match, may_not) = self.matches(rule, packet, &way);
+        if may_not {
+            ways.extend(self.walk(table, rest, packet, way.clone()));
+        }
+        if may_match {
+            ways.extend(self.follow(table, rule, rest, packet, way));
+        }
+        ways
+    }
+
+    fn follow(
+        &self,
+        table: Table,
+        rule: &Rule,
+        rest: &[Rule],
+        packet: &Packet,
+        mut way: Way,
+    ) -> BTreeSet<Way> {
+        match &rule.target {
+            None => {}
+            Some(Target::Return) => return BTreeSet::from([way]),
+            Some(Target::Accept) => way.end = Some(End::Accepted),
+            Some(Target::Drop) => way.end = Some(End::Dropped),
+            Some(Target::Reject) => way.end = Some(End::Rejected),
+            Some(Target::SetMark(mark)) => way.mark |= mark,
+            Some(Target::FlipMark(mark)) => way.mark ^= mark,
+            Some(Target::Masquerade { .. }) => {
+                way.masqueraded = true;
+                way.end = Some(End::Accepted);
+            }
+            Some(Target::Translate(backend)) => {
+                way.endpoint = Some(*backend);
+                way.end = Some(End::Accepted);
+            }
+            Some(Target::Jump(chain)) => {
+                let called = &self.ruleset.chains[&(table, chain.clone())];
+                let back = self.walk(table, called, packet, way);
+                let (ended, on): (Vec<Way>, Vec<Way>) =
+                    back.into_iter().partition(|way| way.end.is_some());
+                let on = on
+                    .into_iter()
+                    .flat_map(|way| self.walk(table, rest, packet, way));
+                return ended.into_iter().chain(on).collect();
+            }
+        }
+        if way.end.is_some() {
+            return BTreeSet::from([way]);
+        }
+        self.walk(table, rest, packet, way)
+    }
+
+    /// Whether a rule may match, and whether it may not.
+    fn matches(&self, rule: &Rule, packet: &Packet, way: &Way) -> (bool, bool) {
+        let destination = way.endpoint.map_or(packet.destination, |to| to.address);
+        let port = way.endpoint.map_or(packet.port, |to| to.port);
+        let net = |condition: &Option<Condition<ipnet::IpNet>>, address: IpAddr| match condition {
+            None => true,
+            Some(Condition::Is(range)) => range.contains(&address),
+            Some(Condition::IsNot(range)) => !range.contains(&address),
+        };
+        let link = |name: &str| {
+            let interface = packet.interface.as_deref().unwrap_or_default();
+            match name.strip_suffix('+') {
+                Some(prefix) => interface.starts_with(prefix),
+                None => interface == name,
+            }
+        };
+        let interface = match &rule.interface {
+            None => true,
+            Some(Condition::Is(name)) => link(name),
+            Some(Condition::IsNot(name)) => !link(name),
+        };
+        let mut chance = false;
+        let certain = net(&rule.source, packet.source)
+            && net(&rule.destination, destination)
+            && interface
+            && rule
+                .protocol
+                .is_none_or(|protocol| protocol == packet.protocol)
+            && rule.matches.iter().all(|condition| match condition {
+                Match::Comment(_) | Match::Count(_) | Match::Remember(_) => true,
+                Match::Transport(_, wanted) => wanted.is_none_or(|wanted| wanted == port),
+                Match::ToNode => self.is_own(destination),
+                Match::FromNode => self.is_own(packet.source),
+                Match::Marked(Condition::Is(mark)) => way.mark & mark == *mark,
+                Match::Marked(Condition::IsNot(mark)) => way.mark & mark != *mark,
+                Match::State(Condition::Is(states)) => has_state(states, way),
+                Match::State(Condition::IsNot(states)) => !has_state(states, way),
+                Match::OneOf(_) => {
+                    chance = true;
+                    true
+                }
+                // The client has never been here.
+                Match::Remembered { .. } => false,
+            });
+        (certain, !certain || chance)
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.own.contains(&address)
+    }
+}
+
+/// The first packet of a connection is new, and translated or not.
+fn has_state(states: &[State], way: &Way) -> bool {
+    states.iter().any(|state| match state {
+        State::New => true,
+        State::Dnat => way.endpoint.is_some(),
+        State::Invalid | State::Related | State::Established => false,
+    })
+}
