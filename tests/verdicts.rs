@@ -18,6 +18,10 @@ use crate::lab::{Lab, eventually, expect, strings};
 
 const SERVICE_PORT: u16 = 80;
 const UNKNOWN_PORT: u16 = 81;
+/// A node port that every endpoint serves, and one with `externalTrafficPolicy: Local`.
+const NODE_PORTS: [u16; 2] = [30080, 30082];
+/// Addresses of Services beyond the cluster, which `outside` hands to node-1.
+const EXTERNAL_RANGES: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
 /// Enough that each of three endpoints is chosen, but for once in 10,000 runs of one flow.
 const TIMES: u32 = 32;
 
@@ -32,13 +36,14 @@ struct Place {
 #[test]
 fn the_kernel_does_what_the_oracle_says() {
     let lab = Lab::up("verdicts", &["--ip-family", "dual"]);
-    furnish(&lab);
-    lift_icmp_limits(&lab);
     let (_server, outside) = probe::serve_outside(&lab);
     let outside = addresses(outside);
+    furnish(&lab, &outside);
+    lift_icmp_limits(&lab);
+    route_external(&lab);
     let places = places(&lab, &outside);
     let destinations = destinations(&lab, &outside);
-    assert!(destinations.len() > 30, "{destinations:?}");
+    assert!(destinations.len() > 38, "{destinations:?}");
 
     for place in &places {
         eventually(&format!("{} meets what it must", place.target), || {
@@ -71,7 +76,23 @@ fn lift_icmp_limits(lab: &Lab) {
     }
 }
 
-fn furnish(lab: &Lab) {
+/// Somebody in the node network announced the external addresses for node-1.
+fn route_external(lab: &Lab) {
+    for (range, node) in EXTERNAL_RANGES.iter().zip(lab.node_ips("node-1")) {
+        lab.exec("outside", &["ip", "route", "add", range, "via", &node])
+            .ok();
+    }
+}
+
+/// Two addresses in the external ranges.
+fn external(number: u8) -> [String; 2] {
+    [
+        format!("198.51.100.{number}"),
+        format!("2001:db8:51::{number}"),
+    ]
+}
+
+fn furnish(lab: &Lab, outside: &[IpAddr]) {
     let mut objects = Vec::new();
     for (name, node) in [("a", "node-1"), ("b", "node-1"), ("c", "node-2")] {
         objects.push(probe::pod(name, node));
@@ -116,6 +137,47 @@ fn furnish(lab: &Lab) {
             json!({"serves": "probes"}),
             json!({"clusterIP": "None"}),
         ),
+        (
+            "ported",
+            json!({"serves": "probes"}),
+            node_port(NODE_PORTS[0]),
+        ),
+        (
+            "ported-local",
+            json!({"app": "a"}),
+            with(
+                node_port(NODE_PORTS[1]),
+                json!({"externalTrafficPolicy": "Local"}),
+            ),
+        ),
+        (
+            "announced",
+            json!({"serves": "probes"}),
+            json!({"externalIPs": external(10)}),
+        ),
+        (
+            "announced-local",
+            json!({"app": "c"}),
+            json!({
+                "type": "LoadBalancer",
+                "externalIPs": external(11),
+                "externalTrafficPolicy": "Local",
+            }),
+        ),
+        (
+            "balanced",
+            json!({"serves": "probes"}),
+            json!({"type": "LoadBalancer", "loadBalancerSourceRanges": hosts(outside)}),
+        ),
+        (
+            "balanced-local",
+            json!({"app": "a"}),
+            json!({
+                "type": "LoadBalancer",
+                "externalTrafficPolicy": "Local",
+                "loadBalancerSourceRanges": ["10.244.0.0/16", "172.30.0.0/24"],
+            }),
+        ),
     ] {
         let mut service = json!({
             "apiVersion": "v1",
@@ -130,12 +192,33 @@ fn furnish(lab: &Lab) {
                 ],
             },
         });
+        if let Some(number) = more.get("nodePort") {
+            for port in service["spec"]["ports"].as_array_mut().unwrap() {
+                port["nodePort"] = number.clone();
+            }
+        }
         for (key, value) in more.as_object().unwrap() {
-            service["spec"][key] = value.clone();
+            if key != "nodePort" {
+                service["spec"][key] = value.clone();
+            }
         }
         objects.push(service);
     }
     lab.apply("default", &probe::manifest(&objects));
+    for (name, number) in [("balanced", 12), ("balanced-local", 13)] {
+        let ingress = external(number).map(|address| json!({"ip": address}));
+        let status = json!({"status": {"loadBalancer": {"ingress": ingress}}}).to_string();
+        lab.kubectl(&[
+            "patch",
+            "service",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ])
+        .ok();
+    }
     lab.pods_ready("default", "");
     lab.kubectl(&["delete", "pod", "leaving", "--wait=false"])
         .ok();
@@ -148,6 +231,23 @@ fn furnish(lab: &Lab) {
             text == "false true true\nfalse true true\n"
         })
     });
+}
+
+fn node_port(number: u16) -> Value {
+    json!({"type": "NodePort", "nodePort": number})
+}
+
+fn with(mut one: Value, other: Value) -> Value {
+    if let (Value::Object(one), Value::Object(other)) = (&mut one, other) {
+        one.extend(other);
+    }
+    one
+}
+
+/// Ranges of one address each.
+fn hosts(addresses: &[IpAddr]) -> Vec<String> {
+    let host = |address: &IpAddr| ipnet::IpNet::from(*address).to_string();
+    addresses.iter().map(host).collect()
 }
 
 fn addresses(texts: Vec<String>) -> Vec<IpAddr> {
@@ -197,6 +297,8 @@ fn destinations(lab: &Lab, outside: &[IpAddr]) -> BTreeSet<IpAddr> {
             found.extend(range.hosts().nth(200));
         }
     }
+    let announced = (10..14).flat_map(external);
+    found.extend(announced.map(|address| address.parse::<IpAddr>().unwrap()));
     let nobody = [
         "10.111.222.33",
         "fd00:10:96::7777",
@@ -207,11 +309,31 @@ fn destinations(lab: &Lab, outside: &[IpAddr]) -> BTreeSet<IpAddr> {
     found
 }
 
+fn is_external(address: IpAddr) -> bool {
+    EXTERNAL_RANGES
+        .iter()
+        .any(|range| range.parse::<ipnet::IpNet>().unwrap().contains(&address))
+}
+
 fn asks(cluster: &Cluster, place: &Place, destinations: &BTreeSet<IpAddr>) -> Vec<Ask> {
     let mut asks = Vec::new();
     for address in destinations {
         for protocol in ["tcp", "udp"] {
-            for port in [PORT, SERVICE_PORT, UNKNOWN_PORT] {
+            // What is external and no Service's goes out, and comes back in, and out.
+            let ports: &[u16] = if is_external(*address) {
+                &[SERVICE_PORT]
+            } else if cluster.nodes().any(|it| it.internal_ips.contains(address)) {
+                &[
+                    PORT,
+                    SERVICE_PORT,
+                    UNKNOWN_PORT,
+                    NODE_PORTS[0],
+                    NODE_PORTS[1],
+                ]
+            } else {
+                &[PORT, SERVICE_PORT, UNKNOWN_PORT]
+            };
+            for &port in ports {
                 asks.push(Ask {
                     protocol,
                     address: address.to_string(),
@@ -272,6 +394,7 @@ impl Place {
                 _ => Protocol::Udp,
             },
             port: Port::new(ask.port).unwrap(),
+            via: is_external(ask.address.parse().unwrap()).then(|| "node-1".into()),
         };
         verdict(cluster, &ranges(), &flow)
     }

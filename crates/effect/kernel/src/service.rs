@@ -13,8 +13,12 @@
 
 mod error;
 mod family;
+mod installed;
+mod ip_family;
 mod item;
 mod layout;
+mod rules;
+mod set;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -26,7 +30,7 @@ use self::family::FamilyTable;
 use self::writer::Writer;
 
 pub use self::error::Error;
-pub use self::layout::IpFamily;
+pub use self::ip_family::IpFamily;
 
 /// What a call has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,9 +41,14 @@ pub struct Report {
     pub transactions: usize,
     /// Why rules were written anew, for each table where they were.
     pub rebuilt: Vec<String>,
-    /// Endpoints that no longer take connections to a frontend. Connections conntrack
-    /// has still go to them; for UDP somebody has to end those.
+    /// Endpoints that no longer serve a frontend. Connections conntrack has still go to
+    /// them; for UDP somebody has to end those ([`crate::flow::end_stale`]). A frontend by
+    /// UDP at a shared address that has endpoints for the first time comes with itself: what
+    /// was sent there before was not translated.
     pub gone: Vec<(FrontendKey, Backend)>,
+    /// Whether clients may be remembered with endpoints that they may not have any more:
+    /// see [`ServiceTable::forget_clients`].
+    pub stale_clients: bool,
 }
 
 /// The Services of a node, as its kernel translates them.
@@ -117,6 +126,20 @@ impl ServiceTable {
     /// As [`ServiceTable::apply`].
     pub fn apply_nat(&mut self, nat: &NodeNat) -> Result<Report, Error> {
         self.transact(|table, writer, _| table.apply_nat(nat, writer))
+    }
+
+    /// Makes the kernel forget the endpoints of clients that may not have them any more:
+    /// after an endpoint of a frontend with affinity went, and now and then. Returns how
+    /// many clients were forgotten. Costs a look at every client that is remembered.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with what the kernel refused. Calling it again goes on from there.
+    pub fn forget_clients(&mut self) -> Result<usize, Error> {
+        let mut forgotten = 0;
+        for table in &self.families {
+            forgotten += table.forget(&mut self.connection)?;
+        }
+        Ok(forgotten)
     }
 
     /// Whether [`ServiceTable::reconcile`] has to be called before changes are taken.

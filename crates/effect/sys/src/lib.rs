@@ -1,6 +1,7 @@
 //! The system calls weft stands on: netlink, nf_tables, namespaces, mounts,
 //! processes and batched sockets. The only crate with unsafe code.
 
+pub mod conntrack;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

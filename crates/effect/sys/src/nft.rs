@@ -13,7 +13,7 @@ mod connection;
 mod expression;
 mod object;
 mod read;
-mod wire;
+pub(crate) mod wire;
 
 pub use batch::{Batch, ElementRef};
 pub use connection::{Connection, Generation};

@@ -137,11 +137,28 @@ pub fn udp(namespace: &Namespace, to: SocketAddr, patience: Duration) -> Result<
     namespace.run(|| udp_here(to, patience))
 }
 
+/// As [`udp`], from an address and port of the namespace's own.
+///
+/// # Errors
+/// When the namespace cannot be entered.
+pub fn udp_from(
+    namespace: &Namespace,
+    from: SocketAddr,
+    to: SocketAddr,
+    patience: Duration,
+) -> Result<Outcome, Error> {
+    namespace.run(|| ask_by_udp(from, to, patience))
+}
+
 /// As [`udp`], from where the calling thread is.
 #[must_use]
 pub fn udp_here(to: SocketAddr, patience: Duration) -> Outcome {
+    ask_by_udp(any_address(to), to, patience)
+}
+
+fn ask_by_udp(from: SocketAddr, to: SocketAddr, patience: Duration) -> Outcome {
     let ask = || -> io::Result<Outcome> {
-        let socket = UdpSocket::bind(any_address(to))?;
+        let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(patience))?;
         let local = socket.local_addr()?;

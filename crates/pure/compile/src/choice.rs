@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_desired::{Backend, IpFamily, PortEndpoints};
-use weft_model::{Cluster, Endpoint, LabelSet, NodeName, Service, ServicePort};
+use weft_model::{Cluster, Endpoint, LabelSet, NodeName, Service, ServicePort, TrafficPolicy};
 
 /// Which sets of endpoints some client of the port is given.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,11 @@ pub(crate) fn endpoints(
 ) -> PortEndpoints {
     let all = candidates(service, port, family, cluster, node);
     let near = match wanted.cluster {
-        true if service.topology_keys.is_empty() => hinted(&all, cluster, node),
+        true if service.topology_keys.is_empty()
+            || service.external.policy == TrafficPolicy::Local =>
+        {
+            hinted(&all, cluster, node)
+        }
         true => agreeing(&all, &service.topology_keys, cluster, node),
         false => BTreeSet::new(),
     };

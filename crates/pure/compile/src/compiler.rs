@@ -151,6 +151,22 @@ impl Compiler {
         all
     }
 
+    /// Takes in which addresses the node has, loopback's and link-local ones left out.
+    pub fn set_own_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> Touched {
+        if self.desired.nat.own_addresses == addresses {
+            return Touched::default();
+        }
+        self.desired.nat.own_addresses = addresses;
+        let mut touched = self.services.changed(
+            &self.services.with_node_ports().clone(),
+            &self.cluster,
+            &self.settings.node,
+            &mut self.desired,
+        );
+        touched.nat = true;
+        touched
+    }
+
     /// Takes a change of the cluster in.
     pub fn apply(&mut self, change: Change) -> Touched {
         self.apply_all([change])

@@ -149,19 +149,13 @@ fn health_check(service: &Service) -> Option<u16> {
     }
 }
 
-/// What a Service asks for that no frontend of it does; `None` if there is nothing.
+/// What a Service asks for that nodes don't do; `None` if there is nothing.
 pub(crate) fn unserved(service: &Service) -> Option<&'static str> {
-    match service.service_type {
-        ServiceType::ClusterIP | ServiceType::ExternalName => None,
-        ServiceType::NodePort => Some(
-            "spec.type: NodePort: its ports at the nodes are not served; only its cluster \
-             addresses are",
-        ),
-        ServiceType::LoadBalancer => Some(
-            "spec.type: LoadBalancer: it gets no address outside the cluster, and its ports at \
-             the nodes are not served; only its cluster addresses are",
-        ),
-    }
+    (!service.topology_keys.is_empty() && service.external.policy == TrafficPolicy::Local)
+        .then_some(
+            "metadata.annotations[weft/topology-keys] is not looked at: with \
+             externalTrafficPolicy: Local the node decides",
+        )
 }
 
 fn policy(policy: TrafficPolicy) -> Policy {

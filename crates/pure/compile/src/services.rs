@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use weft_desired::{
-    Desired, Entry, Frontend, IpFamily, Protocol, ServicePort, ServicePortKey, SocketKey,
+    Desired, Entry, Frontend, IpFamily, NodeNat, Protocol, ServicePort, ServicePortKey, SocketKey,
 };
-use weft_model::{Cluster, NodeName, ObjectKey, Service};
+use weft_model::{Cluster, NodeName, ObjectKey};
 
 use crate::claim::{Claims, Rank, Weight};
 use crate::compiler::Touched;
-use crate::frontend::{frontends, node_port_socket, socket};
+use crate::frontend::{frontends, node_port_addresses, node_port_socket, socket};
 use crate::service;
 
 type Ports = Vec<(ServicePortKey, Entry<ServicePort>)>;
@@ -24,6 +24,7 @@ pub(crate) struct Services {
     unserved: BTreeMap<ObjectKey, &'static str>,
     /// Services that look at the labels of endpoints' nodes.
     by_topology: BTreeSet<ObjectKey>,
+    with_node_ports: BTreeSet<ObjectKey>,
 }
 
 impl Services {
@@ -39,7 +40,7 @@ impl Services {
         let mut compiled: BTreeMap<ObjectKey, Ports> = BTreeMap::new();
         let mut sockets = BTreeSet::new();
         for key in keys {
-            let ports = self.claim(key, cluster.service(key), cluster, node, &mut sockets);
+            let ports = self.claim(key, cluster, node, &desired.nat, &mut sockets);
             compiled.insert(key.clone(), ports);
         }
         for socket in &sockets {
@@ -78,6 +79,11 @@ impl Services {
         self.by_topology.iter()
     }
 
+    /// Services that have a port at the node's own addresses.
+    pub(crate) fn with_node_ports(&self) -> &BTreeSet<ObjectKey> {
+        &self.with_node_ports
+    }
+
     /// What a Service asks for beyond what it gets.
     pub(crate) fn unserved(&self) -> impl Iterator<Item = (&ObjectKey, &'static str)> {
         self.unserved.iter().map(|(key, reason)| (key, *reason))
@@ -93,17 +99,19 @@ impl Services {
     fn claim(
         &mut self,
         key: &ObjectKey,
-        service: Option<&Service>,
         cluster: &Cluster,
         node: &NodeName,
+        nat: &NodeNat,
         sockets: &mut BTreeSet<SocketKey>,
     ) -> Ports {
+        let service = cluster.service(key);
         match service.and_then(service::unserved) {
             Some(reason) => self.unserved.insert(key.clone(), reason),
             None => self.unserved.remove(key),
         };
         let Some(service) = service else {
             self.by_topology.remove(key);
+            self.with_node_ports.remove(key);
             sockets.extend(self.claims.withdraw(key));
             return Vec::new();
         };
@@ -117,9 +125,14 @@ impl Services {
             created: service.created,
             uid: service.uid.clone(),
         };
+        if ports.iter().any(|(_, port)| port.value.node_port.is_some()) {
+            self.with_node_ports.insert(key.clone());
+        } else {
+            self.with_node_ports.remove(key);
+        }
         let claimed = ports
             .iter()
-            .flat_map(|(key, port)| claimed(key, &port.value));
+            .flat_map(|(key, port)| claimed(key, &port.value, nat));
         sockets.extend(self.claims.set(key, &rank, claimed));
         ports
     }
@@ -144,17 +157,20 @@ impl Services {
 }
 
 /// What a Service's port claims.
-fn claimed(key: &ServicePortKey, port: &ServicePort) -> Vec<(SocketKey, Weight)> {
+fn claimed(key: &ServicePortKey, port: &ServicePort, nat: &NodeNat) -> Vec<(SocketKey, Weight)> {
     let addresses = port
         .cluster_address
         .iter()
         .chain(&port.external_addresses)
         .chain(&port.load_balancer_addresses);
     let named = addresses.map(|address| (socket(key, *address, port.port), Weight::Named));
-    let node_port = port
-        .node_port
-        .map(|node_port| (node_port_socket(key, node_port), Weight::OneOfMany));
-    named.chain(node_port).collect()
+    let mut claimed: Vec<_> = named.collect();
+    if let Some(node_port) = port.node_port {
+        claimed.push((node_port_socket(key, node_port), Weight::OneOfMany));
+        let addresses = node_port_addresses(nat, key.family);
+        claimed.extend(addresses.map(|it| (socket(key, it, node_port), Weight::OneOfMany)));
+    }
+    claimed
 }
 
 /// Makes the ports of one Service these; returns those that are others now.

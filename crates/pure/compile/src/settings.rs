@@ -47,11 +47,13 @@ pub enum NodePortsAt {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalMode {
     /// Their sources are in the pod ranges of the cluster's nodes.
-    #[default]
     PodRanges,
     /// Their sources are in these ranges.
     Ranges(BTreeSet<IpNet>),
-    /// Their sources are in this node's own pod ranges.
+    /// Their sources are in this node's own pod ranges. To a node's ports those of other
+    /// nodes are clients like those beyond the cluster: what is sent back to them passes by
+    /// the node that translated only if the endpoint is there.
+    #[default]
     NodeRanges,
     /// They come through this bridge.
     Bridge(Arc<str>),

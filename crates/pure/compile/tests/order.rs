@@ -244,8 +244,15 @@ fn content(compiler: &Compiler) -> Vec<Change> {
         .collect()
 }
 
-fn compiled(changes: Vec<Change>) -> Compiler {
+/// With addresses that Services claim too.
+fn fresh() -> Compiler {
     let mut compiler = Compiler::new(settings());
+    compiler.set_own_addresses([cluster_address(3), [172, 30, 0, 11].into()].into());
+    compiler
+}
+
+fn compiled(changes: Vec<Change>) -> Compiler {
+    let mut compiler = fresh();
     for change in changes {
         compiler.apply(change);
     }
@@ -304,9 +311,13 @@ proptest! {
         assert_same(&lived, &compiled(objects.clone()));
         objects.reverse();
         assert_same(&lived, &compiled(objects.clone()));
-        let mut merged = Compiler::new(settings());
+        let mut merged = fresh();
         merged.apply_all(objects);
         assert_same(&lived, &merged);
+        let mut found_late = Compiler::new(settings());
+        found_late.apply_all(content(&lived));
+        found_late.set_own_addresses(lived.desired().nat.own_addresses.clone());
+        assert_same(&lived, &found_late);
     }
 
     #[test]

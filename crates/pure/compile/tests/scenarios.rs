@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use weft_compile::{Compiler, Settings, Touched};
-use weft_desired::{Frontend, Otherwise, Policy, ServicePort};
+use weft_desired::{Frontend, Masquerade, Otherwise, Policy, ServicePort};
 use weft_model::{Change, EndpointSlice, Key, Node, NodeName, Object, ObjectKey, Pod, Service};
 
 #[derive(Deserialize)]
@@ -75,11 +75,15 @@ impl Scenario {
     }
 
     fn compiler(&self, node: &NodeName) -> Compiler {
-        Compiler::new(Settings {
+        let mut compiler = Compiler::new(Settings {
             node: node.clone(),
             service_ranges: self.service_ranges.clone(),
             proxy: Default::default(),
-        })
+        });
+        let own = self.nodes.iter().find(|known| known.name == *node);
+        let addresses = own.iter().flat_map(|node| &node.internal_ips);
+        compiler.set_own_addresses(addresses.copied().collect());
+        compiler
     }
 
     fn compiled(&self, node: &NodeName, changes: impl IntoIterator<Item = Change>) -> Compiler {
@@ -105,6 +109,22 @@ fn text(compiler: &Compiler) -> String {
         );
         for backend in entry.value.backends.iter() {
             let _ = writeln!(out, "    {backend}");
+        }
+        if let Some(outside) = &entry.value.outside {
+            let texts: Vec<_> = outside.backends.iter().map(ToString::to_string).collect();
+            let _ = match (texts.is_empty(), outside.otherwise) {
+                (true, Otherwise::Refuse) => writeln!(out, "    outside: refused"),
+                (true, Otherwise::Drop) => writeln!(out, "    outside: dropped"),
+                (false, _) => writeln!(out, "    outside: {}", texts.join(" ")),
+            };
+        }
+        if let Some(sources) = &entry.value.sources {
+            let _ = writeln!(out, "    only for {}", sorted(sources).join(" "));
+        }
+        match entry.value.masquerade {
+            Masquerade::Outside => {}
+            Masquerade::All => out.push_str("    masqueraded\n"),
+            Masquerade::Node => out.push_str("    the node masqueraded\n"),
         }
     }
     if desired.services.values().any(|it| is_unusual(&it.value)) {

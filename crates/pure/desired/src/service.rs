@@ -59,6 +59,9 @@ pub struct Frontend {
     pub masquerade: Masquerade,
     /// The endpoints that connections may still be open to, beside `backends`.
     pub serving: Arc<BTreeSet<Backend>>,
+    /// Whether its address is the Service's alone, so that what is sent to other ports of
+    /// it is refused.
+    pub exclusive: bool,
 }
 
 impl Frontend {
@@ -74,6 +77,7 @@ impl Frontend {
             affinity: None,
             masquerade: Masquerade::Outside,
             serving: Arc::default(),
+            exclusive: true,
         }
     }
 }

@@ -32,6 +32,9 @@ pub struct Flow {
     pub protocol: Protocol,
     /// Its destination port.
     pub port: Port,
+    /// From outside to an address that is no node's: the node that the node network hands
+    /// it to, if there is a route to one.
+    pub via: Option<NodeName>,
 }
 
 /// The cluster's ranges, which no object of the model tells.

@@ -12,6 +12,7 @@
 //! business: what is delivered may still be refused there.
 
 mod direct;
+mod endpoint;
 mod flow;
 mod service;
 mod verdict;

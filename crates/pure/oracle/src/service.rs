@@ -1,11 +1,12 @@
-//! Packets to a Service's virtual address.
+//! Packets to a Service: at its own address, at external addresses, at a load balancer's,
+//! at nodes' ports.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use weft_model::{Cluster, Endpoint, IpFamily, Port, Service, ServicePort, TrafficPolicy};
+use weft_model::{Cluster, IpFamily, Node, Service, ServicePort, TrafficPolicy};
 
 use crate::direct;
+use crate::endpoint::{self, Target};
 use crate::flow::Place;
 use crate::{Arrival, Flow, Loss, NoRoute, Ranges, Receiver, Refusal, SourceSeen, Verdict};
 
@@ -16,160 +17,275 @@ pub(crate) fn verdict(
     flow: &Flow,
     place: &Place<'_>,
 ) -> Option<Verdict> {
-    let holders: Vec<&Service> = cluster
-        .services()
-        .filter(|service| service.cluster_ips().contains(&flow.destination))
-        .collect();
-    if holders.is_empty() && !ranges.service(flow.destination) {
-        return None;
-    }
-    if matches!(place, Place::Outside) {
-        return Some(Verdict::NotRouted(NoRoute::FromOutside));
-    }
-    if holders.is_empty() {
-        return Some(Verdict::Dropped(Loss::UnallocatedServiceAddress));
-    }
-    // The API gives an address to one Service only; if two have it all the same, each
-    // port is the older one's.
-    let claimed = holders
-        .into_iter()
-        .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
-        .filter(|(_, port)| port.protocol == flow.protocol && port.port == flow.port)
-        .min_by_key(|(service, _)| (service.created, service.uid.clone()));
-    let Some((service, port)) = claimed else {
-        return Some(Verdict::Refused(Refusal::NoSuchServicePort));
-    };
-    Some(to_endpoints(cluster, ranges, flow, place, service, port))
-}
-
-fn to_endpoints(
-    cluster: &Cluster,
-    ranges: &Ranges,
-    flow: &Flow,
-    place: &Place<'_>,
-    service: &Service,
-    port: &ServicePort,
-) -> Verdict {
-    let all = targets(cluster, service, port, IpFamily::of(flow.destination));
-    let (eligible, none_left) = match service.internal_traffic_policy {
-        TrafficPolicy::Cluster => (all.clone(), Verdict::Refused(Refusal::NoEndpoints)),
-        TrafficPolicy::Local => {
-            let here = place.node().map(|node| &node.name);
-            let local = all
-                .iter()
-                .filter(|target| target.endpoint.node.as_ref() == here)
-                .copied()
-                .collect();
-            (local, Verdict::Dropped(Loss::NoLocalEndpoints))
-        }
-    };
-    let chosen = choose(&eligible);
-    if chosen.is_empty() {
-        // Without an endpoint anywhere the policy makes no difference.
-        return if choose(&all).is_empty() {
-            Verdict::Refused(Refusal::NoEndpoints)
-        } else {
-            none_left
+    let holders = proxied(cluster).filter(|it| it.cluster_ips().contains(&flow.destination));
+    let is_cluster_address = holders.count() > 0;
+    let in_range = ranges.service(flow.destination);
+    let Some(door) = door(cluster, flow) else {
+        let outside = matches!(place, Place::Outside) && flow.via.is_none();
+        return match (is_cluster_address || in_range, is_cluster_address) {
+            (false, _) => None,
+            (true, _) if outside => Some(Verdict::NotRouted(NoRoute::FromOutside)),
+            (true, true) => Some(Verdict::Refused(Refusal::NoSuchServicePort)),
+            (true, false) => Some(Verdict::Dropped(Loss::UnallocatedServiceAddress)),
         };
-    }
-    let mut arrivals = BTreeSet::new();
-    let mut dropped = None;
-    for target in chosen {
-        match arrival(cluster, ranges, flow, place, target.address, target.port) {
-            Ok(arrival) => {
-                arrivals.insert(arrival);
-            }
-            Err(reason) => dropped = Some(reason),
-        }
-    }
-    match dropped {
-        Some(reason) if arrivals.is_empty() => Verdict::Dropped(reason),
-        Some(_) | None => Verdict::Delivered(arrivals),
-    }
+    };
+    let Some(node) = translating(cluster, flow, place, door.kind) else {
+        return Some(Verdict::NotRouted(NoRoute::FromOutside));
+    };
+    let call = Call {
+        cluster,
+        ranges,
+        flow,
+        place,
+        node,
+    };
+    Some(match door.kind {
+        Kind::Own => call.internal(&door),
+        Kind::External | Kind::LoadBalancer | Kind::NodePort => call.external(&door),
+    })
 }
 
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    endpoint: &'a Endpoint,
-    address: IpAddr,
-    port: Port,
+fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
+    cluster.services().filter(|service| !service.not_proxied)
 }
 
-/// Every endpoint of the Service's port, usable or not.
-fn targets<'a>(
-    cluster: &'a Cluster,
-    service: &Service,
-    port: &ServicePort,
-    family: IpFamily,
-) -> Vec<Target<'a>> {
-    let mut targets = Vec::new();
-    for slice in cluster.slices_of(&service.key) {
-        if slice.family != family {
+/// By which of a Service's addresses a packet comes to it. If several fit the first does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Own,
+    External,
+    LoadBalancer,
+    NodePort,
+}
+
+struct Door<'a> {
+    kind: Kind,
+    service: &'a Service,
+    port: &'a ServicePort,
+}
+
+/// The Service port that a packet is for. The API gives an address to one Service only; if
+/// two have it all the same, each port is the older one's. Who names the address comes
+/// before who has a port at all of a node's.
+fn door<'a>(cluster: &'a Cluster, flow: &Flow) -> Option<Door<'a>> {
+    let to = flow.destination;
+    let is_a_nodes = cluster.nodes().any(|node| node.internal_ips.contains(&to));
+    let mut doors = Vec::new();
+    for service in proxied(cluster) {
+        // Without an own address of the family it has no endpoints of it either.
+        let mut own = service.cluster_ips().iter();
+        if !own.any(|address| address.is_ipv4() == to.is_ipv4()) {
             continue;
         }
-        for target in &slice.ports {
-            if target.name != port.name || target.protocol != port.protocol {
-                continue;
+        for port in service
+            .ports
+            .iter()
+            .filter(|it| it.protocol == flow.protocol)
+        {
+            let kinds = [
+                (Kind::Own, service.cluster_ips().contains(&to)),
+                (Kind::External, service.external.addresses.contains(&to)),
+                (
+                    Kind::LoadBalancer,
+                    service.external.load_balancer.contains(&to),
+                ),
+            ];
+            let named = kinds.into_iter().find(|(_, is)| *is).map(|(kind, _)| kind);
+            if let Some(kind) = named.filter(|_| port.port == flow.port) {
+                doors.push(Door {
+                    kind,
+                    service,
+                    port,
+                });
             }
-            for endpoint in &slice.endpoints {
-                if let Some(address) = endpoint.address() {
-                    targets.push(Target {
-                        endpoint,
-                        address,
-                        port: target.port,
-                    });
-                }
+            if is_a_nodes && port.node_port == Some(flow.port) {
+                let kind = Kind::NodePort;
+                doors.push(Door {
+                    kind,
+                    service,
+                    port,
+                });
             }
         }
     }
-    targets
+    doors.into_iter().min_by_key(|door| {
+        let Service { created, uid, .. } = door.service;
+        (
+            door.kind == Kind::NodePort,
+            *created,
+            uid.clone(),
+            door.kind,
+        )
+    })
 }
 
-/// Ready endpoints; without any, those that are terminating and still serve (KEP-1669).
-fn choose<'a>(targets: &[Target<'a>]) -> Vec<Target<'a>> {
-    let those = |usable: fn(&Endpoint) -> bool| -> Vec<Target<'a>> {
-        targets
-            .iter()
-            .filter(|target| usable(target.endpoint))
-            .copied()
-            .collect()
-    };
-    let ready = those(|endpoint| endpoint.ready);
-    if ready.is_empty() {
-        those(|endpoint| endpoint.serving && endpoint.terminating)
-    } else {
-        ready
-    }
-}
-
-/// How a packet arrives at one endpoint. Its source stays, with two exceptions: a pod
-/// that reaches itself sees its node (it would else answer itself past the
-/// translation), and beyond the cluster a pod is seen as its node.
-fn arrival(
-    cluster: &Cluster,
-    ranges: &Ranges,
+/// The node that translates: the one whose address it is, or else the first on the way.
+fn translating<'a>(
+    cluster: &'a Cluster,
     flow: &Flow,
-    place: &Place<'_>,
-    address: IpAddr,
-    port: Port,
-) -> Result<Arrival, Loss> {
-    let mut arrival = match direct::arrival(cluster, ranges, place, flow.source, address, port) {
-        Ok(arrival) => arrival,
-        Err(Verdict::Dropped(reason)) => return Err(reason),
-        Err(Verdict::Refused(_) | Verdict::NotRouted(_) | Verdict::Delivered(_)) => Arrival {
-            address,
-            port,
-            to: Receiver::Nobody,
-            source_seen: SourceSeen::Unchanged,
-        },
+    place: &Place<'a>,
+    kind: Kind,
+) -> Option<&'a Node> {
+    let first = match place.node() {
+        Some(node) => Some(node),
+        None => flow.via.as_ref().and_then(|name| cluster.node(name)),
     };
-    if let Place::Pod(pod, node) = place
-        && arrival.to == Receiver::Pod(pod.key.clone())
-    {
-        arrival.source_seen = match direct::as_node(node, flow.source) {
-            Ok(seen) => seen,
-            Err(_) => return Err(Loss::NoNodeAddress),
-        };
+    let holder = || {
+        cluster
+            .nodes()
+            .find(|node| node.internal_ips.contains(&flow.destination))
+    };
+    match kind {
+        Kind::NodePort => holder(),
+        Kind::Own | Kind::External | Kind::LoadBalancer => first,
     }
-    Ok(arrival)
+}
+
+struct Call<'a> {
+    cluster: &'a Cluster,
+    ranges: &'a Ranges,
+    flow: &'a Flow,
+    place: &'a Place<'a>,
+    /// Where it is translated.
+    node: &'a Node,
+}
+
+/// What becomes of the source.
+#[derive(Clone, Copy)]
+enum Source {
+    Kept,
+    /// The translating node's address.
+    Node,
+}
+
+impl<'a> Call<'a> {
+    fn internal(&self, door: &Door<'_>) -> Verdict {
+        let all = self.targets(door);
+        let source = match self.place {
+            Place::Pod(..) => Source::Kept,
+            Place::Node(_) | Place::Outside => Source::Node,
+        };
+        match door.service.internal_traffic_policy {
+            TrafficPolicy::Cluster => self.to_near(door, &all, source),
+            TrafficPolicy::Local => self.to_local(&all, source),
+        }
+    }
+
+    fn external(&self, door: &Door<'_>) -> Verdict {
+        let all = self.targets(door);
+        let from_here = match self.place {
+            Place::Pod(_, node) | Place::Node(node) => node.name == self.node.name,
+            Place::Outside => false,
+        };
+        let verdict = match (door.service.external.policy, from_here, self.place) {
+            // A node may have to ask another, and the answer has to come back through it.
+            (TrafficPolicy::Cluster, _, _) => self.to_near(door, &all, Source::Node),
+            // As if the packet had gone out to the balancer and come back in.
+            (TrafficPolicy::Local, true, Place::Pod(..)) => self.to_near(door, &all, Source::Kept),
+            (TrafficPolicy::Local, true, _) => self.to_near(door, &all, Source::Node),
+            (TrafficPolicy::Local, false, _) => self.to_local(&all, Source::Kept),
+        };
+        // Where nobody is served nobody is told apart.
+        let nobody = verdict == Verdict::Refused(Refusal::NoEndpoints);
+        if door.kind == Kind::LoadBalancer && !nobody && !self.is_admitted(door.service) {
+            return Verdict::Dropped(Loss::SourceNotAdmitted);
+        }
+        verdict
+    }
+
+    /// `loadBalancerSourceRanges` of the packet's family, if there are any.
+    fn is_admitted(&self, service: &Service) -> bool {
+        let source = self.flow.source;
+        let own = self.node.address_like(source);
+        let same = |range: &&ipnet::IpNet| range.addr().is_ipv4() == source.is_ipv4();
+        let ranges: Vec<_> = service.external.source_ranges.iter().filter(same).collect();
+        // A node that has the balancer's address sends with it.
+        let is_balancers = service.external.load_balancer.contains(&source);
+        ranges.is_empty()
+            || ranges.iter().any(|range| range.contains(&source))
+            || is_balancers && own.is_some_and(|own| ranges.iter().any(|it| it.contains(&own)))
+    }
+
+    fn targets(&self, door: &Door<'_>) -> Vec<Target<'a>> {
+        let family = IpFamily::of(self.flow.destination);
+        endpoint::targets(self.cluster, door.service, door.port, family)
+    }
+
+    fn to_near(&self, door: &Door<'_>, all: &[Target<'_>], source: Source) -> Verdict {
+        let chosen = endpoint::near(self.cluster, self.node, door.service, all);
+        if chosen.is_empty() {
+            return Verdict::Refused(Refusal::NoEndpoints);
+        }
+        self.deliver(&chosen, source)
+    }
+
+    fn to_local(&self, all: &[Target<'_>], source: Source) -> Verdict {
+        let here: Vec<_> = all
+            .iter()
+            .filter(|target| target.endpoint.node.as_ref() == Some(&self.node.name))
+            .copied()
+            .collect();
+        let chosen = endpoint::usable(&here);
+        if !chosen.is_empty() {
+            return self.deliver(&chosen, source);
+        }
+        // Without an endpoint anywhere the policy makes no difference.
+        if endpoint::usable(all).is_empty() {
+            Verdict::Refused(Refusal::NoEndpoints)
+        } else {
+            Verdict::Dropped(Loss::NoLocalEndpoints)
+        }
+    }
+
+    fn deliver(&self, chosen: &[Target<'_>], source: Source) -> Verdict {
+        let mut arrivals = BTreeSet::new();
+        let mut dropped = None;
+        for target in chosen {
+            match self.arrival(*target, source) {
+                Ok(arrival) => {
+                    arrivals.insert(arrival);
+                }
+                Err(reason) => dropped = Some(reason),
+            }
+        }
+        match dropped {
+            Some(reason) if arrivals.is_empty() => Verdict::Dropped(reason),
+            Some(_) | None => Verdict::Delivered(arrivals),
+        }
+    }
+
+    /// How a packet arrives at one endpoint. A pod that reaches itself sees its node (it
+    /// would else answer itself past the translation), and beyond the cluster a pod is
+    /// seen as its node.
+    fn arrival(&self, target: Target<'_>, source: Source) -> Result<Arrival, Loss> {
+        let translating = Place::Node(self.node);
+        let from = match self.place {
+            Place::Pod(_, node) if node.name == self.node.name => self.place,
+            Place::Pod(..) | Place::Node(_) | Place::Outside => &translating,
+        };
+        let sent = self.flow.source;
+        let (address, port) = (target.address, target.port);
+        let arrival = direct::arrival(self.cluster, self.ranges, from, sent, address, port);
+        let mut arrival = match arrival {
+            Ok(arrival) => arrival,
+            Err(Verdict::Dropped(reason)) => return Err(reason),
+            Err(Verdict::Refused(_) | Verdict::NotRouted(_) | Verdict::Delivered(_)) => Arrival {
+                address,
+                port,
+                to: Receiver::Nobody,
+                source_seen: SourceSeen::Unchanged,
+            },
+        };
+        let itself = match self.place {
+            Place::Pod(pod, _) => arrival.to == Receiver::Pod(pod.key.clone()),
+            Place::Node(_) | Place::Outside => false,
+        };
+        let as_node = || direct::as_node(self.node, sent).map_err(|_| Loss::NoNodeAddress);
+        match source {
+            Source::Node => arrival.source_seen = as_node()?,
+            Source::Kept if itself => arrival.source_seen = as_node()?,
+            Source::Kept => {}
+        }
+        Ok(arrival)
+    }
 }

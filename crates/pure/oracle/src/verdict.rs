@@ -53,7 +53,8 @@ pub enum Receiver {
 pub enum SourceSeen {
     /// The one it was sent with.
     Unchanged,
-    /// This address of the sender's node.
+    /// This address of the node that translated, or sent it on: the sender's own, but for
+    /// ports at other nodes and what comes from outside.
     NodeAddress(IpAddr),
 }
 
@@ -73,9 +74,11 @@ pub enum Refusal {
 pub enum Loss {
     /// The address is in a Service range, and no Service has it.
     UnallocatedServiceAddress,
-    /// The Service has endpoints, but none on the sender's node, and
-    /// `internalTrafficPolicy: Local` allows no other.
+    /// The Service has endpoints, but none on the node that translates, and its traffic
+    /// policy allows no other.
     NoLocalEndpoints,
+    /// `loadBalancerSourceRanges` does not have the source.
+    SourceNotAdmitted,
     /// It would have to leave with an address of its node, which has none of its family.
     NoNodeAddress,
 }

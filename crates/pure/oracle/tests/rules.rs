@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use weft_model::{
-    Change, Cluster, Endpoint, EndpointPort, EndpointSlice, IpFamily, Node, Object, ObjectKey, Pod,
-    Port, Protocol, Service, ServiceAddress, ServicePort, ServiceType, TrafficPolicy,
+    Change, Cluster, Endpoint, EndpointPort, EndpointSlice, External, IpFamily, Node, Object,
+    ObjectKey, Pod, Port, Protocol, Service, ServiceAddress, ServicePort, ServiceType,
+    TrafficPolicy,
 };
 use weft_oracle::{
     Flow, Loss, NoRoute, Ranges, Receiver, Refusal, Sender, SourceSeen, Verdict, verdict,
@@ -169,6 +170,10 @@ fn sender(text: &str, cluster: &Cluster, like: std::net::IpAddr) -> (Sender, std
 /// The verdict in a line: arrivals as `address:port receiver source`, or the reason.
 fn judge(cluster: &Cluster, from: &str, to: &str, protocol: Protocol) -> String {
     let to: std::net::SocketAddr = to.parse().unwrap();
+    let (from, via) = match from.split_once(" via ") {
+        Some((from, node)) => (from, Some(format!("node-{node}").into())),
+        None => (from, None),
+    };
     let (from, source) = sender(from, cluster, to.ip());
     let flow = Flow {
         from,
@@ -176,6 +181,7 @@ fn judge(cluster: &Cluster, from: &str, to: &str, protocol: Protocol) -> String 
         destination: to.ip(),
         protocol,
         port: Port::new(to.port()).unwrap(),
+        via,
     };
     match verdict(cluster, &ranges(), &flow) {
         Verdict::Delivered(arrivals) => {
@@ -635,6 +641,7 @@ fn flows_that_no_sender_can_send() {
         destination: destination.parse().unwrap(),
         protocol: Protocol::Tcp,
         port: Port::new(80).unwrap(),
+        via: None,
     };
     let pod = |name| Sender::Pod(ObjectKey::new("default", name));
     for (flow, reason) in [
@@ -683,6 +690,7 @@ fn reasons_that_need_no_table_are_reachable() {
         destination: "10.96.0.20".parse().unwrap(),
         protocol: Protocol::Tcp,
         port: Port::new(80).unwrap(),
+        via: None,
     };
     assert_eq!(
         verdict(&cluster, &ranges(), &flow),
@@ -696,4 +704,163 @@ fn reasons_that_need_no_table_are_reachable() {
         verdict(&cluster, &ranges(), &flow),
         Verdict::Refused(Refusal::NoSuchServicePort)
     );
+}
+
+/// A Service at every address it can have, with one endpoint on each node.
+fn everywhere(policy: TrafficPolicy) -> Service {
+    let mut service = service("web", &["10.96.0.20"]);
+    service.ports[0].node_port = Port::new(30080);
+    service.external = External {
+        addresses: ips(&["192.0.2.20"]),
+        load_balancer: ips(&["192.0.2.21"]),
+        policy,
+        ..External::default()
+    };
+    service
+}
+
+fn endpoints(all: &[&str]) -> Object {
+    Object::EndpointSlice(slice("web", "web-4", IpFamily::V4, all))
+}
+
+#[test]
+fn external_addresses_lead_to_every_endpoint_by_way_of_the_node() {
+    let both = ["10.244.1.5 ready @node-1", "10.244.2.5 ready @node-2"];
+    let service = everywhere(TrafficPolicy::Cluster);
+    let cluster = with([Object::Service(service), endpoints(&both)]);
+    let by = |node: &str| {
+        format!("10.244.1.5:8080 a as 172.30.0.{node}, 10.244.2.5:8080 c as 172.30.0.{node}")
+    };
+    for (from, to, expected) in [
+        ("outside", "172.30.0.11:30080", by("11")),
+        ("outside", "172.30.0.12:30080", by("12")),
+        ("pod a", "172.30.0.12:30080", by("12")),
+        ("node 1", "172.30.0.12:30080", by("12")),
+        ("outside via 1", "192.0.2.20:80", by("11")),
+        ("outside via 2", "192.0.2.21:80", by("12")),
+        ("pod a", "192.0.2.21:80", by("11")),
+        ("outside via 1", "10.96.0.20:80", by("11")),
+        (
+            "outside",
+            "192.0.2.20:80",
+            "not routed FromOutside".to_owned(),
+        ),
+    ] {
+        check(&cluster, &[(from, to, &expected)]);
+    }
+}
+
+#[test]
+fn with_the_local_policy_clients_outside_keep_their_address() {
+    let own = "10.244.1.5:8080 a as itself";
+    let dropped = "dropped NoLocalEndpoints";
+    let all = "10.244.1.5:8080 a as itself, 10.244.2.5:8080 c as itself";
+    let both = ["10.244.1.5 ready @node-1", "10.244.2.5 ready @node-2"];
+    let service = everywhere(TrafficPolicy::Local);
+    let cluster = with([Object::Service(service.clone()), endpoints(&both)]);
+    check(
+        &cluster,
+        &[
+            ("outside", "172.30.0.11:30080", own),
+            ("outside via 1", "192.0.2.20:80", own),
+            ("pod c", "172.30.0.11:30080", own),
+            ("node 2", "172.30.0.11:30080", own),
+            ("pod b", "172.30.0.11:30080", all),
+            ("pod b", "192.0.2.21:80", all),
+            ("node 1", "172.30.0.11:30080", all),
+        ],
+    );
+    let one = with([Object::Service(service.clone()), endpoints(&both[..1])]);
+    check(
+        &one,
+        &[
+            ("outside", "172.30.0.12:30080", dropped),
+            ("outside via 2", "192.0.2.21:80", dropped),
+            ("pod c", "192.0.2.21:80", own),
+        ],
+    );
+    let none = with([
+        Object::Service(service),
+        endpoints(&["10.244.1.5 down @node-1"]),
+    ]);
+    check(
+        &none,
+        &[("outside", "172.30.0.12:30080", "refused NoEndpoints")],
+    );
+}
+
+#[test]
+fn only_the_balancers_addresses_have_source_ranges() {
+    let mut service = everywhere(TrafficPolicy::Cluster);
+    service.external.source_ranges = vec!["10.244.1.0/24".parse().unwrap()];
+    let cluster = with([
+        Object::Service(service.clone()),
+        endpoints(&["10.244.2.5 ready @node-2"]),
+    ]);
+    let not = "dropped SourceNotAdmitted";
+    check(
+        &cluster,
+        &[
+            ("pod a", "192.0.2.21:80", "10.244.2.5:8080 c as 172.30.0.11"),
+            ("pod c", "192.0.2.21:80", not),
+            ("outside via 1", "192.0.2.21:80", not),
+            (
+                "outside via 1",
+                "192.0.2.20:80",
+                "10.244.2.5:8080 c as 172.30.0.11",
+            ),
+            (
+                "outside",
+                "172.30.0.11:30080",
+                "10.244.2.5:8080 c as 172.30.0.11",
+            ),
+        ],
+    );
+    let none = with([Object::Service(service)]);
+    check(
+        &none,
+        &[("outside via 1", "192.0.2.21:80", "refused NoEndpoints")],
+    );
+}
+
+#[test]
+fn hints_and_topology_keys_choose_the_near_ones() {
+    let mut nodes = Vec::new();
+    for (name, zone) in [("node-1", "east"), ("node-2", "west")] {
+        let mut node = cluster().node(&name.into()).unwrap().clone();
+        node.labels = [("topology.kubernetes.io/zone".into(), zone.into())].into();
+        nodes.push(Object::Node(node));
+    }
+    let mut hinted = slice(
+        "web",
+        "web-4",
+        IpFamily::V4,
+        &["10.244.1.5 ready @node-1", "10.244.2.5 ready @node-2"],
+    );
+    let plain = hinted.clone();
+    hinted.endpoints[0].hints.zones = ["west".into()].into();
+    let one_hint = hinted.clone();
+    hinted.endpoints[1].hints.zones = ["east".into()].into();
+    let keyed = |keys: &[&str]| Service {
+        topology_keys: keys.iter().map(|key| (*key).into()).collect(),
+        ..service("web", &["10.96.0.20"])
+    };
+    let a = "10.244.1.5:8080 a as itself";
+    let c = "10.244.2.5:8080 c as itself";
+    let both = "10.244.1.5:8080 a as itself, 10.244.2.5:8080 c as itself";
+    for (service, slice, expected) in [
+        (keyed(&[]), &plain, both),
+        (keyed(&[]), &one_hint, both),
+        (keyed(&[]), &hinted, c),
+        (keyed(&["topology.kubernetes.io/zone"]), &hinted, a),
+        (keyed(&["rack"]), &plain, "refused NoEndpoints"),
+        (keyed(&["rack", "*"]), &plain, both),
+    ] {
+        let mut objects = nodes.clone();
+        objects.extend([
+            Object::Service(service),
+            Object::EndpointSlice(slice.clone()),
+        ]);
+        check(&with(objects), &[("node 1", "10.96.0.20:80", expected)]);
+    }
 }

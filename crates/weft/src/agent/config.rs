@@ -9,6 +9,8 @@ use serde::Deserialize;
 use weft_compile::{LocalMode, ProxySettings};
 use weft_iptables::{Generation, Options};
 
+use super::proxy::ProxyConfig;
+
 /// As written in the file. Unknown fields are errors: a misspelt one would be a
 /// setting that silently does not hold.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub(super) struct Config {
     /// How Services are translated.
     #[serde(default)]
     pub(super) mode: Mode,
+    /// How, beside what Services say themselves.
+    #[serde(default)]
+    pub(super) proxy: ProxyConfig,
     /// What holds in mode iptables.
     #[serde(default)]
     pub(super) iptables: Iptables,
@@ -121,20 +126,24 @@ impl Config {
         if config.iptables.masquerade_bit > 31 {
             bail!("iptables.masqueradeBit: a mark has the bits 0 to 31; kube-proxy takes 14");
         }
+        config.proxy.settings()?;
         Ok(config)
     }
 
     /// How Services are translated, whatever they say themselves.
-    pub(super) fn proxy(&self) -> ProxySettings {
+    pub(super) fn proxy(&self) -> Result<ProxySettings> {
+        let mut settings = self.proxy.settings()?;
         match self.mode {
-            Mode::Nftables => ProxySettings::default(),
-            // A rule has room for one range.
-            Mode::Iptables => ProxySettings {
-                local: LocalMode::Ranges(self.pod_cidrs.iter().copied().collect()),
-                localhost_node_ports: self.iptables.localhost_node_ports,
-                ..ProxySettings::default()
-            },
+            Mode::Nftables => {}
+            Mode::Iptables => {
+                if settings.local == LocalMode::default() {
+                    // As kube-proxy is mostly set up.
+                    settings.local = LocalMode::Ranges(self.pod_cidrs.iter().copied().collect());
+                }
+                settings.localhost_node_ports = self.iptables.localhost_node_ports;
+            }
         }
+        Ok(settings)
     }
 
     /// What mode iptables asks of the rules; none in other modes.

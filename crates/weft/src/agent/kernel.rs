@@ -1,21 +1,24 @@
 //! The node's kernel as the agent sees it: routes, address translation, settings.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{debug, warn};
 use weft_compile::Touched;
 use weft_desired::{Desired, IpFamily as Family, NodeNat, RouteOwner, Table};
 use weft_iptables::Options;
 use weft_kernel::iptables::{self, Rules, Whose};
-use weft_kernel::service::{Error, IpFamily, ServiceTable};
+use weft_kernel::service::{Error, IpFamily, Report, ServiceTable};
 use weft_kernel::sysctl::{self, Scope, Setting};
 use weft_kernel::{link, route, router};
 use weft_sys::nft::Connection;
 use weft_sys::rtnl::Conversation;
+
+use super::stale::StaleFlows;
 
 /// Between two looks whether another agent still holds the tables.
 const OWNER_PAUSE: Duration = Duration::from_millis(20);
@@ -35,6 +38,7 @@ pub(super) struct Kernel {
     services: ServiceTable,
     proxy: Proxy,
     families: Vec<Family>,
+    stale_flows: StaleFlows,
 }
 
 /// Who translates Services. What else is translated is nf_tables' in every mode.
@@ -85,6 +89,7 @@ impl Kernel {
             services: adopt_services(&families, patience).await?,
             proxy,
             families: all,
+            stale_flows: StaleFlows::start()?,
         })
     }
 
@@ -116,7 +121,9 @@ impl Kernel {
                         let frontend = desired.frontends.get(key).map(|entry| &entry.value);
                         (*key, frontend)
                     });
-                    outcome.writes += self.services.apply(changes)?.elements;
+                    let report = self.services.apply(changes)?;
+                    outcome.writes += report.elements;
+                    self.tidy(&report, &mut outcome);
                 }
             }
             Proxy::Iptables(rules) => {
@@ -162,6 +169,7 @@ impl Kernel {
                     outcome.writes += sweep_iptables(&self.families)?;
                     *swept = true;
                 }
+                self.tidy(&report, &mut outcome);
             }
             Proxy::Iptables(rules) => {
                 let report = rules.reconcile(&desired.services, &desired.nat)?;
@@ -188,6 +196,26 @@ impl Kernel {
             Proxy::Nftables { .. } => Ok(false),
             Proxy::Iptables(rules) => Ok(rules.disturbed()?),
         }
+    }
+
+    /// After a write: what the kernel remembers of clients follows.
+    fn tidy(&mut self, report: &Report, outcome: &mut Outcome) {
+        self.stale_flows.end(&report.gone);
+        if !report.stale_clients {
+            return;
+        }
+        match self.services.forget_clients() {
+            Ok(0) => {}
+            Ok(clients) => debug!(clients, "clients get another endpoint"),
+            Err(error) => outcome
+                .problems
+                .push(format!("clients whose endpoint is gone: {error}")),
+        }
+    }
+
+    /// The node's own addresses.
+    pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
+        link::own_addresses(&mut self.conversation).context("the node's own addresses")
     }
 
     fn write_routes(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {

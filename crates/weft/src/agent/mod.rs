@@ -6,7 +6,9 @@ mod kernel;
 mod lock;
 mod network;
 mod plugin;
+mod proxy;
 mod retry;
+mod stale;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -112,10 +114,11 @@ async fn serve(args: AgentArgs) -> Result<()> {
         endpoint_slices: true,
         namespaces: false,
     };
+    let proxy = config.proxy()?;
     let settings = Settings {
         node,
-        proxy: config.proxy(),
         service_ranges: config.service_cidrs,
+        proxy,
     };
     let mut agent = Agent {
         compiler: Compiler::new(settings),
@@ -128,6 +131,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         ready: health,
     };
 
+    agent.look_at_addresses();
     let mut updates = Box::pin(weft_kube::watch(&client, &interest).ready_chunks(LARGEST_BATCH));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut audit = tokio::time::interval(AUDIT_INTERVAL);
@@ -143,8 +147,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
             changed = network.settled() => {
                 changed?;
                 agent.repair_routes();
+                agent.look_at_addresses();
             }
-            _ = audit.tick() => agent.reconcile("audit"),
+            _ = audit.tick() => {
+                agent.look_at_addresses();
+                agent.reconcile("audit");
+            }
             _ = look.tick() => {
                 agent.restore_configuration();
                 agent.repair_iptables();
@@ -251,6 +259,20 @@ impl Agent {
             }
             let written = written.map(|outcome| self.open_for_pods(outcome));
             self.settle(written, "network change", Extent::Part);
+        }
+    }
+
+    /// Node ports answer at the node's own addresses, whatever those are now.
+    fn look_at_addresses(&mut self) {
+        match self.kernel.own_addresses() {
+            Ok(addresses) => {
+                let touched = self.compiler.set_own_addresses(addresses);
+                self.pending.merge(touched);
+            }
+            Err(error) => warn!(error = %format!("{error:#}"), "node ports stay where they are"),
+        }
+        if self.in_sync && !self.pending.is_empty() {
+            self.write_pending();
         }
     }
 

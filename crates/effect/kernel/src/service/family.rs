@@ -3,15 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use weft_desired::{Backend, Frontend, FrontendKey, NodeNat, Table, place};
+use ipnet::IpNet;
+use weft_desired::{Backend, Frontend, FrontendKey, LocalDetection, NodeNat, Protocol, Table};
 use weft_sys::netlink;
-use weft_sys::nft::{self, Batch, Connection, TableFlags, TableName};
+use weft_sys::nft::{self, Batch, Connection, ElementRef, TableFlags, TableName};
 
+use super::installed::{Installed, Slots};
+use super::ip_family::IpFamily;
 use super::item::{
-    Bytes, Installed, ItemKey, ItemValue, Items, Step, frontend_of, nat_items, service_address,
+    Bytes, ItemKey, ItemValue, Items, Step, frontend_of, nat_items, remembered, service_address,
     slots, steps,
 };
-use super::layout::{IpFamily, Layout, SetId};
+use super::layout::{Layout, PodMatch, Shape};
+use super::rules::{REMEMBER, remembering};
+use super::set::{Content, Scope, SetId};
 use super::writer::Writer;
 use super::{Error, Report};
 
@@ -24,11 +29,14 @@ const EOPNOTSUPP: i32 = 95;
 pub(super) struct FamilyTable {
     family: IpFamily,
     name: TableName,
+    shape: Shape,
     layout: Layout,
     installed: BTreeMap<FrontendKey, Installed>,
-    /// How many frontends an address has.
+    /// How many frontends that have it alone an address has.
     addresses: BTreeMap<IpAddr, usize>,
     nat: Items,
+    /// Whose sources are pods', as far as they tell.
+    pod_sources: Vec<IpNet>,
 }
 
 /// What the kernel has under our table's name.
@@ -54,17 +62,19 @@ impl FamilyTable {
         Self {
             family,
             name: family.table(),
-            layout: Layout::of(family),
+            layout: Layout::of(family, &Shape::default()),
+            shape: Shape::default(),
             installed: BTreeMap::new(),
             addresses: BTreeMap::new(),
             nat: Items::new(),
+            pod_sources: Vec::new(),
         }
     }
 
     pub(super) fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &[Backend])> {
         self.installed
             .iter()
-            .map(|(key, installed)| (key, installed.slots.as_slice()))
+            .map(|(key, installed)| (key, installed.all.slots.as_slice()))
     }
 
     /// Takes the table over, or makes it.
@@ -199,6 +209,7 @@ impl FamilyTable {
         report: &mut Report,
     ) -> Result<(), Error> {
         let name = self.name.clone();
+        self.set_shape(connection, frontends, nat)?;
         let (found, mut writer) = match self.standing(connection)? {
             Standing::Ours => {
                 self.own(connection)?;
@@ -224,11 +235,12 @@ impl FamilyTable {
             }
         };
 
+        let pod_sources = pod_sources(nat);
         let nat = nat_items(nat, self.family);
         writer.put(&name, &steps(&found.nat, &nat))?;
 
         let wanted = self.wanted(frontends, &found);
-        let addresses = service_addresses(wanted.keys());
+        let addresses = service_addresses(&wanted);
         let kept = |step: &Step<'_>| !matches!(step, Step::Remove(..));
         let (first, last): (Vec<_>, Vec<_>) = steps(&found.addresses, &addresses)
             .into_iter()
@@ -240,20 +252,23 @@ impl FamilyTable {
             let old = found.frontends.get(key).unwrap_or(&nothing);
             let new = installed.items(key, None);
             writer.put(&name, &steps(old, &new))?;
-            report_gone(report, key, &slots(old), &installed.slots);
+            report_gone(report, key, &found_backends(old), Some(installed));
         }
         for (key, old) in &found.frontends {
             if !wanted.contains_key(key) {
                 writer.put(&name, &steps(old, &nothing))?;
-                report_gone(report, key, &slots(old), &[]);
+                report_gone(report, key, &found_backends(old), None);
             }
         }
         writer.put(&name, &last)?;
         writer.put(&name, &steps(&found.strays, &nothing))?;
         writer.finish(report)?;
 
+        // Nobody knows what happened while nobody looked.
+        report.stale_clients |= !self.shape.timeouts.is_empty();
         self.nat = nat;
-        self.addresses = count_addresses(wanted.keys());
+        self.pod_sources = pod_sources;
+        self.addresses = count_addresses(&wanted);
         self.installed = wanted;
         Ok(())
     }
@@ -275,25 +290,14 @@ impl FamilyTable {
             .iter()
             .filter(|(key, _)| self.family.has(key.address))
             .map(|(key, entry)| {
-                let actual = found.frontends.get(key).map(slots).unwrap_or_default();
-                (*key, self.installed(&entry.value, &actual))
+                let actual = found.frontends.get(key).map(|items| Slots {
+                    all: slots(items, Scope::All),
+                    outside: slots(items, Scope::Local),
+                });
+                let actual = actual.unwrap_or_default();
+                (*key, Installed::new(&entry.value, self.family, &actual))
             })
             .collect()
-    }
-
-    /// A frontend as it will stand, where these slots are filled now.
-    fn installed(&self, frontend: &Frontend, actual: &BTreeMap<u32, Backend>) -> Installed {
-        let desired: BTreeSet<Backend> = frontend
-            .backends
-            .iter()
-            .copied()
-            .filter(|backend| self.family.has(backend.address))
-            .collect();
-        Installed {
-            label: frontend.label.clone(),
-            slots: place(actual, &desired),
-            otherwise: frontend.otherwise,
-        }
     }
 
     /// Makes frontends what is given.
@@ -309,27 +313,33 @@ impl FamilyTable {
                 continue;
             }
             let old = self.installed.get(key);
-            let actual: BTreeMap<u32, Backend> = old
-                .map(|old| (0..).zip(old.slots.iter().copied()).collect())
-                .unwrap_or_default();
-            let new = frontend.map(|frontend| self.installed(frontend, &actual));
+            let actual = old.map(Installed::slots).unwrap_or_default();
+            let new = frontend.map(|it| Installed::new(it, self.family, &actual));
+            if let Some(seconds) = new.as_ref().and_then(|new| new.affinity) {
+                remember_for(&self.name, self.family, &mut self.shape, seconds, writer)?;
+            }
             let before = old.map(|old| old.items(key, new.as_ref()));
             let mut after = new.as_ref().map(|new| new.items(key, old));
-            match (old, &mut after) {
-                (None, Some(after)) => {
+            let had = old.is_some_and(|old| old.exclusive);
+            let has = new.as_ref().is_some_and(|new| new.exclusive);
+            match &mut after {
+                Some(after) if has && !had => {
                     let count = self.addresses.entry(key.address).or_default();
                     *count += 1;
                     if *count == 1 {
                         after.extend([service_address(key.address)]);
                     }
                 }
-                (Some(_), None) => unused.push(key.address),
-                (Some(_), Some(_)) | (None, None) => {}
+                Some(_) | None => {}
+            }
+            if had && !has {
+                unused.push(key.address);
             }
             let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
             writer.put(&self.name, &steps(&before, &after))?;
-            let slots = new.as_ref().map_or(&[][..], |new| &new.slots);
-            report_gone(report, key, &actual, slots);
+            report.stale_clients |= old.is_some_and(|old| old.lets_go(new.as_ref()));
+            let kept = old.map(Installed::kept).unwrap_or_default();
+            report_gone(report, key, &kept, new.as_ref());
             match new {
                 Some(new) => self.installed.insert(*key, new),
                 None => self.installed.remove(key),
@@ -355,16 +365,83 @@ impl FamilyTable {
         nat: &NodeNat,
         writer: &mut Writer<'_>,
     ) -> Result<(), Error> {
+        self.pod_sources = pod_sources(nat);
         let nat = nat_items(nat, self.family);
         writer.put(&self.name, &steps(&self.nat, &nat))?;
         self.nat = nat;
         Ok(())
     }
 
+    /// Makes the kernel forget the endpoints of clients that may not have them any more.
+    /// Costs a look at every client it remembers.
+    pub(super) fn forget(&self, connection: &mut Connection) -> Result<usize, Error> {
+        if self.shape.timeouts.is_empty() {
+            return Ok(0);
+        }
+        let set = SetId::Affinity.name();
+        let mut batch = Batch::new();
+        for element in connection.elements(&self.name, &set)? {
+            if !self.may_be_remembered(&element) {
+                let stale = ElementRef {
+                    key: &element.key,
+                    ..ElementRef::default()
+                };
+                batch.delete_element(&self.name, &set, stale);
+            }
+        }
+        let count = batch.elements();
+        if count > 0 {
+            match connection.commit(batch) {
+                // One of them went by itself meanwhile; the others go the next time.
+                Err(error) if error.is_absent() => return Ok(0),
+                done => done?,
+            }
+        }
+        Ok(count)
+    }
+
+    fn may_be_remembered(&self, element: &nft::Element) -> bool {
+        let Some((client, frontend, backend)) = remembered(element, self.family) else {
+            return false;
+        };
+        let from_pod = self.pod_sources.iter().any(|range| range.contains(&client));
+        self.installed.get(&frontend).is_some_and(|installed| {
+            installed.affinity.is_some() && installed.gives(&backend, from_pod)
+        })
+    }
+
+    /// Decides what the rules depend on. Times that clients have been remembered for stay:
+    /// a rule that no frontend needs costs nothing.
+    fn set_shape(
+        &mut self,
+        connection: &mut Connection,
+        frontends: &Table<FrontendKey, Frontend>,
+        nat: &NodeNat,
+    ) -> Result<(), Error> {
+        let wanted = frontends
+            .iter()
+            .filter(|(key, _)| self.family.has(key.address))
+            .filter_map(|(_, entry)| entry.value.affinity);
+        let mut timeouts: BTreeSet<u32> = wanted.collect();
+        for set in connection.sets(&self.name)? {
+            let name = set.map_or_else(|name| name, |set| set.name);
+            timeouts.extend(SetId::timeout_of(&name));
+        }
+        self.shape = Shape {
+            pods: PodMatch::from(&nat.local),
+            timeouts,
+        };
+        self.layout = Layout::of(self.family, &self.shape);
+        Ok(())
+    }
+
     /// Reads every element.
     fn read(&self, connection: &mut Connection) -> Result<Found, Error> {
         let mut found = Found::default();
-        for set in SetId::all() {
+        for set in SetId::all(&self.shape.timeouts) {
+            if set.content() == Content::Kernel {
+                continue;
+            }
             let mut elements = connection.elements(&self.name, &set.name())?;
             if set.is_ranges() {
                 // Start and end of each range stand next to each other, and where one
@@ -374,8 +451,11 @@ impl FamilyTable {
                 continue;
             }
             for element in elements {
-                let (Some(key), Some(data)) = (Bytes::new(&element.key), Bytes::new(&element.data))
-                else {
+                let data = match set.has_key_ends() {
+                    true => &element.key_end,
+                    false => &element.data,
+                };
+                let (Some(key), Some(data)) = (Bytes::new(&element.key), Bytes::new(data)) else {
                     continue;
                 };
                 let key = ItemKey { set, key };
@@ -397,20 +477,15 @@ const OWNED: TableFlags = TableFlags {
 
 impl Found {
     fn take(&mut self, family: IpFamily, key: ItemKey, value: ItemValue) {
-        match key.set {
-            SetId::Pods | SetId::Nodes | SetId::Hairpin | SetId::ServiceRanges => {
+        match key.set.content() {
+            Content::Kernel => {}
+            Content::Node => {
                 self.nat.insert(key, value);
             }
-            SetId::ServiceAddresses => {
+            Content::Addresses => {
                 self.addresses.insert(key, value);
             }
-            SetId::Endpoints
-            | SetId::MasqueradeOutside
-            | SetId::Size(_)
-            | SetId::Large
-            | SetId::Frontends
-            | SetId::Refused
-            | SetId::Dropped => match frontend_of(&key, family) {
+            Content::Frontends => match frontend_of(&key, family) {
                 Some(frontend) => {
                     self.frontends
                         .entry(frontend)
@@ -448,27 +523,78 @@ impl Found {
     }
 }
 
-fn service_addresses<'a>(keys: impl Iterator<Item = &'a FrontendKey>) -> Items {
-    keys.map(|key| service_address(key.address)).collect()
+/// Makes clients be remembered for so many seconds, if they are not yet.
+fn remember_for(
+    name: &TableName,
+    family: IpFamily,
+    shape: &mut Shape,
+    seconds: u32,
+    writer: &mut Writer<'_>,
+) -> Result<(), Error> {
+    if !shape.timeouts.insert(seconds) {
+        return Ok(());
+    }
+    writer.rules(|batch| {
+        batch.add_set(name, &SetId::Sticky(seconds).definition(family));
+        // The rules stand in the order of their times.
+        batch.flush_chain(name, REMEMBER);
+        for seconds in &shape.timeouts {
+            batch.add_rule(name, &remembering(family, *seconds));
+        }
+    })
 }
 
-fn count_addresses<'a>(keys: impl Iterator<Item = &'a FrontendKey>) -> BTreeMap<IpAddr, usize> {
+fn pod_sources(nat: &NodeNat) -> Vec<IpNet> {
+    match &nat.local {
+        LocalDetection::Ranges(ranges) => ranges.iter().copied().collect(),
+        // The kernel alone can tell.
+        LocalDetection::Bridge(_)
+        | LocalDetection::InterfacePrefix(_)
+        | LocalDetection::Nothing => Vec::new(),
+    }
+}
+
+fn service_addresses(wanted: &BTreeMap<FrontendKey, Installed>) -> Items {
+    exclusive(wanted).map(service_address).collect()
+}
+
+fn count_addresses(wanted: &BTreeMap<FrontendKey, Installed>) -> BTreeMap<IpAddr, usize> {
     let mut counts = BTreeMap::new();
-    for key in keys {
-        *counts.entry(key.address).or_default() += 1;
+    for address in exclusive(wanted) {
+        *counts.entry(address).or_default() += 1;
     }
     counts
+}
+
+fn exclusive(wanted: &BTreeMap<FrontendKey, Installed>) -> impl Iterator<Item = IpAddr> {
+    let exclusive = wanted.iter().filter(|(_, installed)| installed.exclusive);
+    exclusive.map(|(key, _)| key.address)
+}
+
+fn found_backends(items: &Items) -> BTreeSet<Backend> {
+    let mut backends: BTreeSet<Backend> = slots(items, Scope::All).into_values().collect();
+    backends.extend(slots(items, Scope::Local).into_values());
+    backends
 }
 
 fn report_gone(
     report: &mut Report,
     key: &FrontendKey,
-    before: &BTreeMap<u32, Backend>,
-    after: &[Backend],
+    before: &BTreeSet<Backend>,
+    after: Option<&Installed>,
 ) {
-    let after: BTreeSet<&Backend> = after.iter().collect();
-    let gone = before.values().filter(|backend| !after.contains(backend));
+    let kept = after.map(Installed::kept).unwrap_or_default();
+    let gone = before.difference(&kept);
     report.gone.extend(gone.map(|backend| (*key, *backend)));
+    // What is sent to an exclusive address and not translated never gets anywhere.
+    let shared = after.is_some_and(|after| !after.exclusive);
+    if shared && before.is_empty() && !kept.is_empty() && key.protocol == Protocol::Udp {
+        let itself = Backend {
+            address: key.address,
+            port: key.port,
+        };
+        report.gone.push((*key, itself));
+    }
 }
 
 fn has_errno(error: &netlink::Error, number: i32) -> bool {
@@ -493,7 +619,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_more_is_a_difference_with_a_name() {
-        let ours = Layout::of(IpFamily::V4);
+        let ours = Layout::of(IpFamily::V4, &Shape::default());
         assert_eq!(ours.difference(&ours), None);
 
         let mut found = ours.clone();

@@ -61,6 +61,15 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Adds sets and rules that what follows needs.
+    pub(super) fn rules(&mut self, add: impl FnOnce(&mut Batch)) -> Result<(), Error> {
+        if self.batch.length() > self.limit / 2 {
+            self.commit()?;
+        }
+        add(&mut self.batch);
+        Ok(())
+    }
+
     /// Commits what is left, and reports.
     pub(super) fn finish(mut self, report: &mut Report) -> Result<(), Error> {
         self.commit()?;
@@ -108,9 +117,15 @@ impl<'a> Writer<'a> {
 /// The kernel's elements of an item: a range has one where it starts and one where it ends.
 fn each_element(key: &ItemKey, value: &ItemValue, mut each: impl FnMut(ElementRef<'_>)) {
     let ranges = key.set.is_ranges();
+    let (data, key_end) = match (ranges, key.set.has_key_ends()) {
+        (true, _) => (&[][..], &[][..]),
+        (false, true) => (&[][..], value.data.as_slice()),
+        (false, false) => (value.data.as_slice(), &[][..]),
+    };
     each(ElementRef {
         key: key.key.as_slice(),
-        data: if ranges { &[] } else { value.data.as_slice() },
+        key_end,
+        data,
         comment: value.comment.as_deref().unwrap_or_default(),
         ..ElementRef::default()
     });

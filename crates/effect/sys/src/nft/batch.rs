@@ -30,6 +30,9 @@ const LIST_ELEMENTS: u16 = 3;
 pub struct ElementRef<'a> {
     /// The parts of the key, each filled up to a word.
     pub key: &'a [u8],
+    /// In an interval set whose key has several parts: the last value of each part, filled
+    /// up like the key. Empty in other sets.
+    pub key_end: &'a [u8],
     /// A map's data, each part filled up to a word; empty for a set. Not looked at when
     /// an element is deleted.
     pub data: &'a [u8],
@@ -390,6 +393,9 @@ pub(super) const SET_TIMEOUT: u32 = 0x10;
 pub(super) const SET_EVAL: u32 = 0x20;
 const SET_CONCAT: u32 = 0x80;
 
+/// `NFTA_SET_ELEM_KEY_END`.
+pub(super) const KEY_END: u16 = 10;
+
 fn put_set(out: &mut Vec<u8>, set: &Set, id: u32) {
     use super::object::DataType;
     // nft packs the types of a concatenation into one number, six bits each.
@@ -453,6 +459,9 @@ fn put_element(out: &mut Vec<u8>, add: bool, element: ElementRef<'_>) {
     let key = wire::open(out, 1);
     put(out, 1, element.key);
     wire::close(out, key);
+    if !element.key_end.is_empty() {
+        nest(out, KEY_END, |out| put(out, 1, element.key_end));
+    }
     if element.interval_end {
         put_u32(out, 3, 1);
     }

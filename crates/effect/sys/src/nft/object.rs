@@ -324,6 +324,8 @@ pub struct Counts {
 pub struct Element {
     /// The parts of the key, each filled up to a word.
     pub key: Vec<u8>,
+    /// In an interval set whose key has several parts: the last value of each part.
+    pub key_end: Vec<u8>,
     /// A map's data, each part filled up to a word; empty for a set.
     pub data: Vec<u8>,
     /// In an interval set: the first key that is no longer in the range.

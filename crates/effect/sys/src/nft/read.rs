@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::batch::{SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT};
+use super::batch::{KEY_END, SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT};
 use super::expression::{Direction, NAT_RANDOM_FULLY, Reject, Verdict};
 use super::object::{
     BaseChain, Chain, ChainKind, Counts, DataType, Element, Family, Hook, Policy, Rule, Set,
@@ -306,6 +306,7 @@ fn element(list: Attributes<'_>) -> Option<Element> {
     let mut key = None;
     let mut element = Element {
         key: Vec::new(),
+        key_end: Vec::new(),
         data: Vec::new(),
         interval_end: false,
         expires_in: None,
@@ -325,6 +326,7 @@ fn element(list: Attributes<'_>) -> Option<Element> {
                     .map(|(_, value)| text(value));
             }
             7 => element.counts = counts(attribute.nested()),
+            KEY_END => element.key_end = value()?.value.to_vec(),
             _ => {}
         }
     }

@@ -30,13 +30,13 @@ const NESTED: u16 = 0x8000;
 
 /// `struct nfgenmsg`: family, version 0, and a number that means something in the
 /// messages around a batch only.
-pub(super) fn put_family_header(out: &mut Vec<u8>, family: u8, resource: u16) {
+pub(crate) fn put_family_header(out: &mut Vec<u8>, family: u8, resource: u16) {
     out.extend_from_slice(&[family, 0]);
     out.extend_from_slice(&resource.to_be_bytes());
 }
 
 /// Appends an attribute.
-pub(super) fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     // A value that does not fit is never written: names and keys are short, and the
     // lists of elements are cut before they reach the limit.
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
@@ -67,7 +67,7 @@ pub(super) fn put_u64(out: &mut Vec<u8>, kind: u16, value: u64) {
 }
 
 /// Appends an attribute that holds the attributes `fill` appends.
-pub(super) fn nest(out: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nest(out: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = open(out, kind);
     fill(out);
     close(out, start);

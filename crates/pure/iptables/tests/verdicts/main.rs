@@ -213,6 +213,7 @@ fn packets_meet_what_the_model_says() {
                     destination: cluster_address(service),
                     protocol: weft_model::Protocol::Tcp,
                     port: Port::new(port).unwrap(),
+                    via: None,
                 };
                 let packet = Packet {
                     source,

@@ -1,0 +1,85 @@
+//! What differs between the two address families' tables.
+
+use std::net::IpAddr;
+
+use weft_desired::mark;
+use weft_sys::nft::{DataType, Expression, Family, PayloadBase, Register, Reject, TableName};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IpFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpFamily {
+    /// Both.
+    pub const BOTH: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
+
+    /// Whether an address is of this family.
+    pub fn has(self, address: IpAddr) -> bool {
+        match self {
+            IpFamily::V4 => address.is_ipv4(),
+            IpFamily::V6 => address.is_ipv6(),
+        }
+    }
+
+    pub(super) fn table(self) -> TableName {
+        TableName::new(self.nft(), mark::TABLE)
+    }
+
+    pub(super) fn nft(self) -> Family {
+        match self {
+            IpFamily::V4 => Family::V4,
+            IpFamily::V6 => Family::V6,
+        }
+    }
+
+    pub(super) fn address_type(self) -> DataType {
+        match self {
+            IpFamily::V4 => DataType::Ipv4Address,
+            IpFamily::V6 => DataType::Ipv6Address,
+        }
+    }
+
+    /// Loads an address of the IP header (RFC 791, RFC 8200).
+    pub(super) fn address(self, end: End, word: u8) -> Expression {
+        let (offset, length) = match (self, end) {
+            (IpFamily::V4, End::Source) => (12, 4),
+            (IpFamily::V4, End::Destination) => (16, 4),
+            (IpFamily::V6, End::Source) => (8, 16),
+            (IpFamily::V6, End::Destination) => (24, 16),
+        };
+        Expression::Payload {
+            base: PayloadBase::Network,
+            offset,
+            length,
+            into: Register::word(word),
+        }
+    }
+
+    /// How many words an address fills.
+    pub(super) fn words(self) -> u8 {
+        match self {
+            IpFamily::V4 => 1,
+            IpFamily::V6 => 4,
+        }
+    }
+
+    pub(super) fn port_unreachable(self) -> Expression {
+        // RFC 792 and RFC 4443.
+        Expression::Reject(Reject::Unreachable(match self {
+            IpFamily::V4 => 3,
+            IpFamily::V6 => 4,
+        }))
+    }
+}
+
+/// An end of a packet's way.
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
