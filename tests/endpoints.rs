@@ -31,13 +31,17 @@ fn service(name: &str, spec: &Value) -> String {
         .to_string()
 }
 
-/// What `kubectl get endpoints` shows in its column.
+/// What `kubectl get endpoints` shows in its column, which is blank while no pod is ready.
 fn column(namespace: &str, name: &str) -> Result<String, String> {
     let line = LAB
         .kubectl(&["-n", namespace, "get", "endpoints", name, "--no-headers"])
         .result()?;
-    let column = line.split_whitespace().nth(1).unwrap_or_default();
-    Ok(column.to_owned())
+    let shown: Vec<&str> = line.split_whitespace().collect();
+    match shown[..] {
+        [_, column, _] => Ok(column.to_owned()),
+        [_, _] => Ok(String::new()),
+        _ => Err(format!("not a row of Endpoints: {line:?}")),
+    }
 }
 
 #[test]
@@ -57,7 +61,7 @@ fn endpoints_follow_the_pods_of_a_service() {
         let found = LAB.field(&["-n", "follow", "endpoints", "web"], path)?;
         expect(found, |found| found == "a")
     });
-    assert_eq!(column("follow", "web").unwrap(), "<none>");
+    assert_eq!(column("follow", "web").unwrap(), "");
 
     LAB.sh("follow/a", "touch /tmp/ready").ok();
     let address = LAB.pod_ips("follow", "a").remove(0);
