@@ -71,8 +71,8 @@ fn a_dialogue_is_typed_behind_its_prompts() {
 fn masks() -> Masks {
     Masks::parse(
         "widths: {both: '(\\S)[ \\t]{2,}', as: '$1  ', why: x, always: true}\n\
-         colon: {seed: 'Created (\\S+)', as: 'Created: $1', why: x}\n\
-         proxy: {seed: kube-proxy, as: weft, why: x, commands: true}\n",
+         colon: {text: 'Created (\\S+)', as: 'Created: $1', why: x}\n\
+         proxy: {text: kube-proxy, as: weft, why: x, commands: true}\n",
     )
     .unwrap()
 }
@@ -108,9 +108,9 @@ fn what_every_run_makes_up_is_not_compared() {
 fn a_mask_holds_for_its_side_where_it_is_named() {
     let masks = masks();
     let named = ["colon".to_owned()];
-    assert_eq!(masks.apply("Created c", Side::Seed, &named), "Created: c");
+    assert_eq!(masks.apply("Created c", Side::Text, &named), "Created: c");
     assert_eq!(masks.apply("Created c", Side::Here, &named), "Created c");
-    assert_eq!(masks.apply("Created c", Side::Seed, &[]), "Created c");
+    assert_eq!(masks.apply("Created c", Side::Text, &[]), "Created c");
     let proxy = ["proxy".to_owned()];
     assert_eq!(
         masks.command("k delete po kube-proxy", &proxy),
@@ -123,7 +123,7 @@ fn a_mask_without_a_reason_is_refused() {
     let error = Masks::parse("x: {both: a, why: ' '}").unwrap_err();
     assert_eq!(error, "x: why?");
     assert!(Masks::parse("x: {both: a}").is_err());
-    assert!(Masks::parse("x: {both: a, seed: b, why: c}").is_err());
+    assert!(Masks::parse("x: {both: a, text: b, why: c}").is_err());
 }
 
 fn names() -> Names {

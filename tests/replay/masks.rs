@@ -12,7 +12,7 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 struct Entry {
     /// In what the session shows.
-    seed: Option<String>,
+    text: Option<String>,
     /// In what is shown here.
     here: Option<String>,
     /// In both.
@@ -43,7 +43,7 @@ struct Mask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The session's.
-    Seed,
+    Text,
     /// Ours.
     Here,
 }
@@ -95,11 +95,11 @@ impl Masks {
             serde_norway::from_str(text).map_err(|error| error.to_string())?;
         let mut by_name = BTreeMap::new();
         for (name, entry) in entries {
-            let (side, pattern) = match (entry.seed, entry.here, entry.both) {
-                (Some(pattern), None, None) => (Some(Side::Seed), pattern),
+            let (side, pattern) = match (entry.text, entry.here, entry.both) {
+                (Some(pattern), None, None) => (Some(Side::Text), pattern),
                 (None, Some(pattern), None) => (Some(Side::Here), pattern),
                 (None, None, Some(pattern)) => (None, pattern),
-                _ => return Err(format!("{name}: give one of seed, here and both")),
+                _ => return Err(format!("{name}: give one of text, here and both")),
             };
             if entry.why.trim().is_empty() {
                 return Err(format!("{name}: why?"));
@@ -157,7 +157,7 @@ impl Masks {
     pub(crate) fn command(&self, command: &str, names: &[String]) -> String {
         let mut command = command.to_owned();
         for (_, mask) in self.in_force(names) {
-            if mask.commands && mask.side == Some(Side::Seed) {
+            if mask.commands && mask.side == Some(Side::Text) {
                 command = mask
                     .pattern
                     .replace_all(&command, &*mask.instead)

@@ -1,4 +1,4 @@
-"""Answers like the site of the seed's session, which refuses whoever asks by address.
+"""Answers like the site of the text's session, which refuses whoever asks by address.
 
     site.py ADDRESS
 """
