@@ -995,6 +995,47 @@ fn only_sources_in_the_ranges_are_admitted() {
     );
 }
 
+/// The kernel takes no range that overlaps one that is there.
+#[test]
+fn ranges_of_sources_are_narrowed_widened_and_merged() {
+    let lab = Lab::new();
+    let desired = |ranges: [&'static [&'static str]; 2]| {
+        at_node_ports(&[2], move |family, frontend| {
+            frontend.sources = Some(std::sync::Arc::new(nets(ranges[family])));
+        })
+    };
+    let wide: [&[&str]; 2] = [&["10.0.0.0/8"], &["fd00:10::/32"]];
+    let narrow: [&[&str]; 2] = [&["10.244.1.0/24"], &["fd00:10:244:1::/64"]];
+    let apart: [&[&str]; 2] = [
+        &["10.0.0.0/10", "10.128.0.0/9"],
+        &["fd00:10::/34", "fd00:10:8000::/33"],
+    ];
+    let halves: [&[&str]; 2] = [
+        &["10.0.0.0/9", "10.128.0.0/9"],
+        &["fd00:10::/33", "fd00:10:8000::/33"],
+    ];
+    let mut table = lab.table(&desired(wide));
+    for (ranges, admitted) in [
+        (narrow, false),
+        (wide, true),
+        (apart, true),
+        (halves, true),
+        (narrow, false),
+    ] {
+        let desired = desired(ranges);
+        let changes = desired
+            .iter()
+            .map(|(key, entry)| (*key, Some(&entry.value)));
+        table.apply(changes).unwrap();
+        assert_eq!(table.reconcile(&desired, &nat()).unwrap().elements, 0);
+        for key in node_port() {
+            answer(lab.tcp(&lab.pods[0], socket_of(&key)));
+            let outcome = probe::tcp(&lab.pods[2], socket_of(&key), SILENCE).unwrap();
+            assert_eq!(outcome != Outcome::TimedOut, admitted, "{ranges:?}");
+        }
+    }
+}
+
 #[test]
 fn a_client_keeps_its_endpoint_as_long_as_it_is_there() {
     let lab = Lab::new();

@@ -109,21 +109,22 @@ pub(super) enum Step<'a> {
 }
 
 /// The steps from one state to another: what is added, set by set, then what is removed,
-/// in the reverse order of sets. Ranges are removed before others are added: the kernel
-/// takes none that overlaps one that is there.
+/// in the reverse order of sets. Ranges are removed before others are added, those in one
+/// part of their key too: the kernel takes none that overlaps one that is there.
 pub(super) fn steps<'a>(old: &'a Items, new: &'a Items) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     let mut additions = Vec::new();
     let mut removals = Vec::new();
+    let first = |key: &ItemKey| key.set.is_ranges() || key.set.has_key_ends();
     for difference in difference(old, new, |old, new| old == new) {
         match difference {
             Difference::Add(key, value) => additions.push(Step::Add(key, value)),
-            Difference::Change(key, old, new) if key.set.is_ranges() => {
+            Difference::Change(key, old, new) if first(key) => {
                 steps.push(Step::Remove(key, old));
                 additions.push(Step::Add(key, new));
             }
             Difference::Change(key, old, new) => additions.push(Step::Replace(key, old, new)),
-            Difference::Remove(key, value) if key.set.is_ranges() => {
+            Difference::Remove(key, value) if first(key) => {
                 steps.push(Step::Remove(key, value));
             }
             Difference::Remove(key, value) => removals.push(Step::Remove(key, value)),
