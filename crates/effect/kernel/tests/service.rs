@@ -1037,6 +1037,31 @@ fn ranges_of_sources_are_narrowed_widened_and_merged() {
 }
 
 #[test]
+fn sources_are_there_as_soon_as_there_are_endpoints() {
+    let lab = Lab::new();
+    let desired = |pods: &'static [u8]| {
+        at_node_ports(pods, |family, frontend| {
+            let range = ["10.244.1.0/24", "fd00:10:244:1::/64"][family];
+            frontend.sources = Some(std::sync::Arc::new(nets(&[range])));
+            frontend.affinity = Some(10_800);
+        })
+    };
+    let mut table = lab.table(&desired(&[]));
+    for pods in [&[2][..], &[], &[2]] {
+        let desired = desired(pods);
+        let changes = desired
+            .iter()
+            .map(|(key, entry)| (*key, Some(&entry.value)));
+        table.apply(changes).unwrap();
+        let report = table.reconcile(&desired, &nat()).unwrap();
+        assert_eq!(report.elements, 0, "{pods:?}: {report:?}");
+    }
+    for key in node_port() {
+        answer(lab.tcp(&lab.pods[0], socket_of(&key)));
+    }
+}
+
+#[test]
 fn a_client_keeps_its_endpoint_as_long_as_it_is_there() {
     let lab = Lab::new();
     let sticky = |pods: &[u8], seconds| {

@@ -134,17 +134,23 @@ impl Installed {
         choice.slots.contains(backend)
     }
 
+    /// Whether nobody gets an endpoint.
+    fn gives_nothing(&self) -> bool {
+        let nothing = |choice: &Choice| choice.slots.is_empty();
+        nothing(&self.all) && self.outside.as_ref().is_none_or(nothing)
+    }
+
     /// The elements of this frontend, without those of endpoints and sources that `known`
     /// has just so.
     pub(super) fn items(&self, key: &FrontendKey, known: Option<&Installed>) -> Items {
-        let known = known.filter(|known| known.label == self.label);
+        // Of a frontend that gives nothing the kernel has no endpoints and sources.
+        let known = known.filter(|known| known.label == self.label && !known.gives_nothing());
         let mut items = Elements {
             key: frontend_bytes(key),
             label: comment(&self.label),
             items: Items::new(),
         };
-        if self.all.slots.is_empty() && self.outside.as_ref().is_none_or(|it| it.slots.is_empty()) {
-            // Nobody gets an endpoint.
+        if self.gives_nothing() {
             items.labelled(match self.all.otherwise {
                 Otherwise::Refuse => SetId::Refused,
                 Otherwise::Drop => SetId::Dropped,
