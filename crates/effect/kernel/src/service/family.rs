@@ -17,8 +17,12 @@ use super::item::{
 use super::layout::{Layout, PodMatch, Shape};
 use super::rules::{REMEMBER, remembering};
 use super::set::{Content, Scope, SetId};
-use super::writer::Writer;
+use super::writer::{STEP, Writer};
 use super::{Error, Report};
+
+/// How often it is looked whom the kernel remembers, if each time one of them went before
+/// the kernel could be told to forget it.
+const MOST_LOOKS: usize = 5;
 
 // errno(3)
 const EPERM: i32 = 1;
@@ -378,26 +382,48 @@ impl FamilyTable {
         if self.shape.timeouts.is_empty() {
             return Ok(0);
         }
+        let mut forgotten = 0;
+        let mut looks = 1;
+        loop {
+            let mut stale = connection.elements(&self.name, &SetId::Affinity.name())?;
+            stale.retain(|element| !self.may_be_remembered(element));
+            match self.forget_these(connection, &stale, &mut forgotten) {
+                // One of them went by itself meanwhile, and the kernel has kept the others.
+                Err(error) if error.is_absent() && looks < MOST_LOOKS => looks += 1,
+                done => {
+                    done?;
+                    return Ok(forgotten);
+                }
+            }
+        }
+    }
+
+    /// Counts in `forgotten` what the kernel has acknowledged.
+    fn forget_these(
+        &self,
+        connection: &mut Connection,
+        stale: &[nft::Element],
+        forgotten: &mut usize,
+    ) -> Result<(), netlink::Error> {
         let set = SetId::Affinity.name();
+        let mut commit = |connection: &mut Connection, batch: Batch| {
+            let count = batch.elements();
+            connection.commit(batch)?;
+            *forgotten += count;
+            Ok(())
+        };
         let mut batch = Batch::new();
-        for element in connection.elements(&self.name, &set)? {
-            if !self.may_be_remembered(&element) {
-                let stale = ElementRef {
-                    key: &element.key,
-                    ..ElementRef::default()
-                };
-                batch.delete_element(&self.name, &set, stale);
+        for element in stale {
+            if batch.length() + STEP > connection.capacity() {
+                commit(connection, std::mem::take(&mut batch))?;
             }
+            let element = ElementRef {
+                key: &element.key,
+                ..ElementRef::default()
+            };
+            batch.delete_element(&self.name, &set, element);
         }
-        let count = batch.elements();
-        if count > 0 {
-            match connection.commit(batch) {
-                // One of them went by itself meanwhile; the others go the next time.
-                Err(error) if error.is_absent() => return Ok(0),
-                done => done?,
-            }
-        }
-        Ok(count)
+        commit(connection, batch)
     }
 
     fn may_be_remembered(&self, element: &nft::Element) -> bool {

@@ -10,7 +10,7 @@ use super::{Error, Report};
 /// unprivileged socket gets (net.core.wmem_max, 208 KiB).
 const TRANSACTION: usize = 128 << 10;
 /// What a step adds at most: a key, data and a comment, twice, and two messages' heads.
-const STEP: usize = 1024;
+pub(super) const STEP: usize = 1024;
 
 /// Collects steps and commits them. What belongs together goes into one transaction,
 /// unless it is longer than one may be.
