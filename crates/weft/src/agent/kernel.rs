@@ -200,17 +200,17 @@ impl Kernel {
 
     /// After a write: what the kernel remembers of clients follows.
     fn tidy(&mut self, report: &Report, outcome: &mut Outcome) {
+        if report.stale_clients {
+            match self.services.forget_clients() {
+                Ok(0) => {}
+                Ok(clients) => debug!(clients, "clients get another endpoint"),
+                Err(error) => outcome
+                    .problems
+                    .push(format!("clients whose endpoint is gone: {error}")),
+            }
+        }
+        // Then: a client remembered would be sent to the same endpoint again.
         self.stale_flows.end(&report.gone);
-        if !report.stale_clients {
-            return;
-        }
-        match self.services.forget_clients() {
-            Ok(0) => {}
-            Ok(clients) => debug!(clients, "clients get another endpoint"),
-            Err(error) => outcome
-                .problems
-                .push(format!("clients whose endpoint is gone: {error}")),
-        }
     }
 
     /// The node's own addresses.
