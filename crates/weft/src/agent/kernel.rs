@@ -166,8 +166,16 @@ impl Kernel {
                 outcome.writes += report.elements + report.rebuilt.len();
                 say_rebuilt(&report.rebuilt);
                 if !*swept {
-                    outcome.writes += sweep_iptables(&self.families)?;
-                    *swept = true;
+                    // Pods do not wait for it: Services are translated by now.
+                    match sweep_iptables(&self.families) {
+                        Ok(writes) => {
+                            outcome.writes += writes;
+                            *swept = true;
+                        }
+                        Err(error) => outcome
+                            .problems
+                            .push(format!("iptables rules of an earlier agent: {error:#}")),
+                    }
                 }
                 self.tidy(&report, &mut outcome);
             }
