@@ -180,10 +180,14 @@ impl Kernel {
                 self.tidy(&report, &mut outcome);
             }
             Proxy::Iptables(rules) => {
+                // 127.0.0.0/8 is routed only while a rule keeps neighbours out of it.
+                let routed = desired.nat.localhost_node_ports;
+                if !routed {
+                    sysctl::set(Setting::RouteLocalnet(Scope::All, false))?;
+                }
                 let report = rules.reconcile(&desired.services, &desired.nat)?;
                 outcome.writes += report.writes();
-                if desired.nat.localhost_node_ports {
-                    // After the rule that keeps neighbours out of 127.0.0.0/8.
+                if routed {
                     sysctl::set(Setting::RouteLocalnet(Scope::All, true))?;
                 }
                 let services = &mut self.services;
@@ -285,7 +289,11 @@ fn say_rebuilt(reasons: &[String]) {
 /// Removes the rules of an agent that ran in mode iptables. kube-proxy's are its own.
 fn sweep_iptables(families: &[Family]) -> Result<usize> {
     match iptables::present(families) {
-        Ok(Some(Whose::Ours)) => Ok(iptables::remove(families, Whose::Ours)?.writes()),
+        Ok(Some(Whose::Ours)) => {
+            // Before the rule goes that keeps neighbours out of 127.0.0.0/8.
+            sysctl::set(Setting::RouteLocalnet(Scope::All, false))?;
+            Ok(iptables::remove(families, Whose::Ours)?.writes())
+        }
         Ok(Some(Whose::Anybodys)) => {
             warn!("kube-proxy's iptables rules are on this node and translate Services too");
             Ok(0)
