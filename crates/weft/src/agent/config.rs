@@ -136,7 +136,7 @@ impl Config {
         match self.mode {
             Mode::Nftables => {}
             Mode::Iptables => {
-                if settings.local == LocalMode::default() {
+                if !self.proxy.says_who_is_local() {
                     // As kube-proxy is mostly set up.
                     settings.local = LocalMode::Ranges(self.pod_cidrs.iter().copied().collect());
                 }
@@ -208,6 +208,23 @@ mod tests {
         assert_eq!(config.mode, Mode::Nftables);
         assert_eq!(config.pod_cidrs.len(), 2);
         assert_eq!(config.api_server(), None);
+    }
+
+    #[test]
+    fn who_is_local_is_what_the_file_says_in_every_mode() {
+        let local = |rest: &str| {
+            let text = format!("podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\n{rest}");
+            Config::parse(&text).unwrap().proxy().unwrap().local
+        };
+        let said = "proxy: {detectLocalMode: NodeCIDR}";
+        assert_eq!(local(said), LocalMode::NodeRanges);
+        assert_eq!(
+            local(&format!("mode: iptables\n{said}")),
+            LocalMode::NodeRanges
+        );
+        assert_eq!(local("mode: nftables"), LocalMode::NodeRanges);
+        let pods = LocalMode::Ranges(["10.1.0.0/16".parse().unwrap()].into());
+        assert_eq!(local("mode: iptables"), pods);
     }
 
     #[test]

@@ -18,9 +18,10 @@ pub(super) struct ProxyConfig {
     /// Whether every connection to a Service's own address gets the node's.
     #[serde(default)]
     masquerade_all: bool,
-    /// How pods' packets are told from those from beyond the cluster.
+    /// How pods' packets are told from those from beyond the cluster. Without it the
+    /// mode says.
     #[serde(default)]
-    detect_local_mode: DetectLocalMode,
+    detect_local_mode: Option<DetectLocalMode>,
     /// For `ClusterCIDR`; the configuration's `podCIDRs` serve others.
     #[serde(default, rename = "clusterCIDR")]
     cluster_cidr: String,
@@ -30,13 +31,12 @@ pub(super) struct ProxyConfig {
 }
 
 /// `detectLocalMode`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 enum DetectLocalMode {
     /// By the ranges in `clusterCIDR`.
     #[serde(rename = "ClusterCIDR")]
     ClusterCidr,
     /// By the node's own pod ranges.
-    #[default]
     #[serde(rename = "NodeCIDR")]
     NodeCidr,
     /// By the bridge they come through.
@@ -69,6 +69,11 @@ impl ProxyConfig {
         })
     }
 
+    /// Whether it says how pods' packets are told from others.
+    pub(super) fn says_who_is_local(&self) -> bool {
+        self.detect_local_mode.is_some()
+    }
+
     fn node_ports_at(&self) -> Result<NodePortsAt> {
         match self.node_port_addresses.as_slice() {
             [] => Ok(NodePortsAt::All),
@@ -85,7 +90,10 @@ impl ProxyConfig {
             }
             Ok(name.into())
         };
-        Ok(match self.detect_local_mode {
+        let Some(mode) = self.detect_local_mode else {
+            return Ok(LocalMode::default());
+        };
+        Ok(match mode {
             DetectLocalMode::NodeCidr => LocalMode::NodeRanges,
             DetectLocalMode::ClusterCidr if self.cluster_cidr.is_empty() => {
                 bail!("proxy.clusterCIDR: detectLocalMode ClusterCIDR needs it, like 10.244.0.0/16")
