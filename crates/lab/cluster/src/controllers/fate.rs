@@ -34,8 +34,8 @@ pub(super) enum Fate {
     Release(&'static str),
     /// It waits for its dependents, and these have yet to be told.
     Await(Vec<AnyKey>),
-    /// These forget it, and then it is released.
-    Orphan(Vec<AnyKey>),
+    /// Its dependents, whoever they are by then, forget it, and then it is released.
+    Orphan,
 }
 
 /// How an object is deleted.
@@ -52,7 +52,7 @@ pub(super) enum Propagation {
 /// Decides. `owners` has an element for each of the object's.
 pub(super) fn fate(object: &Meta, owners: &[Standing], dependents: &[Dependent]) -> Fate {
     if object.orphans_dependents() {
-        return Fate::Orphan(dependents.iter().map(|one| one.any.clone()).collect());
+        return Fate::Orphan;
     }
     if object.awaits_dependents() {
         let mut blocking = dependents.iter().filter(|one| one.blocks).peekable();
@@ -203,9 +203,8 @@ mod tests {
     fn an_orphaning_owner_is_forgotten_by_all() {
         let owner = object(true, &[ORPHAN], 0);
         let dependents = [dependent("a", true, false), dependent("b", false, true)];
-        let all = vec![pod("a"), pod("b")];
-        assert_eq!(fate(&owner, &[], &dependents), Fate::Orphan(all));
-        assert_eq!(fate(&owner, &[], &[]), Fate::Orphan(Vec::new()));
+        assert_eq!(fate(&owner, &[], &dependents), Fate::Orphan);
+        assert_eq!(fate(&owner, &[], &[]), Fate::Orphan);
     }
 
     #[test]

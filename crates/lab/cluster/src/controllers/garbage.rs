@@ -90,16 +90,7 @@ impl Collector {
                 dependents.into_iter().for_each(|one| self.queue.push(one));
                 Ok(None)
             }
-            Fate::Orphan(dependents) => {
-                if !self.all_listed().await? {
-                    return Ok(Some(SOON));
-                }
-                for dependent in dependents {
-                    self.forget_owner(&dependent, &object.uid).await?;
-                }
-                self.release(&any, &object, ORPHAN).await?;
-                Ok(None)
-            }
+            Fate::Orphan => self.orphan(&any, &object).await,
         }
     }
 
@@ -240,6 +231,24 @@ impl Collector {
     ) -> Result<Option<String>, Error> {
         let patch = json!({"metadata": {"ownerReferences": owners, "resourceVersion": version}});
         self.merge(any, &patch).await
+    }
+
+    /// Ends an object's waiting when no dependent is left that has not forgotten it: as long as
+    /// there is one that has, its change is waited for, and more may be seen meanwhile.
+    async fn orphan(&self, any: &AnyKey, object: &Meta) -> Result<Option<Duration>, Error> {
+        if !self.all_listed().await? {
+            return Ok(Some(SOON));
+        }
+        // Some may have been seen while kinds were compared.
+        let dependents = self.context.world.borrow().graph.dependents(&object.uid);
+        if dependents.is_empty() {
+            self.release(any, object, ORPHAN).await?;
+            return Ok(None);
+        }
+        for dependent in &dependents {
+            self.forget_owner(&dependent.any, &object.uid).await?;
+        }
+        Ok(Some(SOON))
     }
 
     /// Ends an object's waiting, unless there may be dependents that nobody has seen.
