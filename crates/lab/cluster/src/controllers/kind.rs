@@ -87,6 +87,11 @@ impl Foreign {
         }
     }
 
+    /// Whether the same objects are served as both.
+    pub(super) fn is_another_version_of(&self, other: &Foreign) -> bool {
+        self.group == other.group && self.plural == other.plural && self.version != other.version
+    }
+
     pub(super) fn resource(&self) -> ApiResource {
         let kind = GroupVersionKind::gvk(&self.group, &self.version, &self.kind);
         ApiResource::from_gvk_with_plural(&kind, &self.plural)

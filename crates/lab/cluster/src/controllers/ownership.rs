@@ -39,9 +39,17 @@ pub(super) async fn keep(context: Context, garbage: Queue<AnyKey>, new_kinds: Rc
                 let watched = kinds.foreign();
                 let mut world = context.world.borrow_mut();
                 world.graph.serve(kinds, watched.clone());
+                watches.retain(|kind, watch| {
+                    let superseded = is_superseded(kind, &watched);
+                    if superseded {
+                        // Served still, and watched in vain: it would not end by itself.
+                        watch.abort();
+                        world.graph.forget(kind);
+                    }
+                    !superseded && !watch.is_finished()
+                });
                 drop(world);
                 hand_over(&context, &garbage);
-                watches.retain(|_, watch| !watch.is_finished());
                 for kind in watched {
                     watches.entry(kind.clone()).or_insert_with(|| {
                         let (context, garbage) = (context.clone(), garbage.clone());
@@ -61,6 +69,12 @@ pub(super) async fn keep(context: Context, garbage: Queue<AnyKey>, new_kinds: Rc
             () = sleep(pause) => {}
         }
     }
+}
+
+/// Whether the objects of a kind are watched in another version instead.
+fn is_superseded(kind: &Foreign, watched: &BTreeSet<Rc<Foreign>>) -> bool {
+    let superseding = |one: &Rc<Foreign>| one.is_another_version_of(kind);
+    !watched.contains(kind) && watched.iter().any(superseding)
 }
 
 /// Watches the objects of a kind until it is not served any more. It hears of the last of them:
@@ -118,5 +132,26 @@ fn hand_over(context: &Context, garbage: &Queue<AnyKey>) {
         for any in world.graph.take_suspects() {
             garbage.push(any);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_kube::kube::api::ApiResource;
+    use weft_kube::kube::core::GroupVersionKind;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_is_watched_in_one_version() {
+        let kind = |version, kind| {
+            let kind = GroupVersionKind::gvk("example.com", version, kind);
+            Rc::new(Foreign::new(&ApiResource::from_gvk(&kind), true))
+        };
+        let watched = BTreeSet::from([kind("v2", "Site"), kind("v1", "Plan")]);
+        assert!(is_superseded(&kind("v1", "Site"), &watched));
+        assert!(!is_superseded(&kind("v2", "Site"), &watched));
+        // Not served any more: its watch hears of the last of them.
+        assert!(!is_superseded(&kind("v1", "Gone"), &watched));
     }
 }
