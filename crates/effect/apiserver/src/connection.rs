@@ -1,8 +1,9 @@
 //! One connection: TLS, HTTP, and what ends it.
 //!
 //! A client costs what it makes the server keep: a file descriptor, some buffers, answers that it
-//! does not take. So every wait for a client ends, and so does a connection on which nothing is
-//! asked any more.
+//! does not take. So every wait for a client ends, but for that with a stream passed on from a
+//! pod (somebody pages through a log), of which there are so many and no more; and so does a
+//! connection on which nothing is asked any more.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -98,7 +99,7 @@ impl Shared {
             let (api, client, answering) = (api.clone(), client.clone(), answered.request());
             async move {
                 let response = api.answer(request, &client).await;
-                let response: Response<Sent> = response.map(|body| answering.until_sent(body));
+                let response: Response<Sent> = answering.until_sent(response);
                 Ok::<_, Infallible>(response)
             }
         });

@@ -7,11 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::body::{Answer, BoxError};
+use crate::compress::Untouched;
 
 /// What is known of one connection.
 pub(crate) struct Traffic(Mutex<State>);
@@ -26,6 +28,8 @@ struct State {
     /// Answers of which a piece was given, and the next one not yet asked for: HTTP/2's windows
     /// hold up one answer and not the others.
     untaken: usize,
+    /// Answers that are a pod's: whether such a stream stands still is for its two ends to say.
+    relayed: usize,
     /// When a piece of an answer was last given.
     given: Instant,
 }
@@ -48,6 +52,7 @@ impl Traffic {
             idle: now,
             stuck: None,
             untaken: 0,
+            relayed: 0,
             given: now,
         })))
     }
@@ -64,6 +69,10 @@ impl Traffic {
 
     pub(crate) fn verdict(&self, now: Instant, idle: Duration, unread: Duration) -> Verdict {
         let state = self.state();
+        let soonest = now + unread.min(idle);
+        if state.relayed > 0 {
+            return Verdict::GoesOn(soonest);
+        }
         let none_is_taken = state.untaken > 0 && state.untaken == state.answering;
         let untaken = none_is_taken.then_some(state.given);
         if let Some(since) = state.stuck.into_iter().chain(untaken).min() {
@@ -72,7 +81,6 @@ impl Traffic {
                 end => Verdict::GoesOn(end),
             };
         }
-        let soonest = now + unread.min(idle);
         if state.answering > 0 {
             return Verdict::GoesOn(soonest);
         }
@@ -97,13 +105,16 @@ impl Traffic {
 pub(crate) struct Answering(Arc<Traffic>);
 
 impl Answering {
-    /// The body of the answer: the request is being answered as long as that is on its way.
-    pub(crate) fn until_sent(self, body: Answer) -> Sent {
-        Sent {
+    /// The answer: the request is being answered as long as its body is on its way.
+    pub(crate) fn until_sent(self, response: Response<Answer>) -> Response<Sent> {
+        let relayed = response.extensions().get::<Untouched>().is_some();
+        self.0.state().relayed += usize::from(relayed);
+        response.map(|body| Sent {
             body,
             untaken: false,
+            relayed,
             answering: self,
-        }
+        })
     }
 }
 
@@ -119,6 +130,7 @@ impl Drop for Answering {
 pub(crate) struct Sent {
     body: Answer,
     untaken: bool,
+    relayed: bool,
     answering: Answering,
 }
 
@@ -141,6 +153,7 @@ impl Sent {
 impl Drop for Sent {
     fn drop(&mut self) {
         self.note(false);
+        self.answering.0.state().relayed -= usize::from(self.relayed);
     }
 }
 
@@ -231,6 +244,26 @@ mod tests {
         traffic.verdict(start + Duration::from_secs(seconds), IDLE, UNREAD)
     }
 
+    fn answer() -> Response<Answer> {
+        let body = Full::new(Bytes::from_static(b"answer")).map_err(|never| match never {});
+        Response::new(body.boxed_unsync())
+    }
+
+    #[tokio::test]
+    async fn what_a_pod_says_may_wait_to_be_read() {
+        let traffic = Traffic::new(Instant::now());
+        let mut relayed = answer();
+        relayed.extensions_mut().insert(Untouched);
+        let mut sent = traffic.request().until_sent(relayed).into_body();
+        let given = poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await;
+        assert!(given.is_some());
+        traffic.note::<()>(&Poll::Pending);
+        let given = Instant::now();
+        assert!(matches!(after(&traffic, given, 500), Verdict::GoesOn(_)));
+        drop(sent);
+        assert_eq!(after(&traffic, given, 10), Verdict::Stuck);
+    }
+
     #[tokio::test]
     async fn who_asks_nothing_is_idle_and_who_waits_for_an_answer_is_not() {
         let start = Instant::now();
@@ -239,8 +272,7 @@ mod tests {
         assert_eq!(after(&traffic, start, 95), Verdict::GoesOn(end));
         assert_eq!(after(&traffic, start, 100), Verdict::Idle);
         let answering = traffic.request();
-        let body = Full::new(Bytes::from_static(b"answer")).map_err(|never| match never {});
-        let mut sent = answering.until_sent(body.boxed_unsync());
+        let mut sent = answering.until_sent(answer()).into_body();
         assert!(matches!(after(&traffic, start, 500), Verdict::GoesOn(_)));
         let before = Instant::now();
         // What was given is not taken, and nothing else goes on.
