@@ -1,5 +1,6 @@
 //! What may change of a pod: little of its spec, and of its status what is well formed.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
@@ -61,8 +62,9 @@ fn addresses(errors: &mut Vec<FieldError>, object: &Value, field: &str) {
         let detail = "may specify no more than one IP for each IP family";
         errors.push(FieldError::invalid(&path, json!(addresses), detail));
     }
+    let mut seen = BTreeSet::new();
     for (index, one) in addresses.iter().enumerate() {
-        if addresses[..index].iter().any(|other| other == one) {
+        if !seen.insert(text(one, &["ip"])) {
             errors.push(FieldError::duplicate(&path.index(index), one.clone()));
         }
     }
@@ -86,7 +88,7 @@ fn deadline_update(errors: &mut Vec<FieldError>, object: &Value, old: &Value) {
 }
 
 /// Of a pod's spec only images, the deadline and more tolerations change, and of a pod that
-/// waits behind gates also what decides where it may run.
+/// waits behind gates also the labels of nodes it may run on.
 pub(crate) fn pod_update(object: &Value, old: &Value) -> Vec<FieldError> {
     const DETAIL: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
     let mut errors = Vec::new();
@@ -219,5 +221,14 @@ mod tests {
             "{line}"
         );
         assert!(line.ends_with("`spec.nodeName` differs"), "{line}");
+    }
+
+    #[test]
+    fn addresses_are_told_once_however_many_there_are() {
+        let addresses: Vec<Value> = (0..20_000).map(|_| json!({"ip": "10.0.0.1"})).collect();
+        let object = json!({"status": {"podIPs": addresses}});
+        let errors = pod_status(&object, &object);
+        let duplicate = |one: &&FieldError| one.to_string().contains("Duplicate value");
+        assert_eq!(errors.iter().filter(duplicate).count(), 19_999);
     }
 }

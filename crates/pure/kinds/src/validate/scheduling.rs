@@ -1,5 +1,7 @@
 //! Rules of where a pod may run.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::rules::{dns_subdomain, invalid_all, label_selector, qualified_name};
@@ -189,7 +191,13 @@ fn field_requirement(errors: &mut Vec<FieldError>, path: &Path, requirement: &Va
 
 fn spread(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
     const POLICIES: &[&str] = &["Honor", "Ignore"];
+    let kind = |one| {
+        let key = text(one, &["topologyKey"]);
+        (key, text(one, &["whenUnsatisfiable"]))
+    };
     let constraints = list(spec, &["topologySpreadConstraints"]);
+    let kinds = constraints.iter().map(kind).enumerate();
+    let last: BTreeMap<_, usize> = kinds.map(|(index, kind)| (kind, index)).collect();
     for (index, spread) in constraints.iter().enumerate() {
         let path = path.index(index);
         let skew = int(spread, &["maxSkew"]).unwrap_or(0);
@@ -212,15 +220,9 @@ fn spread(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
             let path = path.child("whenUnsatisfiable");
             errors.push(FieldError::not_supported(&path, action, actions));
         }
-        let kind = |one: &Value| {
-            let key = text(one, &["topologyKey"]).to_owned();
-            (key, text(one, &["whenUnsatisfiable"]).to_owned())
-        };
         let (key, action) = kind(spread);
-        if constraints[index + 1..]
-            .iter()
-            .any(|other| kind(other) == (key.clone(), action.clone()))
-        {
+        // Kubernetes complains of all but the last.
+        if last.get(&(key, action)) != Some(&index) {
             let path = path.child("{topologyKey, whenUnsatisfiable}");
             errors.push(FieldError::duplicate(&path, format!("{{{key}, {action}}}")));
         }

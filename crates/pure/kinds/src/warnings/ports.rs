@@ -52,7 +52,10 @@ pub(super) fn of_containers(containers: &[(Path, &Value)]) -> Vec<String> {
                     ));
                 }
             }
-            others.push(port);
+            // Beyond that many nobody reads the rest, and all with all would be many.
+            if others.len() < TOLD {
+                others.push(port);
+            }
         }
     }
     warnings
