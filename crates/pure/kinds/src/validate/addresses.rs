@@ -132,9 +132,9 @@ pub(crate) fn service_update(object: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Of a list of one value a family neither may change; the second may come and go.
 const SETTLED: &str = "may not change once set";
 
+/// Of a list of one value a family neither may change; the second may come and go.
 fn settled_addresses(errors: &mut Vec<FieldError>, object: &Value, old: &Value) {
     let path = Path::new("spec").child("clusterIPs");
     let new = texts(object, &["spec", "clusterIPs"]);
