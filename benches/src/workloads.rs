@@ -399,7 +399,7 @@ fn idle(lab: &Lab, kubectl: &Kubectl, report: &mut Report) -> anyhow::Result<()>
     std::thread::sleep(Duration::from_secs(10));
     let (ticks, at) = (ticks(front)?, Instant::now());
     std::thread::sleep(WATCHED);
-    let used = (self::ticks(front)? - ticks) as f64 / ticks_a_second();
+    let used = self::ticks(front)?.saturating_sub(ticks) as f64 / ticks_a_second();
     let share = 100.0 * used / at.elapsed().as_secs_f64();
     let name = format!("{IDLE} idle pods: processors in all, the lab's own included");
     goal(report, &name, Unit::Rate("% of one core"), share, 5.0);
