@@ -84,12 +84,13 @@ const RESTARTS: &str = "{.status.containerStatuses[0].restartCount}";
 fn probing_container_by_programs() {
     let space = Space::new("probing-exec");
     let mut container = busybox("touch /tmp/alive; exec sleep 600");
-    container["readinessProbe"] = json!({"periodSeconds": 1,
+    // On a busy machine even `test` may take a while; what a timeout does is told by the next one.
+    container["readinessProbe"] = json!({"periodSeconds": 1, "timeoutSeconds": 60,
         "exec": {"command": ["test", "-e", "/tmp/healthy"]}});
-    container["livenessProbe"] = json!({"periodSeconds": 1, "failureThreshold": 1,
-        "exec": {"command": ["test", "-e", "/tmp/alive"]}});
-    container["startupProbe"] = json!({"periodSeconds": 1, "failureThreshold": 600,
-        "exec": {"command": ["test", "-e", "/tmp/started"]}});
+    container["livenessProbe"] = json!({"periodSeconds": 1, "timeoutSeconds": 60,
+        "failureThreshold": 1, "exec": {"command": ["test", "-e", "/tmp/alive"]}});
+    container["startupProbe"] = json!({"periodSeconds": 1, "timeoutSeconds": 60,
+        "failureThreshold": 600, "exec": {"command": ["test", "-e", "/tmp/started"]}});
     space.run("probed", &json!({"containers": [container]}));
     space.event("probed", "Unhealthy", "Startup probe failed");
     // Neither of the others is asked before that one has passed.

@@ -77,6 +77,11 @@ fn furnish(lab: &Lab, namespace: &str) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     lab.apply(namespace, &list.to_string());
     lab.pods_ready(namespace, "app=web");
+    // The nodes' rules follow a moment later.
+    for service in ["web", "headless", "local:80", "several:one"] {
+        let published = publish(lab, &[&format!("{namespace}/{service}")]);
+        eventually(&format!("{service} answers"), || who(published.address));
+    }
 }
 
 /// A Service, published in the foreground.
