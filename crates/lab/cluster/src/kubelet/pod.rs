@@ -688,10 +688,25 @@ fn reference(pod: &Pod) -> ObjectReference {
     }
 }
 
+/// As long as anything is waited for, 68 years: the API takes times that no clock can be set to.
+const LONGEST: u64 = i32::MAX as u64;
+
 fn seconds(value: i64) -> Duration {
-    Duration::from_secs(u64::try_from(value).unwrap_or(0))
+    Duration::from_secs(u64::try_from(value).unwrap_or(0).min(LONGEST))
 }
 
 fn earliest(times: impl IntoIterator<Item = Option<Instant>>) -> Option<Instant> {
     times.into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_can_be_added_to_now() {
+        assert_eq!(seconds(-1), Duration::ZERO);
+        assert_eq!(seconds(30), Duration::from_secs(30));
+        assert!(Instant::now().checked_add(seconds(i64::MAX)).is_some());
+    }
 }
