@@ -57,7 +57,7 @@ pub(super) fn objection(pod: &Pod, view: &NodeView<'_>) -> Option<Objection> {
     }
     for name in requested_names(pod) {
         let asked = request(pod, &name, 0);
-        let used: i64 = view.pods.iter().map(|pod| request(pod, &name, 0)).sum();
+        let used = sum(view.pods.iter().map(|pod| request(pod, &name, 0)));
         let has = allocatable(view.node, &name);
         if asked > 0 && used.saturating_add(asked) > has {
             scarce.push(format!("Insufficient {name}"));
@@ -71,7 +71,7 @@ pub(super) fn objection(pod: &Pod, view: &NodeView<'_>) -> Option<Objection> {
 pub(super) fn fullness(pod: &Pod, view: &NodeView<'_>) -> i64 {
     let shares = UNSAID.map(|(name, unsaid)| {
         let pods = view.pods.iter().copied().chain([pod]);
-        let asked: i64 = pods.map(|pod| request(pod, name, unsaid)).sum();
+        let asked = sum(pods.map(|pod| request(pod, name, unsaid)));
         let share = asked.saturating_mul(1000) / allocatable(view.node, name).max(1);
         share.min(1000)
     });
@@ -115,9 +115,14 @@ fn request(pod: &Pod, name: &str, unsaid: i64) -> i64 {
         }
         starting = starting.max(asked);
     }
-    let containers: i64 = spec.containers.iter().map(of).sum();
+    let containers = sum(spec.containers.iter().map(of));
     let running = containers.saturating_add(sidecars);
     running.max(starting).saturating_add(overhead(spec, name))
+}
+
+/// As much as a number can hold is more than any node has, so that a sum may end there.
+fn sum(requests: impl Iterator<Item = i64>) -> i64 {
+    requests.fold(0, i64::saturating_add)
 }
 
 fn overhead(spec: &PodSpec, name: &str) -> i64 {
@@ -186,6 +191,23 @@ mod tests {
         for (pod, expected) in cases {
             assert_eq!(request(&pod, "cpu", 0), expected, "{:?}", pod.spec);
         }
+    }
+
+    #[test]
+    fn requests_beyond_any_number_fit_nowhere() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "a"}, "status": {"allocatable": {"cpu": "2", "pods": "110"}},
+        }))
+        .unwrap();
+        let huge = pod(&[], &["8Ei", "8Ei"], &Value::Null);
+        assert_eq!(request(&huge, "cpu", 0), i64::MAX);
+        let view = NodeView {
+            node: &node,
+            pods: vec![&huge, &huge],
+        };
+        let refusal = Objection::all(vec!["Insufficient cpu".to_owned()], true).unwrap();
+        assert_eq!(objection(&huge, &view), Some(refusal));
+        assert_eq!(fullness(&huge, &view), 1000);
     }
 
     #[test]
