@@ -37,6 +37,11 @@ pub enum Error {
         "there is a node {0:?} in this lab already; choose another name, or remove that one first (`weft lab node remove {0}`)"
     )]
     Taken(String),
+    /// A removal that failed halfway.
+    #[error(
+        "node {0:?} is not removed yet: its removal failed; finish that first (`weft lab node remove {0}`)"
+    )]
+    Leaving(String),
     /// There is no such node.
     #[error("there is no node {name:?} in this lab; its nodes: {}", nodes.join(", "))]
     Unknown {
@@ -78,7 +83,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Complaint {
         match self {
-            Error::Taken(_) => Complaint::InUse,
+            Error::Taken(_) | Error::Leaving(_) => Complaint::InUse,
             Error::Unknown { .. } => Complaint::NotThere,
             Error::Name(_)
             | Error::Reserved(_)

@@ -185,6 +185,11 @@ impl Nodes {
     }
 
     fn add(&mut self, request: &NodeRequest) -> Result<Answer, Refusal> {
+        let mut started = self.started.keys();
+        if let Some(leaving) = started.find(|name| self.is_leaving(name)) {
+            // Its addresses, and its name, may still be in use.
+            return Err(membership::Error::Leaving(leaving.clone()).into());
+        }
         let node = self.config.plan.new_node(request)?;
         let before = self.config.plan.nodes.clone();
         let after = before.iter().chain([&node]).cloned().collect();
@@ -197,19 +202,30 @@ impl Nodes {
         Ok(self.standing(|name| name == node.name, true))
     }
 
+    /// Removes a node, or what a removal that failed halfway has left of it.
     fn remove(&mut self, name: &str) -> Result<Answer, Refusal> {
-        let others = self.config.plan.nodes_without(name)?;
-        self.set_nodes(others)?;
-        self.end(name)?;
-        if self.config.keep.is_some() {
-            remove_folder(&paths::durable_node(name))?;
+        if !self.is_leaving(name) {
+            let others = self.config.plan.nodes_without(name)?;
+            self.set_nodes(others)?;
         }
         let mut cuts = self.cuts.clone();
         if cuts.heal(name, &Peer::Everything) {
             self.set_cuts(cuts)?;
         }
+        self.end(name)?;
+        if self.config.keep.is_some() {
+            remove_folder(&paths::durable_node(name))?;
+        }
+        // Only now is nothing left that another attempt would have to do.
+        self.started.remove(name);
+        info!(node = name, "node removed");
         self.tell_hosts();
         Ok(self.standing(|_| false, true))
+    }
+
+    /// Whether a node is out of the plan, and something of it is still there.
+    fn is_leaving(&self, name: &str) -> bool {
+        name != OUTSIDE && self.started.contains_key(name) && self.config.plan.node(name).is_err()
     }
 
     fn cut(&mut self, node: &str, peer: &Peer) -> Result<Answer, Refusal> {
@@ -265,7 +281,8 @@ impl Nodes {
             barrier::set(&after)?;
         }
         for (name, started) in &self.started {
-            if cuts.is_off(name) == self.cuts.is_off(name) {
+            // With a node that has ended its port is gone.
+            if started.child.is_none() || cuts.is_off(name) == self.cuts.is_off(name) {
                 continue;
             }
             if cuts.is_off(name) {
@@ -355,7 +372,7 @@ impl Nodes {
             .map_err(on("send the settings of", Path::new(&node.name)))
     }
 
-    /// Ends a node, whatever is left of it.
+    /// Ends a node, whatever is left of it. What fails can be tried again.
     fn end(&mut self, name: &str) -> Result<(), Error> {
         if let Some(started) = self.started.get_mut(name) {
             if let Some(child) = &started.child {
@@ -370,7 +387,6 @@ impl Nodes {
             }
             self.network.delete_if_there(&started.port)?;
         }
-        self.started.remove(name);
         for record in [paths::node_pid(name), paths::log(name)] {
             match fs::remove_file(&record) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -379,7 +395,6 @@ impl Nodes {
                 Ok(()) | Err(_) => {}
             }
         }
-        info!(node = name, "node removed");
         Ok(())
     }
 
