@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,6 +24,11 @@ pub const MAX_CONNECTIONS: usize = 1000;
 const AHEAD: usize = 32 << 10;
 /// How long a dial may take before another node, or another endpoint, is tried.
 const DIAL: Duration = Duration::from_secs(3);
+/// A connection on which nothing is said for so long is asked for, since a pod or node that
+/// vanished never ends one; this often again, and so many times before it is given up.
+const SILENT: Duration = Duration::from_secs(30);
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+const ASKED: u32 = 3;
 /// As many ways are tried: beyond that it is not the way.
 const WAYS: usize = 6;
 /// When no descriptor is free, connections are taken again after this.
@@ -70,6 +76,9 @@ async fn one(
         }
     };
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
+    if let Err(error) = keep_asking(&server) {
+        debug!(%from, %error, "a server that vanishes will not be noticed");
+    }
     // The end of one direction is passed on, and the other goes on.
     if let Err(error) = copy_bidirectional_with_sizes(&mut client, &mut server, AHEAD, AHEAD).await
     {
@@ -77,6 +86,14 @@ async fn one(
         reset(&client);
         reset(&server);
     }
+}
+
+/// Has the kernel notice that the other side is gone for good.
+fn keep_asking(server: impl AsFd) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(&server, SILENT)?;
+    sockopt::set_tcp_keepintvl(&server, ASK_AGAIN)?;
+    sockopt::set_tcp_keepcnt(&server, ASKED)?;
+    sockopt::set_socket_keepalive(&server, true)
 }
 
 /// Has the other side see a reset rather than an end.
@@ -126,4 +143,20 @@ fn nodes(lab: &Record) -> Vec<(String, Namespace)> {
             Some((name.clone(), Namespace::from_descriptor(&name, opened)))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_vanishes_is_asked_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        keep_asking(&server).unwrap();
+        assert!(sockopt::socket_keepalive(&server).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&server).unwrap(), SILENT);
+        assert_eq!(sockopt::tcp_keepintvl(&server).unwrap(), ASK_AGAIN);
+        assert_eq!(sockopt::tcp_keepcnt(&server).unwrap(), ASKED);
+    }
 }
