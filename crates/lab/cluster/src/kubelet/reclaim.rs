@@ -1,10 +1,12 @@
 //! The folders of local-path volumes: this node's go when their volumes do.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde_json::json;
 use weft_kube::k8s_openapi::api::core::v1::PersistentVolume;
 use weft_kube::kube::api::{Patch, PatchParams};
@@ -14,25 +16,65 @@ use weft_kube::kube::{self, Api, ResourceExt};
 use super::Shared;
 use crate::controllers::storage::{self, FOLDER_FINALIZER, VOLUME_FOLDER};
 
-/// Before an interrupted watch, or a write, is tried again.
+/// Before an interrupted watch, or what failed, is tried again; the pause grows to the second.
 const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// Removes folders for as long as the kubelet lives.
+/// Removes folders for as long as the kubelet lives. What cannot be removed is tried again, and
+/// holds up no other.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let api: Api<PersistentVolume> = Api::all(shared.client.clone());
+    let node = &shared.config.node_name;
     let stream = watcher::watcher(api.clone(), watcher::Config::default());
     let mut stream = std::pin::pin!(stream);
-    while let Some(event) = stream.next().await {
+    let mut under_way = BTreeSet::new();
+    let mut work = FuturesUnordered::new();
+    loop {
+        let event = tokio::select! {
+            Some(uid) = work.next() => {
+                under_way.remove(&uid);
+                continue;
+            }
+            event = stream.next() => event,
+        };
         match event {
-            Ok(Event::Apply(volume) | Event::InitApply(volume)) => {
-                if let Some(folder) = to_reclaim(&volume, &shared.config.node_name) {
-                    reclaim(&api, &volume, folder).await;
+            Some(Ok(Event::Apply(volume) | Event::InitApply(volume))) => {
+                let uid = volume.uid().unwrap_or_default();
+                if to_reclaim(&volume, node).is_some() && under_way.insert(uid.clone()) {
+                    let api = &api;
+                    work.push(async move {
+                        until_done(api, volume, node).await;
+                        uid
+                    });
                 }
             }
-            Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
-            Err(error) => {
+            Some(Ok(Event::Init | Event::InitDone | Event::Delete(_))) => {}
+            Some(Err(error)) => {
                 tracing::debug!(%error, "the watch for volumes is interrupted");
                 tokio::time::sleep(RETRY).await;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Reclaims a volume, however often that has to be tried, unless it is gone meanwhile.
+async fn until_done(api: &Api<PersistentVolume>, mut volume: PersistentVolume, node: &str) {
+    let mut pause = RETRY;
+    while let Some(folder) = to_reclaim(&volume, node) {
+        if reclaim(api, &volume, folder).await {
+            return;
+        }
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_RETRY);
+            match api.get_opt(&volume.name_any()).await {
+                Ok(Some(now)) if now.uid() == volume.uid() => {
+                    volume = now;
+                    break;
+                }
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "a volume cannot be read"),
             }
         }
     }
@@ -60,34 +102,33 @@ fn to_reclaim(volume: &PersistentVolume, node: &str) -> Option<PathBuf> {
     Some(if ours { folder } else { PathBuf::new() })
 }
 
-async fn reclaim(api: &Api<PersistentVolume>, volume: &PersistentVolume, folder: PathBuf) {
+/// Tries once. Returns whether nothing is left to do.
+async fn reclaim(api: &Api<PersistentVolume>, volume: &PersistentVolume, folder: PathBuf) -> bool {
     let name = volume.name_any();
     if !folder.as_os_str().is_empty() {
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
         match removed {
             Ok(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(volume = name, %error, "a volume's folder stays");
-                return;
+                tracing::warn!(volume = name, %error, "a volume's folder stays for now");
+                return false;
             }
             Ok(_) => tracing::info!(volume = name, "a volume's folder is removed"),
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
     let patch = json!({"metadata": {
         "finalizers": null, "resourceVersion": volume.resource_version(),
     }});
-    loop {
-        let patched = api
-            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await;
-        match patched {
-            Ok(_) => return,
-            // It is gone, or the watch has a newer one.
-            Err(kube::Error::Api(status)) if status.code < 500 => return,
-            Err(error) => {
-                tracing::debug!(volume = name, %error, "not let go of yet");
-                tokio::time::sleep(RETRY).await;
-            }
+    let patched = api
+        .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await;
+    match patched {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) if status.code == 404 => true,
+        // There may be a newer one.
+        Err(error) => {
+            tracing::debug!(volume = name, %error, "not let go of yet");
+            false
         }
     }
 }
