@@ -26,6 +26,7 @@ mod server;
 pub mod services;
 pub mod shim;
 pub mod status;
+mod sub_path;
 mod sysctls;
 pub mod volumes;
 

@@ -10,6 +10,7 @@ use super::images;
 use super::last_words;
 use super::names::{self, ClusterDns, Resolver};
 use super::shim::{ContainerPlan, Identity, MountPlan};
+use super::sub_path;
 use super::volumes::{self, Volumes};
 
 /// The weft binary in every pod.
@@ -248,7 +249,7 @@ fn mounts(
                 stays_inside(&sub)?;
                 base.join(&sub)
             } else {
-                sub_path(base, &sub)?
+                part_of(base, &sub)?
             },
             inside: shims.then(|| base.clone()),
             target: mount.mount_path.clone(),
@@ -273,23 +274,12 @@ fn stays_inside(sub: &str) -> Result<(), Error> {
 }
 
 /// A part of a volume; made as a folder where it does not exist.
-fn sub_path(base: &Path, sub: &str) -> Result<PathBuf, Error> {
+fn part_of(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
     if sub.is_empty() {
-        return Ok(base.to_owned());
+        return Ok(volume.to_owned());
     }
     stays_inside(sub)?;
-    let path = base.join(sub);
-    if !path.exists() {
-        std::fs::create_dir_all(&path).map_err(|error| refused(sub, error))?;
-    }
-    // A link inside the volume must not lead out of it.
-    let resolved = |path: &Path| path.canonicalize().map_err(|error| refused(sub, error));
-    let (path, base) = (resolved(&path)?, resolved(base)?);
-    if path.starts_with(&base) {
-        Ok(path)
-    } else {
-        Err(refused(sub, "it leads out of the volume"))
-    }
+    sub_path::make(volume, &volume.join(sub)).map_err(|error| refused(sub, error))
 }
 
 fn identity(pod: &Pod, container: &Container) -> Result<Option<Identity>, Error> {

@@ -14,6 +14,7 @@ use rustix::mount::MountFlags;
 use weft_netlab::mount;
 
 use super::{ContainerPlan, MountPlan};
+use crate::kubelet::sub_path;
 use crate::lab::rootfs;
 
 /// Devices of every container (name, major, minor; Documentation/admin-guide/devices.txt).
@@ -218,7 +219,7 @@ fn attach(anchor: &OwnedFd, volume: &MountPlan) -> Result<(), Error> {
         reason,
     };
     if let Some(base) = &volume.inside {
-        within(base, &volume.source).map_err(|error| refused(error.to_string()))?;
+        sub_path::make(base, &volume.source).map_err(|error| refused(error.to_string()))?;
     }
     let kind = fs::metadata(&volume.source).map_err(|error| refused(error.to_string()))?;
     let wanted = if kind.is_dir() {
@@ -234,18 +235,6 @@ fn attach(anchor: &OwnedFd, volume: &MountPlan) -> Result<(), Error> {
         mount::bind(&volume.source, &target)?;
     }
     Ok(())
-}
-
-/// Makes a part of a volume as a folder where it is not there.
-fn within(base: &Path, part: &Path) -> io::Result<()> {
-    if !part.exists() {
-        fs::create_dir_all(part)?;
-    }
-    if part.canonicalize()?.starts_with(base.canonicalize()?) {
-        Ok(())
-    } else {
-        Err(io::Error::other("it leads out of the volume"))
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
