@@ -18,7 +18,7 @@ use weft_kernel::{link, route, router};
 use weft_sys::nft::Connection;
 use weft_sys::rtnl::Conversation;
 
-use super::stale::StaleFlows;
+use super::stale::{Datagrams, StaleFlows};
 
 /// Between two looks whether another agent still holds the tables.
 const OWNER_PAUSE: Duration = Duration::from_millis(20);
@@ -39,6 +39,8 @@ pub(super) struct Kernel {
     proxy: Proxy,
     families: Vec<Family>,
     stale_flows: StaleFlows,
+    /// In mode iptables; nf_tables' tables say themselves what is gone.
+    datagrams: Datagrams,
 }
 
 /// Who translates Services. What else is translated is nf_tables' in every mode.
@@ -90,6 +92,7 @@ impl Kernel {
             proxy,
             families: all,
             stale_flows: StaleFlows::start()?,
+            datagrams: Datagrams::default(),
         })
     }
 
@@ -139,6 +142,9 @@ impl Kernel {
                     });
                     outcome.writes += rules.apply(changes, &desired.services)?.writes();
                 }
+                let touched = touched.frontends.iter().copied();
+                let gone = self.datagrams.follow(touched, &desired.frontends);
+                self.stale_flows.end(&gone);
             }
         }
         Ok(outcome)
@@ -197,6 +203,8 @@ impl Kernel {
                     say_rebuilt(&report.rebuilt);
                     Ok(report.elements + report.rebuilt.len())
                 })?;
+                let gone = self.datagrams.follow_all(&desired.frontends);
+                self.stale_flows.end(&gone);
             }
         }
         Ok(outcome)

@@ -1,14 +1,14 @@
 //! Ends connections to endpoints that are gone, on a thread of its own: the kernel walks
 //! over all it tracks for each frontend, and no change waits for that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tracing::{debug, warn};
-use weft_desired::{Backend, FrontendKey, Protocol};
+use weft_desired::{Backend, Frontend, FrontendKey, Protocol, Table};
 use weft_kernel::flow;
 use weft_sys::conntrack::Conntrack;
 
@@ -47,6 +47,59 @@ impl StaleFlows {
     }
 }
 
+/// Which endpoints frontends by UDP have, where the back end does not say which are gone.
+#[derive(Debug, Default)]
+pub(super) struct Datagrams {
+    endpoints: BTreeMap<FrontendKey, BTreeSet<Backend>>,
+}
+
+impl Datagrams {
+    /// What is gone now that the frontends are these.
+    pub(super) fn follow_all(&mut self, frontends: &Table<FrontendKey, Frontend>) -> Gone {
+        let known: BTreeSet<FrontendKey> = self.endpoints.keys().copied().collect();
+        let all = known.into_iter().chain(frontends.keys().copied());
+        self.follow(all, frontends)
+    }
+
+    /// What is gone now that some of the frontends are these.
+    pub(super) fn follow(
+        &mut self,
+        some: impl IntoIterator<Item = FrontendKey>,
+        frontends: &Table<FrontendKey, Frontend>,
+    ) -> Gone {
+        let datagrams = some.into_iter().filter(|key| key.protocol == Protocol::Udp);
+        datagrams
+            .flat_map(|key| {
+                let frontend = frontends.get(&key).map(|entry| &entry.value);
+                self.follow_one(key, frontend)
+            })
+            .collect()
+    }
+
+    fn follow_one(&mut self, key: FrontendKey, frontend: Option<&Frontend>) -> Gone {
+        let kept = frontend.map(kept).unwrap_or_default();
+        let before = self.endpoints.remove(&key).unwrap_or_default();
+        let mut gone: Gone = before.difference(&kept).map(|it| (key, *it)).collect();
+        if kept.is_empty() {
+            return gone;
+        }
+        if before.is_empty() && frontend.is_some_and(|it| !it.exclusive) {
+            // What was sent to a shared address before was not translated.
+            let FrontendKey { address, port, .. } = key;
+            gone.push((key, Backend { address, port }));
+        }
+        self.endpoints.insert(key, kept);
+        gone
+    }
+}
+
+/// The endpoints whose connections may go on.
+fn kept(frontend: &Frontend) -> BTreeSet<Backend> {
+    let outside = frontend.outside.iter().flat_map(|it| it.backends.iter());
+    let all = frontend.backends.iter().chain(frontend.serving.iter());
+    all.chain(outside).copied().collect()
+}
+
 /// What could not be ended stays to be ended.
 fn work<E: Display>(
     told: &Receiver<Gone>,
@@ -83,6 +136,10 @@ fn work<E: Display>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use weft_desired::{Entry, Origin};
+
     use super::*;
 
     fn gone(port: u16) -> (FrontendKey, Backend) {
@@ -94,6 +151,39 @@ mod tests {
             port,
         };
         (frontend, Backend { address, port })
+    }
+
+    #[test]
+    fn endpoints_that_no_client_may_keep_are_gone() {
+        let (key, first) = gone(53);
+        let second = gone(54).1;
+        let frontends = |backends: &[Backend], serving: &[Backend]| {
+            let backends = backends.iter().copied().collect();
+            let value = Frontend {
+                serving: Arc::new(serving.iter().copied().collect()),
+                ..Frontend::new("kube-system/kube-dns:dns".into(), backends)
+            };
+            let origin = Origin {
+                kind: "Service",
+                namespace: "kube-system".into(),
+                name: "kube-dns".into(),
+                generation: 1,
+            };
+            Table::from([(key, Entry { value, origin })])
+        };
+        let mut datagrams = Datagrams::default();
+        assert_eq!(datagrams.follow_all(&frontends(&[first], &[])), []);
+        let ending = frontends(&[second], &[first]);
+        assert_eq!(datagrams.follow([key], &ending), []);
+        let ended = frontends(&[second], &[]);
+        assert_eq!(datagrams.follow([key], &ended), [(key, first)]);
+        assert_eq!(datagrams.follow_all(&ended), []);
+        assert_eq!(datagrams.follow_all(&Table::new()), [(key, second)]);
+        // The first endpoints at an address that is the node's own too.
+        let mut shared = ended;
+        shared.get_mut(&key).unwrap().value.exclusive = false;
+        assert_eq!(datagrams.follow_all(&shared), [(key, first)]);
+        assert_eq!(datagrams.follow_all(&shared), []);
     }
 
     #[test]
