@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use weft_desired::{Backend, FrontendKey, Protocol};
+use weft_desired::{Backend, FrontendKey, Protocol, SocketKey};
 use weft_sys::conntrack::Conntrack;
 use weft_sys::netlink::Error;
 
@@ -36,6 +36,30 @@ pub fn end_stale(
                 conntrack.forget(&flow)?;
                 ended += 1;
             }
+        }
+    }
+    Ok(ended)
+}
+
+/// Makes the kernel forget connections by UDP that were sent to a port and do not go where it
+/// leads now; nowhere is `None`. Returns how many there were.
+///
+/// # Errors
+/// As [`end_stale`].
+pub fn end_others(
+    conntrack: &mut Conntrack,
+    port: SocketKey,
+    leads: Option<SocketAddr>,
+) -> Result<usize, Error> {
+    if port.protocol != Protocol::Udp {
+        return Ok(0);
+    }
+    let to = SocketAddr::new(port.address, port.port);
+    let mut ended = 0;
+    for flow in conntrack.flows_to(to, port.protocol.number())? {
+        if Some(flow.reply_source) != leads {
+            conntrack.forget(&flow)?;
+            ended += 1;
         }
     }
     Ok(ended)

@@ -14,9 +14,10 @@
 //! The translation comes after that of Services: a connection is translated once.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use weft_desired::{HostPort, IpFamily, mark};
+use weft_desired::{HostPort, IpFamily, Protocol, SocketKey, mark};
+use weft_sys::conntrack::Conntrack;
 use weft_sys::netlink;
 use weft_sys::nft::{
     BaseChain, Batch, BitOperation, Chain, ChainKind, Connection, CtKey, DataType, ElementRef,
@@ -24,6 +25,7 @@ use weft_sys::nft::{
     Table, TableFlags, TableName, Verdict,
 };
 
+use crate::flow;
 use crate::sysctl::{self, Scope, Setting};
 
 /// Ports of the node to addresses and ports of pods.
@@ -44,12 +46,14 @@ pub enum Error {
     Setting(#[from] sysctl::Error),
 }
 
-/// Makes the ports of one pod exactly these. `link` is its link's end on the node.
+/// Makes the ports of one pod exactly these. `link` is its link's end on the node. A client that
+/// talked to a port by UDP is translated anew when that leads elsewhere.
 ///
 /// # Errors
 /// [`Error`]; a family has all of its ports or those from before.
 pub fn set(ports: &[HostPort], pods: &[IpAddr], link: &str) -> Result<(), Error> {
     let mut connection = Connection::open()?;
+    let mut changed = Vec::new();
     for family in IpFamily::BOTH {
         let wanted: Vec<&HostPort> = ports.iter().filter(|port| family.has(port.pod)).collect();
         let pods: Vec<IpAddr> = pods
@@ -66,17 +70,34 @@ pub fn set(ports: &[HostPort], pods: &[IpAddr], link: &str) -> Result<(), Error>
         if !there || !layout.holds(&mut connection)? {
             layout.write(&mut batch);
         }
-        replace(&mut connection, &mut batch, &layout, there, &wanted, &pods)?;
+        let keys = replace(&mut connection, &mut batch, &layout, there, &wanted, &pods)?;
         if !batch.is_empty() {
             connection.commit(batch)?;
         }
+        changed.extend(keys.iter().filter_map(|key| port_of(key)));
     }
+    end_stale(&changed, ports)?;
     if ports
         .iter()
         .any(|port| port.node.address.is_loopback() && port.pod.is_ipv4())
     {
         // The answers of a pod to the node's own loopback address come in by its link.
         sysctl::set(Setting::RouteLocalnet(Scope::Link(link), true))?;
+    }
+    Ok(())
+}
+
+/// Ends connections by UDP to ports that led elsewhere: their packets would go on to there.
+fn end_stale(changed: &[SocketKey], ports: &[HostPort]) -> Result<(), Error> {
+    let mut datagrams = changed.iter().filter(|key| key.protocol == Protocol::Udp);
+    let Some(first) = datagrams.next() else {
+        return Ok(());
+    };
+    let mut conntrack = Conntrack::open()?;
+    for key in [first].into_iter().chain(datagrams) {
+        let leads = ports.iter().find(|port| port.node == *key);
+        let leads = leads.map(|port| SocketAddr::new(port.pod, port.port));
+        flow::end_others(&mut conntrack, *key, leads)?;
     }
     Ok(())
 }
@@ -115,7 +136,7 @@ fn exists(connection: &mut Connection, family: IpFamily) -> Result<bool, Error> 
 }
 
 /// Removes what leads to these pods and is not wanted, and whatever else stands in the way of
-/// what is; adds the rest.
+/// what is; adds the rest. Returns the keys of both.
 fn replace(
     connection: &mut Connection,
     batch: &mut Batch,
@@ -123,7 +144,7 @@ fn replace(
     there: bool,
     wanted: &[&HostPort],
     pods: &[IpAddr],
-) -> Result<(), Error> {
+) -> Result<BTreeSet<Vec<u8>>, Error> {
     let table = &layout.table;
     let (ports, hairpin) = if there {
         let sets = connection.sets(table)?;
@@ -140,6 +161,7 @@ fn replace(
     let own: BTreeSet<Vec<u8>> = pods.iter().map(|pod| octets(*pod)).collect();
     let stands: Vec<Vec<u8>> = wanted.iter().map(|port| key(port)).collect();
     let mut kept = BTreeSet::new();
+    let mut changed = BTreeSet::new();
     for element in &ports {
         let leads_here = own.iter().any(|pod| element.data.starts_with(pod));
         let right = wanted
@@ -149,6 +171,7 @@ fn replace(
             kept.insert(element.key.clone());
         } else if leads_here || stands.contains(&element.key) {
             batch.delete_element(table, PORTS, of_key(&element.key));
+            changed.insert(element.key.clone());
         }
     }
     for port in wanted.iter().filter(|port| !kept.contains(&key(port))) {
@@ -159,6 +182,7 @@ fn replace(
             ..ElementRef::default()
         };
         batch.add_element(table, PORTS, element);
+        changed.insert(key);
     }
     for pod in &own {
         let itself = [pod.as_slice(), pod.as_slice()].concat();
@@ -169,7 +193,7 @@ fn replace(
             (true, false) | (false, true) => {}
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 fn of_key(key: &[u8]) -> ElementRef<'_> {
@@ -197,6 +221,23 @@ fn key(port: &HostPort) -> Vec<u8> {
     key.extend([port.node.protocol.number(), 0, 0, 0]);
     key.extend(word(port.node.port));
     key
+}
+
+/// What [`key`] was made of.
+fn port_of(key: &[u8]) -> Option<SocketKey> {
+    let (address, rest) = match key.len() {
+        12 => (IpAddr::from(*key.first_chunk::<4>()?), key.get(4..)?),
+        24 => (IpAddr::from(*key.first_chunk::<16>()?), key.get(16..)?),
+        _ => return None,
+    };
+    let [protocol, _, _, _, high, low, ..] = *rest else {
+        return None;
+    };
+    Some(SocketKey {
+        address,
+        protocol: Protocol::from_number(protocol)?,
+        port: u16::from_be_bytes([high, low]),
+    })
 }
 
 fn data(port: &HostPort) -> Vec<u8> {
@@ -459,4 +500,26 @@ fn bits(key: CtKey, bits: u32) -> Vec<Expression> {
 
 fn translated() -> Vec<Expression> {
     bits(CtKey::Status, CtKey::DESTINATION_TRANSLATED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_its_port() {
+        for (address, pod) in [("172.30.0.11", "10.244.1.5"), ("fd00::11", "fd00:1::5")] {
+            let port = HostPort {
+                node: SocketKey {
+                    address: address.parse().unwrap(),
+                    protocol: Protocol::Udp,
+                    port: 5353,
+                },
+                pod: pod.parse().unwrap(),
+                port: 53,
+            };
+            assert_eq!(port_of(&key(&port)), Some(port.node));
+        }
+        assert_eq!(port_of(&[1, 2, 3]), None);
+    }
 }
