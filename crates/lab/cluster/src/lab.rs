@@ -23,6 +23,7 @@ pub mod membership;
 pub mod node;
 mod nodes;
 pub mod paths;
+pub mod pids;
 pub mod plan;
 pub mod publish;
 pub mod requests;

@@ -17,6 +17,7 @@ use super::names;
 use super::shim::{self, Connection, ContainerState, Events, Request, Settings};
 use super::shim::{Answer, client};
 use super::volumes;
+use crate::lab::{paths, pids};
 
 /// The record of a sandbox in its pod's folder.
 const RECORD: &str = "sandbox.json";
@@ -147,6 +148,7 @@ impl Sandbox {
             .dies_with_parent()
             .spawn()?;
         let pid = child.id();
+        limit_processes(&attachment, pid);
         let mut record = Record {
             attachment: Attachment {
                 namespace_path: format!("/proc/{pid}/ns/net"),
@@ -174,6 +176,7 @@ impl Sandbox {
             Err(error) => {
                 child.end();
                 detach(&record).await;
+                forget_processes(&record).await;
                 remove(&folder);
                 Err(error)
             }
@@ -278,6 +281,7 @@ impl Sandbox {
     pub async fn remove(self) {
         detach(&self.record).await;
         end(&self.record, self.child.as_ref()).await;
+        forget_processes(&self.record).await;
         remove(&self.folder);
     }
 }
@@ -287,6 +291,7 @@ pub async fn clean(folder: &Path) {
     if let Some(record) = read(folder) {
         detach(&record).await;
         end(&record, None).await;
+        forget_processes(&record).await;
     }
     remove(folder);
 }
@@ -317,6 +322,22 @@ async fn detach(record: &Record) {
             tracing::warn!(pod = attachment.name, namespace = attachment.namespace, %error, "the network may keep something of a pod");
         }
     }
+}
+
+/// Where the lab has a control group, the pod gets one below it before it has any process but its
+/// shim. A limit that can't be set is not worth a pod.
+fn limit_processes(attachment: &Attachment, pid: i32) {
+    let group = Path::new(paths::GROUP);
+    if group.exists()
+        && let Err(error) = pids::limit(group, &attachment.container, pid, pids::PROCESSES)
+    {
+        let reason = super::chain(&error);
+        tracing::warn!(pod = attachment.name, namespace = attachment.namespace, %reason, "nothing limits how many processes a pod has");
+    }
+}
+
+async fn forget_processes(record: &Record) {
+    pids::forget(Path::new(paths::GROUP), &record.attachment.container).await;
 }
 
 /// Kills the shim, and with it the kernel kills all of the pod. Waits until that is so.

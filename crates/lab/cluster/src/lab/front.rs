@@ -19,6 +19,7 @@ use weft_netlab::sys_namespace::{self, Kind};
 
 use super::init::{self, FailedStep, InitConfig, Status};
 use super::keep::{self, Kept};
+use super::pids::{self, LabGroup};
 use super::plan::Plan;
 use super::state::{self, Claim, Record};
 
@@ -99,6 +100,8 @@ pub struct Front {
     /// The pipe on which PID 1 talks; it ends when PID 1 does.
     status: Option<OwnedFd>,
     ended: bool,
+    /// Removed when everything in it has ended.
+    _group: Option<LabGroup>,
 }
 
 impl Front {
@@ -130,6 +133,7 @@ impl Front {
         let makes_user_namespace = !has_admin_capability();
         let in_user_namespace = makes_user_namespace || !state::is_of_the_machine();
         let binary = std::env::current_exe().map_err(preparing("find the own binary"))?;
+        let group = process_group(&plan.name, &mut report);
         let config = InitConfig {
             plan: plan.clone(),
             api_port,
@@ -137,6 +141,7 @@ impl Front {
             binary: binary.clone(),
             log_filter,
             keep: kept.as_ref().map(|kept| kept.folder().to_owned()),
+            group: group.as_ref().map(|group| group.path().to_owned()),
         };
         if let Some(kept) = &mut kept {
             kept.describe(&plan, api_port)?;
@@ -207,6 +212,7 @@ impl Front {
             _lifetime: lifetime,
             status: None,
             ended: false,
+            _group: group,
         };
         File::from(config_write)
             .write_all(&text)
@@ -341,6 +347,23 @@ impl Notes {
 }
 
 /// Binds the API's port: the one asked for, else the one that a kept lab had, else a free one.
+/// Where the kernel needs one for limiting what a pod forks. A lab can do without.
+fn process_group(lab: &str, report: &mut impl FnMut(&str)) -> Option<LabGroup> {
+    if !pids::needs_groups() {
+        return None;
+    }
+    match pids::sweep().and_then(|()| LabGroup::make(lab)) {
+        Ok(group) => Some(group),
+        Err(error) => {
+            let reason = crate::kubelet::chain(&error);
+            report(&format!(
+                "nothing limits how many processes a pod has: {reason}"
+            ));
+            None
+        }
+    }
+}
+
 fn bind(asked: Option<u16>, kept: Option<&Kept>) -> Result<TcpListener, Error> {
     let had = kept.and_then(|kept| Some((kept.api_port()?, kept.folder())));
     let wanted = asked.or(had.map(|(port, _)| port)).unwrap_or(0);

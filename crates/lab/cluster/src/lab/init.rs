@@ -47,6 +47,8 @@ pub(super) struct InitConfig {
     pub(super) log_filter: Option<String>,
     /// The folder of the machine in which the lab's durable state is.
     pub(super) keep: Option<PathBuf>,
+    /// The lab's control group on the machine.
+    pub(super) group: Option<PathBuf>,
 }
 
 /// What PID 1 tells the front, one JSON text a line.
@@ -259,6 +261,11 @@ fn mounts(config: &InitConfig) -> Result<(), Error> {
         .as_deref()
         .map(mount::Tree::copy_of)
         .transpose()?;
+    let group = config
+        .group
+        .as_deref()
+        .map(mount::Tree::copy_of)
+        .transpose()?;
     mount::tmpfs(Path::new("/run"), 0o755)?;
     let home = Path::new(paths::HOME);
     let folders = ["machine", "log", "nodes", "durable", "root"].map(|name| home.join(name));
@@ -273,6 +280,11 @@ fn mounts(config: &InitConfig) -> Result<(), Error> {
     mount::make_read_only(Path::new(paths::MACHINE))?;
     if let Some(kept) = kept {
         kept.attach(&paths::durable())?;
+    }
+    if let Some(group) = group {
+        let folder = Path::new(paths::GROUP);
+        fs::create_dir_all(folder).map_err(on("make the directory", folder))?;
+        group.attach(folder)?;
     }
     let held = paths::held_binary();
     fs::write(&held, []).map_err(on("make the file", &held))?;

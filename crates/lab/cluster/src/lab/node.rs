@@ -138,6 +138,12 @@ fn file_system(in_user_namespace: bool, kept: Option<&str>) -> Result<(), Error>
         fs::create_dir_all(&folder).map_err(on("make the directory", &folder))?;
     }
     mount::Tree::copy_of(Path::new(paths::MACHINE))?.attach(&home.join("machine"))?;
+    let group = Path::new(paths::GROUP);
+    if group.exists() {
+        let folder = at.join(paths::GROUP.trim_start_matches('/'));
+        fs::create_dir_all(&folder).map_err(on("make the directory", &folder))?;
+        mount::Tree::copy_of(group)?.attach(&folder)?;
+    }
     let binary = paths::held_binary();
     root.show(&binary, paths::BINARY)?;
     root.show(&binary, "/opt/cni/bin/weft")?;

@@ -13,6 +13,9 @@ pub const MACHINE: &str = "/run/weft-lab/machine";
 /// The binary that everything in the lab runs.
 pub const BINARY: &str = "/usr/local/bin/weft";
 
+/// The lab's control group, where its pods' processes are limited by one.
+pub const GROUP: &str = "/run/weft-lab/cgroup";
+
 /// In a node: where the runtime keeps one folder for each pod, `NAMESPACE_NAME`, with the file
 /// `pid` (its first process, in the node's PID namespace).
 pub const PODS: &str = "/run/weft-lab/pods";

@@ -10,13 +10,7 @@ use weft_netlab::mount;
 
 use super::server::{Error, system};
 use super::{MemoryVolume, Settings};
-
-/// How many processes and threads a pod may have: a program that forks without end meets this
-/// and not the machine's limit. Podman's default.
-const PROCESSES: u32 = 2048;
-/// Since when a PID namespace has a limit of its own (Linux, commit 7863dcc72d0f); on an older
-/// kernel writing it would change the machine's.
-const OWN_LIMIT_SINCE: (u32, u32) = (6, 14);
+use crate::lab::pids;
 
 /// Sets the namespaces up. Returns the pod's shared memory.
 pub(super) fn prepare(folder: &Path, settings: &Settings) -> Result<PathBuf, Error> {
@@ -65,19 +59,13 @@ fn memory(volume: &MemoryVolume) -> Result<(), Error> {
 
 /// A limit that can't be set is not worth a pod.
 fn limit_processes() {
-    let system = rustix::system::uname();
-    if kernel(&system.release().to_string_lossy()) < Some(OWN_LIMIT_SINCE) {
+    if !pids::namespace_has_limit() {
+        // The kubelet has put this process into a control group, where there is one.
         return;
     }
-    if let Err(error) = fs::write("/proc/sys/kernel/pid_max", PROCESSES.to_string()) {
+    if let Err(error) = fs::write("/proc/sys/kernel/pid_max", pids::PROCESSES.to_string()) {
         tracing::warn!(%error, "the pod's processes are not limited");
     }
-}
-
-/// Major and minor number of a kernel's release.
-fn kernel(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|other: char| !other.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Sets a kernel setting of the pod's namespaces, by its name with dots.
@@ -119,18 +107,5 @@ fn loopback_up() -> io::Result<()> {
             number => Err(io::Error::from_raw_os_error(-number)),
         },
         Some(_) | None => Err(io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_are_told_apart_by_their_release() {
-        assert_eq!(kernel("6.18.44-fc-v595"), Some((6, 18)));
-        assert_eq!(kernel("6.1.0-18-amd64"), Some((6, 1)));
-        assert!(kernel("6.1.0-18-amd64") < Some(OWN_LIMIT_SINCE));
-        assert!(kernel("nothing") < Some(OWN_LIMIT_SINCE));
     }
 }
