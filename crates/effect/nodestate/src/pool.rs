@@ -238,6 +238,14 @@ impl Pool {
         })
     }
 
+    /// What the owner holds, found by reading every reservation.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn held_by(&self, owner: &AttachmentKey) -> Result<Vec<IpAddr>, PoolError> {
+        self.held(owner, Held::Unknown)
+    }
+
     /// Releases what the owner holds, durably. Returns what that was.
     ///
     /// # Errors

@@ -87,11 +87,8 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     })
 }
 
-/// The pod's ports on the node; a pod without has none to look for.
+/// The pod's ports on the node. A pod without has those closed that led to its address before.
 fn open_ports(request: &Attach, record: &Attachment, link: &PodLink) -> Result<(), Error> {
-    if request.mappings.is_empty() {
-        return Ok(());
-    }
     let node = &request.node_addresses;
     let ports = host_port::compiled(&request.mappings, node, &record.addresses);
     host_port::set(&record.key, &ports, &record.addresses, &link.host_name)

@@ -46,8 +46,13 @@ fn remove(
 ) -> Result<(), Error> {
     let name = attachment::host_name(&digest(key));
     // Nothing leads to an address that another pod may have next.
-    if let Held::These(addresses) = &held {
-        host_port::set(key, &[], addresses, &name)?;
+    let addresses = match &held {
+        Held::Nothing => Vec::new(),
+        Held::These(addresses) => addresses.to_vec(),
+        Held::Unknown => pool.held_by(key).map_err(|error| pool_error(&error))?,
+    };
+    if !addresses.is_empty() {
+        host_port::set(key, &[], &addresses, &name)?;
     }
     link::detach(&name)?;
     pool.release(key, held)
