@@ -103,7 +103,7 @@ pub(crate) async fn connect(kubeconfig: &Path) -> Api<ConfigMap> {
         kubeconfig: Some(kubeconfig.to_owned()),
         ..Access::default()
     };
-    let client: Client = weft_kube::connect(&access).await.unwrap();
+    let client: Client = weft_kube::connect(&access, "test").await.unwrap();
     Api::namespaced(client, "default")
 }
 

@@ -29,7 +29,7 @@ async fn client(lab: &Lab) -> Client {
         kubeconfig: Some(lab.kubeconfig().to_owned()),
         server: None,
     };
-    connect(&access).await.unwrap()
+    connect(&access, "kube-rs").await.unwrap()
 }
 
 fn object(name: &str, value: &str) -> ConfigMap {

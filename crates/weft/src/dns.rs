@@ -135,11 +135,11 @@ async fn serve(args: DnsArgs) -> Result<()> {
         warn!("no upstream server: names outside of the cluster are refused");
     }
 
-    let client = weft_kube::connect(&Access {
+    let access = Access {
         kubeconfig: args.kubeconfig,
         server: args.server,
-    })
-    .await?;
+    };
+    let client = weft_kube::connect(&access, "weft").await?;
     let (tell_synced, mut synced) = watch::channel(false);
     let feeder = Feeder {
         compiler: DnsCompiler::new(DnsSettings {

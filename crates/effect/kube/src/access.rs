@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
@@ -44,8 +46,9 @@ pub enum AccessError {
     Client(#[source] kube::Error),
 }
 
-/// A client for the API. Sends nothing yet.
-pub async fn connect(access: &Access) -> Result<Client, AccessError> {
+/// A client for the API, which knows it by the program's name: managedFields say who wrote what.
+/// Sends nothing yet.
+pub async fn connect(access: &Access, program: &'static str) -> Result<Client, AccessError> {
     let mut config = match &access.kubeconfig {
         Some(path) => from_file(path.clone()).await?,
         None => Config::infer().await.map_err(AccessError::Nowhere)?,
@@ -55,6 +58,8 @@ pub async fn connect(access: &Access) -> Result<Client, AccessError> {
             .parse()
             .map_err(|_| AccessError::Server { url: url.clone() })?;
     }
+    let name = HeaderValue::from_static(program);
+    config.headers.push((USER_AGENT, name));
     Client::try_from(config).map_err(AccessError::Client)
 }
 

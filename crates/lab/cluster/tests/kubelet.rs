@@ -214,7 +214,7 @@ impl Lab {
             kubeconfig: Some(PathBuf::from(KUBECONFIG)),
             server: None,
         };
-        let client = weft_kube::connect(&access).await.unwrap();
+        let client = weft_kube::connect(&access, "test").await.unwrap();
         until("the API answers", async || {
             client.apiserver_version().await.ok()
         })
@@ -447,6 +447,10 @@ impl Lab {
         )
         .await;
         let pod = self.wait("whole", "ready", ready).await;
+        let owners = pod.metadata.managed_fields.iter().flatten();
+        let owners: Vec<&str> = owners.filter_map(|one| one.manager.as_deref()).collect();
+        assert!(owners.contains(&"kubelet"), "{owners:?}");
+        assert!(!owners.contains(&"unknown"), "{owners:?}");
         println!(
             "a pod with an init container and two containers was ready after {:?}",
             began.elapsed()

@@ -106,7 +106,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         kubeconfig: args.kubeconfig,
         server: config.api_server(),
     };
-    let client = weft_kube::connect(&access).await?;
+    let client = weft_kube::connect(&access, "weft").await?;
     let interest = Interest {
         nodes: true,
         pods: Some(Pods::OnNode(node.clone())),

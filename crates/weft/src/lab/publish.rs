@@ -110,7 +110,7 @@ fn serve(args: &Args, lab: &Lab, progress: &mut Progress) -> anyhow::Result<()> 
             kubeconfig: Some(lab.kubeconfig()),
             ..Access::default()
         };
-        let client = weft_kube::connect(&access).await?;
+        let client = weft_kube::connect(&access, "weft").await?;
         let publication = Publication::new(&client, lab.name(), target.clone()).await?;
         let published = Published {
             namespace: target.namespace.clone(),

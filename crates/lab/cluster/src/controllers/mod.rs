@@ -122,6 +122,15 @@ impl<T> During<T> for Result<T, kube::Error> {
     }
 }
 
+/// How the API is reached, by which it knows who writes.
+#[derive(Clone)]
+pub struct Clients {
+    /// By all but the scheduler.
+    pub manager: Client,
+    /// By the scheduler.
+    pub scheduler: Client,
+}
+
 /// What every controller has.
 #[derive(Clone)]
 struct Context {
@@ -152,7 +161,8 @@ struct Queues {
 
 /// Runs all controllers, until one of them can't go on. Call it on a
 /// `current_thread` runtime: everything stays on the calling thread.
-pub async fn run(client: Client, options: Options) -> std::convert::Infallible {
+pub async fn run(clients: Clients, options: Options) -> std::convert::Infallible {
+    let client = clients.manager;
     let world: SharedWorld = Rc::new(RefCell::new(World::default()));
     let context = Context {
         recorder: Recorder::start(client.clone(), None),
@@ -161,7 +171,7 @@ pub async fn run(client: Client, options: Options) -> std::convert::Infallible {
     };
     let queues = Queues::default();
     let local = LocalSet::new();
-    let controllers = start(&local, &context, &queues, options);
+    let controllers = start(&local, &context, clients.scheduler, &queues, options);
     let watching = async move {
         let mut events = Box::pin(world::watch(&client, &world));
         while let Some(happened) = events.next().await {
@@ -203,6 +213,7 @@ async fn ended_with(controllers: Vec<JoinHandle<()>>) -> std::convert::Infallibl
 fn start(
     local: &LocalSet,
     context: &Context,
+    scheduler: Client,
     queues: &Queues,
     options: Options,
 ) -> Vec<JoinHandle<()>> {
@@ -235,10 +246,11 @@ fn start(
         endpoints::EndpointsOfServices::new(context.clone())
     );
     spawn!(mirror, mirror::Mirror::new(context.clone()));
-    spawn!(
-        scheduling,
-        scheduling::Scheduler::new(context.clone(), scoring)
-    );
+    let scheduler = Context {
+        client: scheduler,
+        ..context.clone()
+    };
+    spawn!(scheduling, scheduling::Scheduler::new(scheduler, scoring));
     spawn!(orphans, orphans::Orphans::new(context.clone()));
     spawn!(eviction, eviction::Eviction::new(context.clone()));
     let new_kinds = Rc::new(Notify::new());

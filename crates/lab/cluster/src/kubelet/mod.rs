@@ -190,7 +190,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         kubeconfig: Some(config.kubeconfig.clone()),
         server: None,
     };
-    let client = weft_kube::connect(&access).await?;
+    let client = weft_kube::connect(&access, "kubelet").await?;
     let network =
         node::watch_network(&config.network_folder, &config.plugin_folder).map_err(|source| {
             Error::Network {

@@ -126,7 +126,7 @@ impl Cluster {
             kubeconfig: Some(kubeconfig.to_owned()),
             ..Access::default()
         };
-        let client = weft_kube::connect(&access).await?;
+        let client = weft_kube::connect(&access, "weft").await?;
         Ok(Cluster { client, since: 0 })
     }
 

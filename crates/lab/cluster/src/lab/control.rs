@@ -266,7 +266,10 @@ pub fn controllers(options: Controllers) -> Result<(), Error> {
             kubeconfig: Some(options.kubeconfig),
             ..Access::default()
         };
-        let client = weft_kube::connect(&access).await?;
+        let clients = controllers::Clients {
+            manager: weft_kube::connect(&access, "kube-controller-manager").await?,
+            scheduler: weft_kube::connect(&access, "kube-scheduler").await?,
+        };
         let options = controllers::Options {
             pod_cidrs: options.pod_cidrs,
             masks: Masks::default(),
@@ -276,7 +279,7 @@ pub fn controllers(options: Controllers) -> Result<(), Error> {
             scoring: options.scoring,
             root_ca,
         };
-        match controllers::run(client, options).await {}
+        match controllers::run(clients, options).await {}
     })
 }
 
