@@ -26,8 +26,13 @@ fn parents() -> BTreeMap<u32, u32> {
 }
 
 fn has_command(pid: u32, command: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/cmdline"))
-        .is_ok_and(|line| line.replace('\0', " ").starts_with(command))
+    command_line(pid).is_some_and(|line| line.starts_with(command))
+}
+
+/// None of a process that is gone.
+fn command_line(pid: u32) -> Option<String> {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(line.replace('\0', " "))
 }
 
 #[track_caller]
@@ -52,7 +57,8 @@ pub(super) fn kill_child(parent: u32, command: &str) {
 }
 
 impl Lab {
-    /// The process ids, on this machine, of the lab's processes with such a command line.
+    /// The process ids, on this machine, of the lab's processes with such a command line. One that
+    /// was forked and is about to become another program still has its parent's, and is none.
     pub(crate) fn processes(&self, command: &str) -> BTreeSet<u32> {
         let parents = parents();
         let is_ours = |mut pid: u32| {
@@ -68,6 +74,10 @@ impl Lab {
             .keys()
             .copied()
             .filter(|pid| is_ours(*pid) && has_command(*pid, command))
+            .filter(|pid| {
+                let parent = parents.get(pid).and_then(|parent| command_line(*parent));
+                command_line(*pid) != parent
+            })
             .collect()
     }
 
