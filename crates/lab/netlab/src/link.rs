@@ -189,19 +189,16 @@ impl Network {
             .map_err(failed(&self.name, &format!("delete {link}")))
     }
 
-    /// Deletes a link if it is there.
+    /// Deletes a link if it is there. Its other end may take it along at any moment.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_if_there(&mut self, link: &str) -> Result<(), Error> {
-        let action = format!("delete {link}");
-        let found = self.conversation.find_link(link);
-        match found.map_err(failed(&self.name, &action))? {
-            Some(found) => self
-                .conversation
-                .delete_link(found.index)
-                .map_err(failed(&self.name, &action)),
-            None => Ok(()),
+        match self.conversation.delete_link_by_name(link) {
+            Err(error) if !error.is_absent() => {
+                Err(failed(&self.name, &format!("delete {link}"))(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
