@@ -102,7 +102,10 @@ fn publish(lab: &Lab, arguments: &[&str]) -> Publication {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    // Without an endpoint yet it is reset at once.
+    let stream = eventually("a connection is made", || {
+        TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.to_string())
+    });
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
