@@ -70,7 +70,7 @@ fn manifests_become_the_rules_of_kube_proxy_1_23() {
 
 #[test]
 fn chains_are_printed_as_json() {
-    let scene = folder().join("scenes/seed.yaml");
+    let scene = folder().join("scenes/published.yaml");
     let from = ["--from", scene.to_str().unwrap(), "-o", "json"];
     let families: serde_json::Value = serde_json::from_str(&text(&render(&from))).unwrap();
     assert_eq!(families[0]["family"], "IPv4");
@@ -93,7 +93,7 @@ fn what_is_wrong_is_said_with_its_code() {
     let (missing, said) = code(&["--from", "/no/such/file.yaml"]);
     assert_eq!(missing, 5, "{said}");
     assert!(said.contains("/no/such/file.yaml"), "{said}");
-    let scene = folder().join("scenes/seed.yaml");
+    let scene = folder().join("scenes/published.yaml");
     let scene = scene.to_str().unwrap();
     let (wrong, said) = code(&["--from", scene, "--nodeport-addresses", "everywhere"]);
     assert_eq!(wrong, 2, "{said}");
