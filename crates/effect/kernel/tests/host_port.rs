@@ -1,43 +1,22 @@
 //! Ports of the node that lead to pods, with packets through them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::net::{IpAddr, SocketAddr};
+#[path = "scene/pod.rs"]
+mod pod;
+
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use weft_desired::{HostPort, Protocol, SocketKey};
 use weft_kernel::host_port;
-use weft_netlab::probe::{self, UdpEcho};
-use weft_netlab::{Namespace, link};
+use weft_netlab::{Namespace, link, probe};
+
+use pod::{pod, pod_addresses};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The node's addresses, and its clients', in both families.
 const NODE: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
 const CLIENT: [&str; 2] = ["172.30.0.2", "fd00:172:30::2"];
-
-fn pod_addresses(number: u8) -> [IpAddr; 2] {
-    [
-        format!("10.244.{number}.2").parse().unwrap(),
-        format!("fd00:10:244:{number}::2").parse().unwrap(),
-    ]
-}
-
-/// A pod that answers with its name, on a link of its own.
-fn pod(node: &Namespace, number: u8) -> (Namespace, Vec<UdpEcho>) {
-    let pod = Namespace::new(&format!("pod-{number}")).unwrap();
-    let host = format!("pod{number}");
-    link::veth(&pod, "eth0", node, &host).unwrap();
-    for (network, length, all) in [
-        (format!("10.244.{number}."), 24, "0.0.0.0/0"),
-        (format!("fd00:10:244:{number}::"), 64, "::/0"),
-    ] {
-        link::address(node, &host, &format!("{network}1/{length}")).unwrap();
-        link::address(&pod, "eth0", &format!("{network}2/{length}")).unwrap();
-        link::route(&pod, all, &format!("{network}1")).unwrap();
-    }
-    let servers = pod_addresses(number)
-        .map(|address| UdpEcho::start(&pod, &SocketAddr::new(address, 8080).to_string()).unwrap());
-    (pod, servers.into())
-}
 
 /// Makes a port of the node lead to a pod in both families, or nowhere.
 fn set(node: &Namespace, number: u8, open: bool) {

@@ -1,13 +1,11 @@
 //! Services in iptables, driven with real packets, in both variants of iptables.
-//!
-//! A `node` with two pods, each on a link and a network of its own, and an `outside` host on
-//! the node network that is the node's default route.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+mod scene;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use weft_desired::{
     Backend, Entry, IpFamily, LocalDetection, NodeNat, Origin, Policy, PortEndpoints, Protocol,
@@ -15,81 +13,23 @@ use weft_desired::{
 };
 use weft_iptables::{Generation, Options};
 use weft_kernel::iptables::{self, Report, Rules, Variant, Whose};
-use weft_netlab::probe::{self, Outcome, TcpEcho, UdpEcho};
-use weft_netlab::{Namespace, link};
+use weft_netlab::Namespace;
+use weft_netlab::probe::{self, Outcome};
 
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Long enough for an answer within one machine, short enough to wait for none.
-const SILENCE: Duration = Duration::from_millis(300);
-
-struct Lab {
-    node: Namespace,
-    pods: Vec<Namespace>,
-    outside: Namespace,
-    _servers: Vec<(TcpEcho, UdpEcho)>,
-}
+use scene::pod::pod_addresses;
+use scene::{Lab, SILENCE};
 
 type Services = Table<ServicePortKey, ServicePort>;
 
 impl Lab {
-    fn new() -> Self {
-        let node = Namespace::new("node").unwrap();
-        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-            node.set_sysctl(key, "1").unwrap();
-        }
-        // Refusals are ICMP errors, which the kernel holds back otherwise: among others for a
-        // redirect that it sent before.
+    /// The scene with two pods, and an ICMP error for each packet that is refused: the
+    /// kernel holds them back otherwise, among others for a redirect that it sent before.
+    fn eager() -> Self {
+        let lab = Self::new(2);
         for key in ["net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"] {
-            node.set_sysctl(key, "0").unwrap();
+            lab.node.set_sysctl(key, "0").unwrap();
         }
-        let mut servers = Vec::new();
-        let pods = (1..=2)
-            .map(|number| {
-                let pod = Namespace::new(&format!("pod-{number}")).unwrap();
-                let host = format!("pod{number}");
-                link::veth(&pod, "eth0", &node, &host).unwrap();
-                for (network, length, all) in [
-                    (format!("10.244.{number}."), 24, "0.0.0.0/0"),
-                    (format!("fd00:10:244:{number}::"), 64, "::/0"),
-                ] {
-                    link::address(&node, &host, &format!("{network}1/{length}")).unwrap();
-                    link::address(&pod, "eth0", &format!("{network}2/{length}")).unwrap();
-                    link::route(&pod, all, &format!("{network}1")).unwrap();
-                }
-                for family in IpFamily::BOTH {
-                    let at = SocketAddr::new(pod_address(family, number), 8080).to_string();
-                    servers.push((
-                        TcpEcho::start(&pod, &at).unwrap(),
-                        UdpEcho::start(&pod, &at).unwrap(),
-                    ));
-                }
-                pod
-            })
-            .collect();
-        let outside = Namespace::new("outside").unwrap();
-        link::veth(&outside, "eth0", &node, "eth0").unwrap();
-        for (network, length, all) in [
-            ("172.30.0.", 24, "0.0.0.0/0"),
-            ("fd00:172:30::", 64, "::/0"),
-        ] {
-            link::address(&node, "eth0", &format!("{network}11/{length}")).unwrap();
-            link::address(&outside, "eth0", &format!("{network}2/{length}")).unwrap();
-            link::route(&node, all, &format!("{network}2")).unwrap();
-        }
-        for (range, via) in [
-            ("10.96.0.0/12", "172.30.0.11"),
-            ("198.51.100.0/24", "172.30.0.11"),
-            ("fd00:10:96::/112", "fd00:172:30::11"),
-            ("2001:db8:51::/64", "fd00:172:30::11"),
-        ] {
-            link::route(&outside, range, via).unwrap();
-        }
-        Self {
-            node,
-            pods,
-            outside,
-            _servers: servers,
-        }
+        lab
     }
 
     /// The node's rules.
@@ -115,16 +55,13 @@ impl Lab {
         let lines = lines.filter(|line| !line.starts_with('#') && !line.starts_with(':'));
         lines.collect::<Vec<_>>().join("\n")
     }
-
-    fn tcp(&self, from: &Namespace, to: SocketAddr) -> Outcome {
-        probe::tcp(from, to, PATIENCE).unwrap()
-    }
 }
 
 fn pod_address(family: IpFamily, number: u8) -> IpAddr {
+    let [v4, v6] = pod_addresses(number);
     match family {
-        IpFamily::V4 => IpAddr::from([10, 244, number, 2]),
-        IpFamily::V6 => format!("fd00:10:244:{number}::2").parse().unwrap(),
+        IpFamily::V4 => v4,
+        IpFamily::V6 => v6,
     }
 }
 
@@ -225,7 +162,7 @@ fn at(address: IpAddr, port: u16) -> SocketAddr {
 
 #[test]
 fn every_way_to_a_service_leads_to_its_endpoint() {
-    let lab = Lab::new();
+    let lab = Lab::eager();
     for generation in [Generation::Current, Generation::V1_23] {
         let options = Options {
             generation,
@@ -271,7 +208,7 @@ fn every_way_to_a_service_leads_to_its_endpoint() {
 
 #[test]
 fn policies_and_refusals_hold() {
-    let lab = Lab::new();
+    let lab = Lab::eager();
     let mut rules = lab.rules(&Options::default());
     let services = services(|family, services| {
         let (key, local) = service(family, 2, &[1]);
@@ -334,7 +271,7 @@ fn policies_and_refusals_hold() {
 
 #[test]
 fn a_client_stays_with_its_endpoint() {
-    let lab = Lab::new();
+    let lab = Lab::eager();
     let mut rules = lab.rules(&Options::default());
     let services = services(|family, services| {
         let (key, port) = service(family, 6, &[1, 2]);
@@ -356,7 +293,7 @@ fn a_client_stays_with_its_endpoint() {
 
 #[test]
 fn a_change_writes_what_changed_and_a_restart_adopts() {
-    let lab = Lab::new();
+    let lab = Lab::eager();
     let mut rules = lab.rules(&Options::default());
     let mut all = services(|family, services| {
         for number in 1..=9 {
@@ -392,7 +329,7 @@ fn a_change_writes_what_changed_and_a_restart_adopts() {
         .run(|| restarted.apply([(&key, None)], &all))
         .unwrap()
         .unwrap();
-    let fresh = Lab::new();
+    let fresh = Lab::eager();
     let mut rules = fresh.rules(&Options::default());
     fresh.reconcile(&mut rules, &all);
     assert_eq!(lab.save(), fresh.save());
@@ -400,7 +337,7 @@ fn a_change_writes_what_changed_and_a_restart_adopts() {
 
 #[test]
 fn damage_is_noticed_and_repaired() {
-    let lab = Lab::new();
+    let lab = Lab::eager();
     let mut rules = lab.rules(&Options::default());
     let all = services(|family, services| {
         let (key, port) = service(family, 1, &[1]);
@@ -447,7 +384,7 @@ fn damage_is_noticed_and_repaired() {
 
 #[test]
 fn a_refused_change_is_said_and_then_repaired() {
-    let lab = Lab::new();
+    let lab = Lab::eager();
     let mut rules = lab.rules(&Options::default());
     let mut all = services(|family, services| {
         let (key, port) = service(family, 1, &[1]);
@@ -478,7 +415,7 @@ fn a_refused_change_is_said_and_then_repaired() {
 
 #[test]
 fn the_variant_is_the_one_that_is_in_use() {
-    let lab = Lab::new();
+    let lab = Lab::eager();
     // As a kubelet leaves it.
     lab.node
         .output(

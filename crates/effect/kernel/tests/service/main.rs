@@ -1,0 +1,19 @@
+//! Services in nf_tables, driven with real packets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test"
+)]
+
+#[path = "../scene/mod.rs"]
+mod scene;
+
+mod affinity;
+mod change;
+mod cost;
+mod frontends;
+mod listing;
+mod node_port;
+mod reach;
+mod sources;
+mod takeover;
