@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use crate::lab::{Lab, PATIENCE, Running, eventually, expect};
@@ -133,15 +133,21 @@ fn exec_carries_many_bytes_both_ways() {
 #[test]
 fn exec_has_a_terminal_of_the_container() {
     let (namespace, lab) = ("exec-tty", pods("exec-tty"));
-    // script(1) gives kubectl a terminal.
+    // script(1) gives kubectl a terminal. Its own input stays open: at its end it would type an
+    // end of transmission.
     let kubectl = format!(
         "stty rows 33 cols 99; kubectl exec -it -n {namespace} quiet -c main -- sh -c 'tty; stty size; echo $TERM; exit 5'"
     );
-    let ran = Command::new("script")
+    let mut script = Command::new("script")
         .args(["-qec", &kubectl, "/dev/null"])
         .env("KUBECONFIG", lab.kubeconfig())
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
         .unwrap();
+    let open = script.stdin.take();
+    let ran = script.wait_with_output().unwrap();
+    drop(open);
     let said = String::from_utf8_lossy(&ran.stdout).replace('\r', "");
     assert!(said.contains("/dev/pts/0\n33 99\nxterm\n"), "{said}");
     assert_eq!(ran.status.code(), Some(5), "{said}");

@@ -344,10 +344,7 @@ impl Stage<'_> {
 
     fn once(&mut self, transcript: &Transcript, step: &Step) -> Result<(), String> {
         let command = self.masks.command(&step.command, &step.masks);
-        let command = self
-            .names
-            .told(&command)
-            .replace("$HERE", &transcript.folder.to_string_lossy());
+        let command = with_texts(&self.names.told(&command), &transcript.folder);
         let terminal = Terminal {
             lab: &self.lab,
             folder: &work_folder(transcript),
@@ -402,4 +399,17 @@ impl Stage<'_> {
             "$ {command}\n--- expected ({match_of:?})\n{expected}\n--- found\n{found}\n---"
         ))
     }
+}
+
+/// The command with the text of a file of the transcript's folder, quoted, for each
+/// `$TEXT(file)`: places of the lab have a `/tmp` of their own, and may not see the folder.
+fn with_texts(command: &str, folder: &Path) -> String {
+    let mut parts = command.split("$TEXT(");
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (file, rest) = part.split_once(')').unwrap();
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        whole.push_str(&format!("'{}'{rest}", text.replace('\'', r"'\''")));
+    }
+    whole
 }

@@ -720,11 +720,12 @@ impl Lab {
         self.create(
             "stubborn",
             json!({"containers": [{"name": "c", "image": "busybox",
-            "command": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]}],
+            "command": ["sh", "-c", "trap '' TERM; touch /tmp/deaf; while :; do sleep 1; done"],
+            "readinessProbe": {"exec": {"command": ["cat", "/tmp/deaf"]}, "periodSeconds": 1}}],
             "terminationGracePeriodSeconds": 1}),
         )
         .await;
-        self.wait("stubborn", "running", running).await;
+        self.wait("stubborn", "deaf to its signal", ready).await;
         let began = Instant::now();
         self.delete("stubborn").await;
         assert!(began.elapsed() >= Duration::from_secs(1));
