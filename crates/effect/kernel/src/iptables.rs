@@ -12,7 +12,7 @@ mod program;
 
 use std::collections::BTreeMap;
 
-use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table};
+use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table, View};
 use weft_iptables::{Options, Programme, Restore, cleanup, is_ours};
 use weft_sys::nft::{Connection, Generation};
 
@@ -211,6 +211,24 @@ impl Rules {
         }
         Ok(())
     }
+}
+
+/// What the rules of both variants have of Services, whoever wrote them; `None` if they have
+/// nothing of them.
+///
+/// # Errors
+/// What a program could not do, [`Error::Missing`] where iptables is not installed.
+pub fn view(families: &[IpFamily]) -> Result<Option<View>, Error> {
+    let mut all = None;
+    for variant in program::present_variants()? {
+        for family in families {
+            let text = Programs::new(*family, variant).save_with_counts()?;
+            if let Some(view) = weft_iptables::view(&text) {
+                all.get_or_insert_with(View::default).merge(view);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Whose rules.

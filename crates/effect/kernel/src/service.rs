@@ -19,6 +19,7 @@ mod item;
 mod layout;
 mod rules;
 mod set;
+mod view;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use self::writer::Writer;
 
 pub use self::error::Error;
 pub use self::ip_family::IpFamily;
+pub use self::view::view;
 
 /// What a call has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +82,14 @@ impl ServiceTable {
             families: tables,
             settled: false,
         })
+    }
+
+    /// Whether all packets of connections to Services are counted, not only the connections:
+    /// from the next [`ServiceTable::reconcile`] on. Costs each packet two lookups.
+    pub fn count_traffic(&mut self, traffic: bool) {
+        for table in &mut self.families {
+            table.count_traffic(traffic);
+        }
     }
 
     /// Reads everything from the kernel and makes it what is desired: after

@@ -11,6 +11,7 @@ mod rule;
 mod ruleset;
 mod settings;
 mod v1_23;
+mod view;
 
 pub use chain::{Chain, ServiceChains, Table};
 pub use listing::Listing;
@@ -18,3 +19,4 @@ pub use programme::{Programme, Restore, cleanup, is_ours};
 pub use rule::{Condition, Match, Rule, State, Target};
 pub use ruleset::{Chains, Ruleset};
 pub use settings::{Generation, Options};
+pub use view::view;

@@ -34,9 +34,20 @@ pub(super) struct Config {
     /// How, beside what Services say themselves.
     #[serde(default)]
     pub(super) proxy: ProxyConfig,
+    /// What holds in mode nftables.
+    #[serde(default)]
+    pub(super) nftables: Nftables,
     /// What holds in mode iptables.
     #[serde(default)]
     pub(super) iptables: Iptables,
+}
+
+/// The section `nftables`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Nftables {
+    /// Whether all packets of connections to Services are counted, not only the connections.
+    pub(super) count_bytes: bool,
 }
 
 /// The section `iptables`.

@@ -96,6 +96,13 @@ impl Kernel {
         })
     }
 
+    /// Whether bytes to and from Services are counted, in mode nftables; from the next
+    /// reconciliation on.
+    pub(super) fn count_bytes(&mut self, count: bool) {
+        let by_nftables = matches!(self.proxy, Proxy::Nftables { .. });
+        self.services.count_traffic(count && by_nftables);
+    }
+
     /// Reads the routes back and repairs those that differ.
     pub(super) fn repair_routes(&mut self, desired: &Desired) -> Result<Outcome> {
         let mut outcome = Outcome::default();

@@ -98,7 +98,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
     };
     directories.install_binary()?;
     let ranges = [&*config.pod_cidrs, &config.service_cidrs].concat();
-    let kernel = Kernel::adopt(&ranges, config.iptables(), ADOPTION_PATIENCE).await?;
+    let mut kernel = Kernel::adopt(&ranges, config.iptables(), ADOPTION_PATIENCE).await?;
+    kernel.count_bytes(config.nftables.count_bytes);
     let mut network = NetworkChanges::subscribe()?;
     info!(%node, mode = %config.mode, "agent started");
 

@@ -67,6 +67,12 @@ impl Programs {
         Ok(Listing::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 
+    /// All that there is, as it is printed with what each rule has counted.
+    pub(super) fn save_with_counts(&self) -> Result<String, Error> {
+        let output = run(&self.name("-save"), &["--counters"], "")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Writes a change. Other users of iptables wait meanwhile, and are waited for.
     pub(super) fn restore(&self, restore: &Restore) -> Result<(), Error> {
         let arguments = ["--noflush", "--counters", "--wait", PATIENCE];

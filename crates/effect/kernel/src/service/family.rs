@@ -17,7 +17,7 @@ use super::item::{
 use super::layout::{Layout, PodMatch, Shape};
 use super::rules::{REMEMBER, remembering};
 use super::set::{Content, Scope, SetId};
-use super::writer::{STEP, Writer};
+use super::writer::{Counted, STEP, Writer};
 use super::{Error, Report};
 
 /// How often it is looked whom the kernel remembers, if each time one of them went before
@@ -73,6 +73,12 @@ impl FamilyTable {
             nat: Items::new(),
             pod_sources: Vec::new(),
         }
+    }
+
+    /// Whether all packets of translated connections are to be counted, from the next
+    /// reconciliation on.
+    pub(super) fn count_traffic(&mut self, traffic: bool) {
+        self.shape.traffic = traffic;
     }
 
     pub(super) fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &[Backend])> {
@@ -204,6 +210,27 @@ impl FamilyTable {
         })
     }
 
+    /// What elements have counted in a table that is about to be replaced.
+    fn counted(&self, connection: &mut Connection) -> Result<Counted, Error> {
+        let there: BTreeSet<String> = connection
+            .sets(&self.name)?
+            .into_iter()
+            .map(|set| set.map_or_else(|name| name, |set| set.name))
+            .collect();
+        let mut counted = Counted::new();
+        let all = SetId::all(&self.shape.timeouts, self.shape.traffic);
+        for set in all.into_iter().filter(|set| set.counts()) {
+            if !there.contains(&*set.name()) {
+                continue;
+            }
+            for element in connection.elements(&self.name, &set.name())? {
+                let key = Bytes::new(&element.key).map(|key| ItemKey { set, key });
+                counted.extend(key.zip(element.counts));
+            }
+        }
+        Ok(counted)
+    }
+
     /// Reads the table and makes it what is desired.
     pub(super) fn reconcile(
         &mut self,
@@ -226,16 +253,23 @@ impl FamilyTable {
                 report
                     .rebuilt
                     .push(format!("{name}: the table was missing"));
-                (Found::default(), Writer::with_start(connection, batch))
+                (
+                    Found::default(),
+                    Writer::with_start(connection, batch, Counted::new()),
+                )
             }
             Standing::Other(reason) => {
                 self.own(connection)?;
+                let counted = self.counted(connection)?;
                 let mut batch = Batch::new();
                 batch.delete_table(&name);
                 batch.add_table(&self.table(self.flags(connection)?));
                 self.put_layout(&mut batch);
                 report.rebuilt.push(format!("{name}: {reason}"));
-                (Found::default(), Writer::with_start(connection, batch))
+                (
+                    Found::default(),
+                    Writer::with_start(connection, batch, counted),
+                )
             }
         };
 
@@ -299,9 +333,14 @@ impl FamilyTable {
                     outside: slots(items, Scope::Local),
                 });
                 let actual = actual.unwrap_or_default();
-                (*key, Installed::new(&entry.value, self.family, &actual))
+                (*key, self.installed_as(&entry.value, &actual))
             })
             .collect()
+    }
+
+    /// A frontend as it will stand, where these slots are filled now.
+    fn installed_as(&self, frontend: &Frontend, actual: &Slots) -> Installed {
+        Installed::new(frontend, self.family, actual).counting_traffic(self.shape.traffic)
     }
 
     /// Makes frontends what is given.
@@ -318,7 +357,7 @@ impl FamilyTable {
             }
             let old = self.installed.get(key);
             let actual = old.map(Installed::slots).unwrap_or_default();
-            let new = frontend.map(|it| Installed::new(it, self.family, &actual));
+            let new = frontend.map(|it| self.installed_as(it, &actual));
             if let Some(seconds) = new.as_ref().and_then(|new| new.affinity) {
                 remember_for(&self.name, self.family, &mut self.shape, seconds, writer)?;
             }
@@ -456,6 +495,7 @@ impl FamilyTable {
         self.shape = Shape {
             pods: PodMatch::from(&nat.local),
             timeouts,
+            traffic: self.shape.traffic,
         };
         self.layout = Layout::of(self.family, &self.shape);
         Ok(())
@@ -464,7 +504,7 @@ impl FamilyTable {
     /// Reads every element.
     fn read(&self, connection: &mut Connection) -> Result<Found, Error> {
         let mut found = Found::default();
-        for set in SetId::all(&self.shape.timeouts) {
+        for set in SetId::all(&self.shape.timeouts, self.shape.traffic) {
             if set.content() == Content::Kernel {
                 continue;
             }

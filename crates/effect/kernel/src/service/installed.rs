@@ -13,7 +13,7 @@ use super::ip_family::IpFamily;
 use super::item::{
     Bytes, ItemKey, ItemValue, Items, backend_bytes, comment, frontend_bytes, slot_bytes,
 };
-use super::set::{Scope, SetId};
+use super::set::{Scope, SetId, Way};
 
 /// A frontend as it stands in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) struct Installed {
     pub(super) exclusive: bool,
     /// Endpoints that connections may still be open to.
     serving: Arc<BTreeSet<Backend>>,
+    /// Whether all of its packets are counted.
+    traffic: bool,
 }
 
 /// What some clients get.
@@ -85,7 +87,13 @@ impl Installed {
             masquerade: frontend.masquerade,
             exclusive: frontend.exclusive,
             serving: frontend.serving.clone(),
+            traffic: false,
         }
+    }
+
+    /// The same, with all of its packets counted or not.
+    pub(super) fn counting_traffic(self, traffic: bool) -> Self {
+        Self { traffic, ..self }
     }
 
     /// Its slots.
@@ -150,6 +158,11 @@ impl Installed {
             label: comment(&self.label),
             items: Items::new(),
         };
+        items.labelled(SetId::Frontends);
+        if self.traffic {
+            items.plain(SetId::Traffic(Way::In));
+            items.plain(SetId::Traffic(Way::Out));
+        }
         if self.gives_nothing() {
             items.labelled(match self.all.otherwise {
                 Otherwise::Refuse => SetId::Refused,
@@ -157,7 +170,6 @@ impl Installed {
             });
             return items.items;
         }
-        items.labelled(SetId::Frontends);
         items.plain(match self.masquerade {
             Masquerade::Outside => SetId::MasqueradeOutside,
             Masquerade::All => SetId::MasqueradeAll,
@@ -195,6 +207,7 @@ impl Installed {
     fn put_sources(&self, items: &mut Elements, known: Option<&Installed>) {
         let Some(sources) = &self.sources else { return };
         items.plain(SetId::Restricted);
+        items.plain(SetId::NotAdmitted);
         if known.is_some_and(|known| known.sources.as_ref() == Some(sources)) {
             return;
         }
@@ -342,7 +355,7 @@ mod tests {
                 let items = installed(&frontend).items(&key, None);
                 items.keys().map(|key| key.set).collect()
             };
-            assert_eq!(sets(0), [set]);
+            assert_eq!(sets(0), [SetId::Frontends, set]);
             assert!(!sets(1).contains(&set));
         }
     }
@@ -437,6 +450,7 @@ mod tests {
             SetId::Size(Scope::Local, 1),
             SetId::Large(Scope::All),
             SetId::Split,
+            SetId::NotAdmitted,
             SetId::Frontends,
         ];
         assert_eq!(sets(steps(&nothing, &items)), expected);

@@ -157,9 +157,14 @@ pub(super) fn slot_bytes(mut frontend: Bytes, slot: u32) -> Bytes {
     frontend
 }
 
-fn slot_of(key: Bytes) -> Option<u32> {
+pub(super) fn slot_of(key: Bytes) -> Option<u32> {
     let bytes = key.as_slice().last_chunk::<4>()?;
     Some(u32::from_ne_bytes(*bytes))
+}
+
+/// The address that bytes start with.
+pub(super) fn address_at_start(bytes: &[u8], family: IpFamily) -> Option<IpAddr> {
+    split_address(bytes, family).map(|(address, _)| address)
 }
 
 /// The address at the start, and what follows.

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! -110 prerouting, output   key @restricted, and not key . saddr @sources   dropped
+//!                           (counted by key @not-admitted)
 //!                           key @refused            TCP reset, or ICMP port unreachable
 //!                           key @dropped            dropped
 //! -110 prerouting           key @dropped-outside, not from a pod            dropped
@@ -16,6 +17,8 @@
 //!                           key @size-large         jump pick-large      (N: 12 and up)
 //!                           dnat key . 0            the choice that never fails
 //!      pick-N               dnat key . random mod N, then key . 0
+//!  -95 prerouting, output   only where bytes are counted: translated, original
+//!                           key @traffic-in, answers @traffic-out
 //!  -90 output, 0 forward    key @dropped               dropped
 //!                           daddr @service-addresses   refused: no such port
 //!                           daddr @service-ranges      dropped: no such Service
@@ -60,6 +63,8 @@ pub(super) struct Shape {
     pub(super) pods: PodMatch,
     /// For how many seconds clients are remembered, where they are.
     pub(super) timeouts: BTreeSet<u32>,
+    /// Whether all of a translated connection's packets are counted.
+    pub(super) traffic: bool,
 }
 
 /// How a packet from a pod is told.
@@ -90,7 +95,7 @@ impl From<&LocalDetection> for PodMatch {
 impl Layout {
     /// The layout of a family's table.
     pub(super) fn of(family: IpFamily, shape: &Shape) -> Self {
-        let sets = SetId::all(&shape.timeouts)
+        let sets = SetId::all(&shape.timeouts, shape.traffic)
             .into_iter()
             .map(|set| set.definition(family))
             .map(|set| (set.name.clone(), set))

@@ -10,7 +10,7 @@ use weft_sys::nft::{
 
 use super::ip_family::{End, IpFamily};
 use super::layout::{PodMatch, Shape};
-use super::set::{Scope, SetId};
+use super::set::{Scope, SetId, Way};
 
 /// Counts above this are drawn from classes that are not full: several draws, then one
 /// that can't miss.
@@ -37,6 +37,7 @@ pub(super) fn write(family: IpFamily, shape: &Shape) -> (Chains, Rules) {
     for scope in Scope::BOTH {
         builder.pick(scope);
     }
+    builder.count_traffic();
     builder.unknown();
     builder.remember();
     builder.masquerade();
@@ -138,6 +139,9 @@ impl Builder<'_> {
         self.rule("restrict", &[self.load_key(), source, back.clone()]);
         let comment = Some("a source that loadBalancerSourceRanges does not admit");
         let drop = counted(Expression::Verdict(Verdict::Drop));
+        let known = self.key(SetId::NotAdmitted);
+        self.commented("restrict", comment, &[known, drop.clone()]);
+        // For a packet between whose looks a commit fell.
         self.commented("restrict", comment, std::slice::from_ref(&drop));
 
         if let Some(pod) = self.sent_by_pod(false) {
@@ -173,7 +177,7 @@ impl Builder<'_> {
         if let Some(pod) = self.sent_by_pod(false) {
             self.rule("outside", &[pod, back]);
         }
-        self.rule("outside", &[goto("local-pick")]);
+        self.rule("outside", &[self.key(SetId::Frontends), goto("local-pick")]);
     }
 
     fn pick(&mut self, scope: Scope) {
@@ -238,6 +242,31 @@ impl Builder<'_> {
                 port: Some(Register::word(self.family.words())),
             },
         ]
+    }
+
+    /// Where bytes are counted: every packet of a translated connection, once.
+    fn count_traffic(&mut self) {
+        if !self.shape.traffic {
+            return;
+        }
+        self.chain("traffic", None);
+        for (name, hook) in [
+            ("traffic-prerouting", Hook::Prerouting),
+            ("traffic-output", Hook::Output),
+        ] {
+            self.base(name, ChainKind::Filter, hook, -95);
+            // What the node sends itself comes by twice.
+            let arrived = match hook {
+                Hook::Prerouting => device(b"lo", IFNAMSIZ, true),
+                Hook::Input | Hook::Forward | Hook::Output | Hook::Postrouting => Vec::new(),
+            };
+            self.rule(name, &[translated(), arrived, jump("traffic")]);
+        }
+        for (way, direction) in [(Way::In, 0), (Way::Out, 1)] {
+            let mut counted = original_key(self.family, 0);
+            counted.push(lookup(SetId::Traffic(way), false));
+            self.rule("traffic", &[of_direction(direction), counted]);
+        }
     }
 
     /// What was sent to a Service's address and not translated never leaves the node.
@@ -343,32 +372,10 @@ impl Builder<'_> {
     /// Goes on if the packet came from a pod of the cluster, or if it did not; `None` if
     /// that can't be told.
     fn sent_by_pod(&self, invert: bool) -> Option<Vec<Expression>> {
-        let device = |value: Vec<u8>| {
-            vec![
-                Expression::Meta {
-                    key: MetaKey::InputName,
-                    into: Register::word(0),
-                },
-                Expression::Compare {
-                    from: Register::word(0),
-                    operation: if invert {
-                        BitOperation::NotEqual
-                    } else {
-                        BitOperation::Equal
-                    },
-                    value,
-                },
-            ]
-        };
         match &self.shape.pods {
             PodMatch::Source => Some(self.address(End::Source, SetId::PodSources, invert)),
-            PodMatch::Device(name) => {
-                // `IFNAMSIZ`.
-                let mut value = name.as_bytes().to_vec();
-                value.resize(16, 0);
-                Some(device(value))
-            }
-            PodMatch::DevicePrefix(start) => Some(device(start.as_bytes().to_vec())),
+            PodMatch::Device(name) => Some(device(name.as_bytes(), IFNAMSIZ, invert)),
+            PodMatch::DevicePrefix(start) => Some(device(start.as_bytes(), start.len(), invert)),
             PodMatch::Nothing => None,
         }
     }
@@ -456,6 +463,46 @@ fn destination_port(word: u8) -> Expression {
         length: 2,
         into: Register::word(word),
     }
+}
+
+/// `IFNAMSIZ`: a device's whole name, its zeros included.
+const IFNAMSIZ: usize = 16;
+
+/// Goes on if the name of the device that the packet came in through begins so, or not so.
+fn device(name: &[u8], length: usize, invert: bool) -> Vec<Expression> {
+    let mut value = name.to_vec();
+    value.resize(length, 0);
+    vec![
+        Expression::Meta {
+            key: MetaKey::InputName,
+            into: Register::word(0),
+        },
+        Expression::Compare {
+            from: Register::word(0),
+            operation: if invert {
+                BitOperation::NotEqual
+            } else {
+                BitOperation::Equal
+            },
+            value,
+        },
+    ]
+}
+
+/// Goes on if the packet goes in this direction of its connection (`enum ip_conntrack_dir`).
+fn of_direction(direction: u8) -> Vec<Expression> {
+    vec![
+        Expression::Ct {
+            key: CtKey::Direction,
+            direction: None,
+            into: Register::word(0),
+        },
+        Expression::Compare {
+            from: Register::word(0),
+            operation: BitOperation::Equal,
+            value: vec![direction],
+        },
+    ]
 }
 
 fn lookup(set: SetId, invert: bool) -> Expression {

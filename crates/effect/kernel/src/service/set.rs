@@ -45,6 +45,19 @@ impl Scope {
     }
 }
 
+/// A direction of a Service's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// From clients to endpoints.
+    In,
+    /// Answers.
+    Out,
+}
+
+impl Way {
+    pub(super) const BOTH: [Way; 2] = [Way::In, Way::Out];
+}
+
 /// The sets, in the order in which elements of a frontend are added; they are removed in
 /// the reverse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,8 +100,13 @@ pub(super) enum SetId {
     Large(Scope),
     /// Frontends that give clients beyond the cluster other endpoints.
     Split,
-    /// Frontends with endpoints; each element counts its connections.
+    /// Frontends that admit some sources only; each element counts what came from others.
+    NotAdmitted,
+    /// All frontends; each element counts its connections. Those without endpoints too: what
+    /// was counted stays when the last endpoint goes and another comes.
     Frontends,
+    /// All frontends, where bytes are counted: each element counts packets in this direction.
+    Traffic(Way),
     /// Frontends without, whose clients are told.
     Refused,
     /// Frontends without, whose clients are told nothing.
@@ -111,8 +129,9 @@ pub(super) enum Content {
 }
 
 impl SetId {
-    /// The sets of a table that remembers clients for these times.
-    pub(super) fn all(timeouts: &BTreeSet<u32>) -> Vec<SetId> {
+    /// The sets of a table that remembers clients for these times, and counts bytes or does
+    /// not.
+    pub(super) fn all(timeouts: &BTreeSet<u32>, traffic: bool) -> Vec<SetId> {
         let sizes = |scope: Scope| scope.classes().map(move |it| SetId::Size(scope, it.slots));
         let mut all = vec![
             SetId::Pods,
@@ -129,6 +148,7 @@ impl SetId {
             SetId::MasqueradeNode,
             SetId::Sources,
             SetId::Restricted,
+            SetId::NotAdmitted,
             SetId::Split,
             SetId::Frontends,
             SetId::Refused,
@@ -140,6 +160,9 @@ impl SetId {
             all.extend(sizes(scope));
         }
         all.extend(timeouts.iter().copied().map(SetId::Sticky));
+        if traffic {
+            all.extend(Way::BOTH.map(SetId::Traffic));
+        }
         all
     }
 
@@ -169,7 +192,10 @@ impl SetId {
             SetId::Large(Scope::All) => "size-large",
             SetId::Large(Scope::Local) => "local-size-large",
             SetId::Split => "split",
+            SetId::NotAdmitted => "not-admitted",
             SetId::Frontends => "frontends",
+            SetId::Traffic(Way::In) => "traffic-in",
+            SetId::Traffic(Way::Out) => "traffic-out",
             SetId::Refused => "refused",
             SetId::Dropped => "dropped",
             SetId::DroppedOutside => "dropped-outside",
@@ -202,7 +228,9 @@ impl SetId {
             | SetId::Size(..)
             | SetId::Large(_)
             | SetId::Split
+            | SetId::NotAdmitted
             | SetId::Frontends
+            | SetId::Traffic(_)
             | SetId::Refused
             | SetId::Dropped
             | SetId::DroppedOutside => Content::Frontends,
@@ -217,6 +245,20 @@ impl SetId {
     /// Whether its elements are ranges in one part of their key.
     pub(super) fn has_key_ends(self) -> bool {
         self == SetId::Sources
+    }
+
+    /// Whether each element counts the packets that found it. Only sets that are looked up
+    /// once for a packet do.
+    pub(super) fn counts(self) -> bool {
+        matches!(
+            self,
+            SetId::NotAdmitted
+                | SetId::Frontends
+                | SetId::Traffic(_)
+                | SetId::Refused
+                | SetId::Dropped
+                | SetId::DroppedOutside
+        )
     }
 
     pub(super) fn definition(self, family: IpFamily) -> Set {
@@ -243,7 +285,9 @@ impl SetId {
             | SetId::Size(..)
             | SetId::Large(_)
             | SetId::Split
+            | SetId::NotAdmitted
             | SetId::Frontends
+            | SetId::Traffic(_)
             | SetId::Refused
             | SetId::Dropped
             | SetId::DroppedOutside => (frontend(), Vec::new()),
@@ -259,7 +303,7 @@ impl SetId {
                 dynamic: filled_by_rules,
             },
             timeout: None,
-            counter: self == SetId::Frontends,
+            counter: self.counts(),
             comment: None,
         }
     }

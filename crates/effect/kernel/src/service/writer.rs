@@ -1,6 +1,8 @@
 //! Steps as transactions.
 
-use weft_sys::nft::{Batch, Connection, ElementRef, TableName};
+use std::collections::BTreeMap;
+
+use weft_sys::nft::{Batch, Connection, Counts, ElementRef, TableName};
 
 use super::item::{ItemKey, ItemValue, Step};
 use super::{Error, Report};
@@ -20,7 +22,12 @@ pub(super) struct Writer<'a> {
     limit: usize,
     elements: usize,
     transactions: usize,
+    /// What elements that are added have counted already.
+    counts: Counted,
 }
+
+/// What elements have counted.
+pub(super) type Counted = BTreeMap<ItemKey, Counts>;
 
 impl<'a> Writer<'a> {
     pub(super) fn new(connection: &'a mut Connection) -> Self {
@@ -31,13 +38,19 @@ impl<'a> Writer<'a> {
             limit,
             elements: 0,
             transactions: 0,
+            counts: Counted::new(),
         }
     }
 
     /// A writer whose first transaction starts with `batch` and takes in as much as the
     /// kernel allows: what replaces a table should be whole at once.
-    pub(super) fn with_start(connection: &'a mut Connection, batch: Batch) -> Self {
+    pub(super) fn with_start(
+        connection: &'a mut Connection,
+        batch: Batch,
+        counts: Counted,
+    ) -> Self {
         let mut writer = Self::new(connection);
+        writer.counts = counts;
         writer.limit = writer.connection.capacity();
         writer.batch = batch;
         writer
@@ -102,7 +115,9 @@ impl<'a> Writer<'a> {
     }
 
     fn add(&mut self, table: &TableName, key: &ItemKey, value: &ItemValue) {
+        let counts = self.counts.get(key).copied();
         each_element(key, value, |element| {
+            let element = ElementRef { counts, ..element };
             self.batch.add_element(table, &key.set.name(), element);
         });
     }

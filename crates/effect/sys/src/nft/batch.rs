@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::expression::milliseconds;
-use super::object::{Chain, Policy, Rule, Set, Table, TableName};
+use super::object::{Chain, Counts, Policy, Rule, Set, Table, TableName};
 use super::wire::{
     self, BATCH_BEGIN, BATCH_END, DELETE_CHAIN, DELETE_ELEMENT, DELETE_RULE, DELETE_SET,
     DELETE_TABLE, NEW_CHAIN, NEW_ELEMENT, NEW_RULE, NEW_SET, NEW_TABLE, SUBSYSTEM, nest, put,
@@ -40,6 +40,8 @@ pub struct ElementRef<'a> {
     pub interval_end: bool,
     /// How long it stays; the set's default if none.
     pub timeout: Option<Duration>,
+    /// What it has counted already, in a set whose elements count.
+    pub counts: Option<Counts>,
     /// Who it is there for; `nft list` shows it. Cut at 127 bytes; empty for none.
     pub comment: &'a str,
 }
@@ -473,6 +475,15 @@ fn put_element(out: &mut Vec<u8>, add: bool, element: ElementRef<'_>) {
         }
         if let Some(timeout) = element.timeout {
             wire::put_u64(out, 4, milliseconds(timeout));
+        }
+        if let Some(counts) = element.counts {
+            nest(out, 7, |out| {
+                put_text(out, 1, "counter");
+                nest(out, 2, |out| {
+                    wire::put_u64(out, 1, counts.bytes);
+                    wire::put_u64(out, 2, counts.packets);
+                });
+            });
         }
         if !element.comment.is_empty() {
             let value = wire::open(out, 6);

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::batch::{Batch, Step};
-use super::object::{Chain, Element, Rule, Set, Table, TableName};
+use super::object::{Chain, Counts, Element, Rule, Set, Table, TableName};
 use super::wire::{
     GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, SUBSYSTEM,
     put_family_header, put_text,
@@ -107,6 +107,17 @@ impl Connection {
         let request = request(GET_RULE, "list rules", table.family, Some(table), None);
         self.socket
             .dump(&request, |message| Ok(read::rule(message.payload)))
+    }
+
+    /// The rules of a table that count, and what they have counted.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn counting_rules(&mut self, table: &TableName) -> Result<Vec<(Rule, Counts)>, Error> {
+        let request = request(GET_RULE, "list rules", table.family, Some(table), None);
+        self.socket.dump(&request, |message| {
+            Ok(read::rule(message.payload).zip(read::rule_counts(message.payload)))
+        })
     }
 
     /// The named sets and maps of a table: `Err` holds the name of one whose types weft

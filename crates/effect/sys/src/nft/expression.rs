@@ -70,6 +70,8 @@ pub enum PayloadBase {
 pub enum CtKey {
     /// One bit of [`CtKey::INVALID`] and so on; machine's byte order.
     State,
+    /// 0 for a packet that goes as the first did, 1 for an answer; one byte.
+    Direction,
     /// Bits such as [`CtKey::DESTINATION_TRANSLATED`]; machine's byte order.
     Status,
     /// The transport protocol, one byte.
@@ -544,6 +546,7 @@ numbers!(PayloadBase {
 });
 numbers!(CtKey {
     State = 0,
+    Direction = 1,
     Status = 2,
     Protocol = 10,
     SourcePort = 11,

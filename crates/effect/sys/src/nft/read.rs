@@ -125,6 +125,12 @@ pub(super) fn rule(payload: &[u8]) -> Option<Rule> {
     })
 }
 
+/// What the counters of a rule have counted; nothing if it has none.
+pub(super) fn rule_counts(payload: &[u8]) -> Option<Counts> {
+    let fields = Fields::of_message(payload);
+    attributes(fields.get(4).unwrap_or_default()).find_map(|entry| counts(entry.nested()))
+}
+
 fn expression(fields: &Fields<'_>) -> Expression {
     let name = fields.text(1).unwrap_or_default();
     let data = fields
