@@ -124,8 +124,15 @@ pub struct Programme {
     comments: bool,
     /// Digests of the chains that all share.
     shared: BTreeMap<(Table, Chain), Digest>,
-    /// Where iptables prints a chain in other words than it was written in: their digest.
-    printed: BTreeMap<(Table, Chain), Digest>,
+    /// Where iptables prints a chain in other words than it was written in.
+    printed: BTreeMap<(Table, Chain), Printed>,
+}
+
+/// A chain in our words and in iptables'. The second stand for the first and for no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Printed {
+    wanted: Digest,
+    listed: Digest,
 }
 
 impl Programme {
@@ -236,7 +243,6 @@ impl Programme {
             let key = (table, chain);
             if self.shared.get(&key) != Some(&digest) {
                 restore.write(table, &key.1, &lines);
-                self.printed.remove(&key);
                 self.shared.insert(key, digest);
             }
         }
@@ -252,9 +258,9 @@ impl Programme {
         let mut printed = BTreeMap::new();
         let mut compare = |table, chain: &Chain, wanted: Digest| {
             if let Some(rules) = actual.rules(table, chain) {
-                let digest = digest(rules);
-                if digest != wanted {
-                    printed.insert((table, chain.clone()), digest);
+                let listed = digest(rules);
+                if listed != wanted {
+                    printed.insert((table, chain.clone()), Printed { wanted, listed });
                 }
             }
         };
@@ -272,8 +278,17 @@ impl Programme {
     /// Whether a chain is as it should be.
     fn is_there(&self, actual: &Listing, table: Table, chain: &Chain, lines: &[String]) -> bool {
         actual.rules(table, chain).is_some_and(|rules| {
-            let there = rules == lines;
-            there || self.printed.get(&(table, chain.clone())) == Some(&digest(rules))
+            rules == lines
+                || self
+                    .printed
+                    .get(&(table, chain.clone()))
+                    .is_some_and(|known| {
+                        *known
+                            == Printed {
+                                wanted: digest(lines),
+                                listed: digest(rules),
+                            }
+                    })
         })
     }
 
@@ -287,7 +302,6 @@ impl Programme {
                 let lines = lines(self.family, chain, rules);
                 if old.own.get(chain) != Some(&digest(&lines)) {
                     step.restore.write(Table::Nat, chain, &lines);
-                    self.printed.remove(&(Table::Nat, chain.clone()));
                 }
             }
             new = part(self.family, port, fragment);

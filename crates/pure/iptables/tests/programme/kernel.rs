@@ -36,6 +36,11 @@ impl Kernel {
 
     /// What `iptables-save` would print.
     pub(crate) fn listing(&self) -> Listing {
+        self.listing_in_other_words(str::to_owned)
+    }
+
+    /// What an `iptables-save` would print that has other words for a rule.
+    pub(crate) fn listing_in_other_words(&self, words: impl Fn(&str) -> String) -> Listing {
         let mut text = String::new();
         for (table, _) in HOOKS {
             text.push_str(&format!("*{table}\n"));
@@ -45,7 +50,7 @@ impl Kernel {
             }
             for (_, rules) in of_table() {
                 for rule in rules {
-                    text.push_str(&format!("{rule}\n"));
+                    text.push_str(&format!("{}\n", words(rule)));
                 }
             }
             text.push_str("COMMIT\n");

@@ -360,3 +360,35 @@ fn a_restored_kernel_prints_what_the_ruleset_says() {
         "saved",
     );
 }
+
+/// What iptables prints for a rule stands for that rule, not for what is desired next.
+#[test]
+fn a_rule_that_is_printed_in_other_words_is_still_replaced_by_another() {
+    let listed = |kernel: &Kernel| {
+        kernel.listing_in_other_words(|rule| rule.replace("-m tcp --dport", "--dport"))
+    };
+    let (key, before) = port(&mut Draw(3), 1);
+    let before = ServicePort {
+        node_port: Some(30001),
+        ..before
+    };
+    let after = ServicePort {
+        port: 81,
+        node_port: Some(30002),
+        ..before.clone()
+    };
+    let with = |port: ServicePort| Table::from([(key.clone(), entry(&key, port))]);
+    let (before, after) = (with(before), with(after));
+    let options = Options::default();
+    let mut kernel = Kernel::new(FOREIGN);
+    let mut programme = Programme::new(IpFamily::V4, options.clone());
+    let restore = programme.reconcile(&before, &nat(), &listed(&kernel));
+    kernel.restore(&restore.text());
+    programme.settle(&before, &listed(&kernel));
+    let again = programme.reconcile(&before, &nat(), &listed(&kernel));
+    assert!(again.is_empty(), "{}", again.text());
+    // No change told of it: a configuration read anew, or changes that failed before.
+    let restore = programme.reconcile(&after, &nat(), &listed(&kernel));
+    kernel.restore(&restore.text());
+    assert_same(&kernel.listing(), &fresh(&after, &options), "after");
+}
