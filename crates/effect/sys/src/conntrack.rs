@@ -16,6 +16,7 @@ const DELETE: u16 = 2;
 // enum ctattr_type
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const PROTOCOL_INFO: u16 = 4;
 const ID: u16 = 12;
 const FILTER: u16 = 25;
 // enum ctattr_tuple
@@ -30,6 +31,12 @@ const V6_DESTINATION: u16 = 4;
 const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
+// enum ctattr_protoinfo, enum ctattr_protoinfo_tcp
+const INFO_TCP: u16 = 1;
+const TCP_STATE: u16 = 1;
+/// `TCP_CONNTRACK_TIME_WAIT` (include/uapi/linux/netfilter/nf_conntrack_tcp.h): from here on
+/// both ends have closed.
+const TIME_WAIT: u8 = 7;
 /// `CTA_FILTER_ORIG_FLAGS`, `CTA_FILTER_REPLY_FLAGS`.
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
@@ -39,6 +46,8 @@ const BY_DESTINATION: u32 = BY_PORT | 1 << 1;
 /// The same without the address. Linux (seen in 6.18) compares addresses of IPv6 the wrong
 /// way round: a filter by one finds all connections but the ones looked for.
 const BY_PORT: u32 = 1 << 3 | 1 << 5;
+/// The protocol alone.
+const BY_PROTOCOL: u32 = 1 << 3;
 
 /// The connections of one network namespace.
 #[derive(Debug)]
@@ -49,8 +58,14 @@ pub struct Conntrack {
 /// A connection as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
+    /// Who opened it, as it sent.
+    pub client: SocketAddr,
+    /// Where the client sent it.
+    pub sent_to: SocketAddr,
     /// Where answers come from: the endpoint that it was translated to.
     pub reply_source: SocketAddr,
+    /// Whether both ends have closed it, as far as the kernel saw (TCP).
+    pub closed: bool,
     family: u8,
     /// The original tuple and the identity, as the kernel wrote them.
     original: Vec<u8>,
@@ -83,11 +98,11 @@ impl Conntrack {
     /// # Errors
     /// [`Error::Refused`] or a failure of the socket.
     pub fn flows_to(&mut self, to: SocketAddr, protocol: u8) -> Result<Vec<Flow>, Error> {
-        const OPERATION: &str = "list connections";
-        let mut payload = Vec::new();
-        let family = family_of(to.ip());
-        put_family_header(&mut payload, family, 0);
-        nest(&mut payload, TUPLE_ORIGINAL, |out| {
+        let filter = match to.ip() {
+            IpAddr::V4(_) => BY_DESTINATION,
+            IpAddr::V6(_) => BY_PORT,
+        };
+        let mut found = self.find(family_of(to.ip()), filter, to.to_string(), |out| {
             nest(out, TUPLE_IP, |out| match to.ip() {
                 IpAddr::V4(address) => put(out, V4_DESTINATION, &address.octets()),
                 IpAddr::V6(address) => put(out, V6_DESTINATION, &address.octets()),
@@ -96,29 +111,52 @@ impl Conntrack {
                 put(out, PROTOCOL_NUMBER, &[protocol]);
                 put(out, DESTINATION_PORT, &to.port().to_be_bytes());
             });
-        });
-        let filter = match to.ip() {
-            IpAddr::V4(_) => BY_DESTINATION,
-            IpAddr::V6(_) => BY_PORT,
-        };
+        })?;
+        found.retain(|flow| flow.sent_to.ip() == to.ip());
+        Ok(found)
+    }
+
+    /// All connections of an IP protocol, in both families.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn flows_of(&mut self, protocol: u8) -> Result<Vec<Flow>, Error> {
+        let mut all = Vec::new();
+        for family in [V4, V6] {
+            let object = format!("of protocol {protocol}");
+            all.extend(self.find(family, BY_PROTOCOL, object, |out| {
+                nest(out, TUPLE_PROTOCOL, |out| {
+                    put(out, PROTOCOL_NUMBER, &[protocol]);
+                });
+            })?);
+        }
+        Ok(all)
+    }
+
+    /// The connections of a family whose original tuple has what `filter` names of `tuple`.
+    fn find(
+        &mut self,
+        family: u8,
+        filter: u32,
+        object: String,
+        tuple: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Vec<Flow>, Error> {
+        let mut payload = Vec::new();
+        put_family_header(&mut payload, family, 0);
+        nest(&mut payload, TUPLE_ORIGINAL, tuple);
         nest(&mut payload, FILTER, |out| {
             put(out, FILTER_ORIGINAL, &filter.to_ne_bytes());
             put(out, FILTER_REPLY, &0_u32.to_ne_bytes());
         });
         let request = Request {
-            operation: OPERATION,
-            object: to.to_string(),
+            operation: "list connections",
+            object,
             kind: SUBSYSTEM << 8 | GET,
             flags: 0,
             payload,
         };
-        let found = self
-            .socket
-            .dump(&request, |message| Ok(flow(message.payload)))?;
-        let there = found
-            .into_iter()
-            .filter(|(destination, _)| *destination == to.ip());
-        Ok(there.map(|(_, flow)| flow).collect())
+        self.socket
+            .dump(&request, |message| Ok(flow(message.payload)))
     }
 
     /// Forgets a connection: its next packet starts a new one. One that is gone already is
@@ -148,32 +186,49 @@ impl Conntrack {
 }
 
 /// `AF_INET` and `AF_INET6`.
+const V4: u8 = 2;
+const V6: u8 = 10;
+
 fn family_of(address: IpAddr) -> u8 {
     match address {
-        IpAddr::V4(_) => 2,
-        IpAddr::V6(_) => 10,
+        IpAddr::V4(_) => V4,
+        IpAddr::V6(_) => V6,
     }
 }
 
-/// A connection and the address it was sent to; `None` for a message that does not tell all
-/// that is needed.
-fn flow(payload: &[u8]) -> Option<(IpAddr, Flow)> {
+/// A connection; `None` for a message that does not tell all that is needed.
+fn flow(payload: &[u8]) -> Option<Flow> {
     let body = payload.get(4..)?;
     let find = |kind| attributes(body).find(|attribute| attribute.kind == kind);
     let original = find(TUPLE_ORIGINAL)?;
     let reply = find(TUPLE_REPLY)?;
-    let port = within(reply.nested(), TUPLE_PROTOCOL, &[SOURCE_PORT])?;
-    let port = u16::from_be_bytes(port.try_into().ok()?);
-    let source = address(within(reply.nested(), TUPLE_IP, &[V4_SOURCE, V6_SOURCE])?)?;
-    let destination = [V4_DESTINATION, V6_DESTINATION];
-    let destination = address(within(original.nested(), TUPLE_IP, &destination)?)?;
-    let flow = Flow {
-        reply_source: SocketAddr::new(source, port),
+    let source = |tuple| end(tuple, [V4_SOURCE, V6_SOURCE], SOURCE_PORT);
+    let tcp_state = find(PROTOCOL_INFO)
+        .and_then(|info| within(info.nested(), INFO_TCP, &[TCP_STATE]))
+        .and_then(|state| state.first().copied());
+    Some(Flow {
+        client: source(original.nested())?,
+        sent_to: end(
+            original.nested(),
+            [V4_DESTINATION, V6_DESTINATION],
+            DESTINATION_PORT,
+        )?,
+        reply_source: source(reply.nested())?,
+        closed: tcp_state.is_some_and(|state| state >= TIME_WAIT),
         family: *payload.first()?,
         original: original.value.to_vec(),
         id: find(ID)?.value.to_vec(),
-    };
-    Some((destination, flow))
+    })
+}
+
+/// One end of a tuple.
+fn end(tuple: Attributes<'_>, addresses: [u16; 2], port: u16) -> Option<SocketAddr> {
+    let ip = address(within(tuple.clone(), TUPLE_IP, &addresses)?)?;
+    let port = within(tuple, TUPLE_PROTOCOL, &[port])?;
+    Some(SocketAddr::new(
+        ip,
+        u16::from_be_bytes(port.try_into().ok()?),
+    ))
 }
 
 /// The first of these attributes in a part of a tuple.

@@ -8,4 +8,5 @@ pub mod netlink;
 pub mod nft;
 pub mod process;
 pub mod rtnl;
+pub mod segment;
 pub mod udp;

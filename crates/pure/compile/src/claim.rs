@@ -1,6 +1,7 @@
 //! Who gets a thing that two objects claim.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 
 use weft_model::{ObjectKey, Uid};
 
@@ -105,6 +106,11 @@ impl<K: Ord + Copy> Claims<K> {
     /// Who has the key.
     pub(crate) fn holder(&self, key: &K) -> Option<&ObjectKey> {
         self.by_key.get(key)?.first().map(|claim| &claim.owner)
+    }
+
+    /// The keys of a range that somebody has.
+    pub(crate) fn held(&self, range: impl RangeBounds<K>) -> impl Iterator<Item = &K> {
+        self.by_key.range(range).map(|(key, _)| key)
     }
 
     /// Who claims the key, its holder first.

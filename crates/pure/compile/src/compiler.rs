@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use weft_desired::{Desired, FrontendKey, NodeNat, RouteKey, ServicePortKey};
+use weft_desired::{Desired, FrontendKey, NodeNat, RouteKey, ServicePortKey, SocketKey};
 use weft_model::{Change, Cluster, Key, LabelSet, Node, NodeName, ObjectKey, Pod};
 
 use crate::claim::Holders;
@@ -142,8 +142,17 @@ impl Compiler {
             object: Key::Service(key.clone()),
             reason: reason.to_owned(),
         });
+        let taken = self.services.taken().map(|(key, service)| Problem {
+            object: Key::Service(service.clone()),
+            reason: format!(
+                "node port {} {} belongs to another program on this node; stop that, or give \
+                 the Service another port",
+                key.port, key.protocol
+            ),
+        });
         let mut all: Vec<Problem> = Problem::rejected(&self.cluster)
             .chain(lost)
+            .chain(taken)
             .chain(unserved)
             .chain(self.fabric_problems.iter().cloned())
             .collect();
@@ -157,14 +166,33 @@ impl Compiler {
             return Touched::default();
         }
         self.desired.nat.own_addresses = addresses;
-        let mut touched = self.services.changed(
+        let mut touched = self.node_ports_changed();
+        touched.nat = true;
+        touched
+    }
+
+    /// The node ports that Services ask for, each at the unspecified address of its family,
+    /// whether or not another program of the node has it.
+    pub fn node_ports(&self) -> impl Iterator<Item = &SocketKey> {
+        self.services.node_ports()
+    }
+
+    /// Takes in which of the node ports other programs of this node have. No Service gets
+    /// those: the program that listens there stays reachable.
+    pub fn set_taken_node_ports(&mut self, taken: BTreeSet<SocketKey>) -> Touched {
+        if !self.services.set_taken(taken) {
+            return Touched::default();
+        }
+        self.node_ports_changed()
+    }
+
+    fn node_ports_changed(&mut self) -> Touched {
+        self.services.changed(
             &self.services.with_node_ports().clone(),
             &self.cluster,
             &self.settings.node,
             &mut self.desired,
-        );
-        touched.nat = true;
-        touched
+        )
     }
 
     /// Takes a change of the cluster in.

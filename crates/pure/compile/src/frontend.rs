@@ -115,11 +115,14 @@ fn sources(port: &ServicePort) -> Option<Arc<BTreeSet<IpNet>>> {
 
 /// What stands for a node port whatever the node's addresses are.
 pub(crate) fn node_port_socket(key: &ServicePortKey, node_port: u16) -> SocketKey {
-    let unspecified: IpAddr = match key.family {
+    socket(key, unspecified(key.family), node_port)
+}
+
+pub(crate) fn unspecified(family: IpFamily) -> IpAddr {
+    match family {
         IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
         IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    socket(key, unspecified, node_port)
+    }
 }
 
 pub(crate) fn socket(key: &ServicePortKey, address: IpAddr, port: u16) -> SocketKey {

@@ -11,7 +11,7 @@ use weft_model::{Cluster, NodeName, ObjectKey};
 
 use crate::claim::{Claims, Rank, Weight};
 use crate::compiler::Touched;
-use crate::frontend::{frontends, node_port_addresses, node_port_socket, socket};
+use crate::frontend::{frontends, node_port_addresses, node_port_socket, socket, unspecified};
 use crate::service;
 
 type Ports = Vec<(ServicePortKey, Entry<ServicePort>)>;
@@ -25,6 +25,8 @@ pub(crate) struct Services {
     /// Services that look at the labels of endpoints' nodes.
     by_topology: BTreeSet<ObjectKey>,
     with_node_ports: BTreeSet<ObjectKey>,
+    /// Node ports that other programs of the node have, at the unspecified address.
+    taken: BTreeSet<SocketKey>,
 }
 
 impl Services {
@@ -82,6 +84,34 @@ impl Services {
     /// Services that have a port at the node's own addresses.
     pub(crate) fn with_node_ports(&self) -> &BTreeSet<ObjectKey> {
         &self.with_node_ports
+    }
+
+    /// The node ports that Services ask for, each at the unspecified address of its family.
+    pub(crate) fn node_ports(&self) -> impl Iterator<Item = &SocketKey> {
+        IpFamily::BOTH.into_iter().flat_map(|family| {
+            let address = unspecified(family);
+            let end = |protocol, port| SocketKey {
+                address,
+                protocol,
+                port,
+            };
+            let all = end(Protocol::Tcp, 0)..=end(Protocol::Sctp, u16::MAX);
+            self.claims.held(all)
+        })
+    }
+
+    /// Takes in which node ports other programs have. Returns whether those are others now;
+    /// then Services with node ports have to be compiled anew.
+    pub(crate) fn set_taken(&mut self, taken: BTreeSet<SocketKey>) -> bool {
+        let changed = self.taken != taken;
+        self.taken = taken;
+        changed
+    }
+
+    /// Node ports that no Service gets because another program has them, and which would.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = (&SocketKey, &ObjectKey)> {
+        let holder = |socket| self.claims.holder(socket).map(|owner| (socket, owner));
+        self.taken.iter().filter_map(holder)
     }
 
     /// What a Service asks for beyond what it gets.
@@ -147,7 +177,9 @@ impl Services {
                 .filter(|address| holds(socket(key, *address, number)));
             port.node_port = port
                 .node_port
-                .filter(|node_port| holds(node_port_socket(key, *node_port)));
+                .map(|node_port| (node_port, node_port_socket(key, node_port)))
+                .filter(|(_, socket)| holds(*socket) && !self.taken.contains(socket))
+                .map(|(node_port, _)| node_port);
             port.external_addresses
                 .retain(|address| holds(socket(key, *address, number)));
             port.load_balancer_addresses

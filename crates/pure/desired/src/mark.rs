@@ -26,3 +26,8 @@ pub const ROUTE_FABRIC: u8 = 72;
 /// The empty chain in iptables' table `mangle` that says that the chains named `KUBE-…` are
 /// weft's: those have kube-proxy's names, so that people and programs find them.
 pub const IPTABLES_CHAIN: &str = "WEFT-SERVICES";
+
+/// The mark of the packets by which the agent asks clients where their connections stand. The
+/// rules let them pass conntrack by, and nothing else looks at it: another program's mark of
+/// the same value would do no more than that.
+pub const ASKING: u32 = 0x77;

@@ -18,7 +18,7 @@ use weft_kernel::{link, route, router};
 use weft_sys::nft::Connection;
 use weft_sys::rtnl::Conversation;
 
-use super::stale::{Datagrams, StaleFlows};
+use super::stale::{Ended, Endpoints, StaleFlows};
 
 /// Between two looks whether another agent still holds the tables.
 const OWNER_PAUSE: Duration = Duration::from_millis(20);
@@ -39,8 +39,10 @@ pub(super) struct Kernel {
     proxy: Proxy,
     families: Vec<Family>,
     stale_flows: StaleFlows,
+    /// Whether it was looked for connections that went stale before this agent ran.
+    looked_back: bool,
     /// In mode iptables; nf_tables' tables say themselves what is gone.
-    datagrams: Datagrams,
+    endpoints: Endpoints,
 }
 
 /// Who translates Services. What else is translated is nf_tables' in every mode.
@@ -57,6 +59,7 @@ impl Kernel {
     pub(super) async fn adopt(
         ranges: &[IpNet],
         iptables: Option<Options>,
+        ended: Ended,
         patience: Duration,
     ) -> Result<Self> {
         let has = |v4: bool| {
@@ -91,8 +94,9 @@ impl Kernel {
             services: adopt_services(&families, patience).await?,
             proxy,
             families: all,
-            stale_flows: StaleFlows::start()?,
-            datagrams: Datagrams::default(),
+            stale_flows: StaleFlows::start(ended)?,
+            looked_back: false,
+            endpoints: Endpoints::new(ended),
         })
     }
 
@@ -150,7 +154,7 @@ impl Kernel {
                     outcome.writes += rules.apply(changes, &desired.services)?.writes();
                 }
                 let touched = touched.frontends.iter().copied();
-                let gone = self.datagrams.follow(touched, &desired.frontends);
+                let gone = self.endpoints.follow(touched, &desired.frontends);
                 self.stale_flows.end(&gone);
             }
         }
@@ -210,9 +214,13 @@ impl Kernel {
                     say_rebuilt(&report.rebuilt);
                     Ok(report.elements + report.rebuilt.len())
                 })?;
-                let gone = self.datagrams.follow_all(&desired.frontends);
+                let gone = self.endpoints.follow_all(&desired.frontends);
                 self.stale_flows.end(&gone);
             }
+        }
+        // After the rules, so that nothing new goes where these went.
+        if !std::mem::replace(&mut self.looked_back, true) {
+            self.stale_flows.end_others(&desired.frontends);
         }
         Ok(outcome)
     }

@@ -2,6 +2,7 @@
 //! makes the kernel hold it.
 
 mod config;
+mod held;
 mod kernel;
 mod lock;
 mod network;
@@ -25,6 +26,7 @@ use weft_kube::{Access, Interest, Pods, Update};
 use weft_model::NodeName;
 
 use self::config::Config;
+use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
 use self::network::NetworkChanges;
 use self::plugin::{Directories, NodeNetwork};
@@ -98,7 +100,13 @@ async fn serve(args: AgentArgs) -> Result<()> {
     };
     directories.install_binary()?;
     let ranges = [&*config.pod_cidrs, &config.service_cidrs].concat();
-    let mut kernel = Kernel::adopt(&ranges, config.iptables(), ADOPTION_PATIENCE).await?;
+    let mut kernel = Kernel::adopt(
+        &ranges,
+        config.iptables(),
+        config.proxy.ended(),
+        ADOPTION_PATIENCE,
+    )
+    .await?;
     kernel.count_bytes(config.nftables.count_bytes);
     let mut network = NetworkChanges::subscribe()?;
     info!(%node, mode = %config.mode, "agent started");
@@ -116,6 +124,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         namespaces: false,
     };
     let proxy = config.proxy()?;
+    let held = config.proxy.holds_node_ports().then(HeldPorts::default);
     let settings = Settings {
         node,
         service_ranges: config.service_cidrs,
@@ -124,6 +133,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let mut agent = Agent {
         compiler: Compiler::new(settings),
         kernel,
+        held,
         directories,
         in_sync: false,
         pending: Touched::default(),
@@ -176,6 +186,8 @@ async fn until(deadline: Option<Instant>) {
 struct Agent {
     compiler: Compiler,
     kernel: Kernel,
+    /// Sockets behind node ports, if there are to be any.
+    held: Option<HeldPorts>,
     directories: Directories,
     /// Whether all watches have reported everything once. Before that nothing is written:
     /// what the kernel holds is a better truth than half a cluster.
@@ -202,6 +214,9 @@ impl Agent {
             }
         }
         self.pending.merge(self.compiler.apply_all(changes));
+        if first_sync || self.in_sync {
+            self.hold_node_ports();
+        }
         if first_sync {
             self.in_sync = true;
             self.reconcile("start");
@@ -209,6 +224,16 @@ impl Agent {
             self.write_pending();
         }
         self.problems.report(self.compiler.problems());
+    }
+
+    /// Before their rules are written: a port that another program has gets none.
+    fn hold_node_ports(&mut self) {
+        let Some(held) = &mut self.held else {
+            return;
+        };
+        let taken = held.hold(self.compiler.node_ports(), &self.compiler.desired().nat);
+        self.pending
+            .merge(self.compiler.set_taken_node_ports(taken));
     }
 
     /// Writes only what is pending.
@@ -271,6 +296,9 @@ impl Agent {
                 self.pending.merge(touched);
             }
             Err(error) => warn!(error = %format!("{error:#}"), "node ports stay where they are"),
+        }
+        if self.in_sync {
+            self.hold_node_ports();
         }
         if self.in_sync && !self.pending.is_empty() {
             self.write_pending();

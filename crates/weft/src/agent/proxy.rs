@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use weft_compile::{LocalMode, NodePortsAt, ProxySettings};
 
+use super::stale::Ended;
+
 /// `proxy` in the configuration file.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -28,6 +30,14 @@ pub(super) struct ProxyConfig {
     /// For the other modes.
     #[serde(default)]
     detect_local: DetectLocal,
+    /// Whether connections by TCP are reset when their endpoint is gone. Those by UDP are
+    /// ended in any case.
+    #[serde(default)]
+    reset_gone_connections: bool,
+    /// Whether a socket of the agent stands behind each node port, so that no other program
+    /// takes it and `ss` shows it.
+    #[serde(default)]
+    hold_node_ports: bool,
 }
 
 /// `detectLocalMode`.
@@ -67,6 +77,20 @@ impl ProxyConfig {
             masquerade_all: self.masquerade_all,
             localhost_node_ports: false,
         })
+    }
+
+    /// Which connections are ended when their endpoint is gone.
+    pub(super) fn ended(&self) -> Ended {
+        if self.reset_gone_connections {
+            Ended::Everything
+        } else {
+            Ended::Datagrams
+        }
+    }
+
+    /// Whether sockets stand behind node ports.
+    pub(super) fn holds_node_ports(&self) -> bool {
+        self.hold_node_ports
     }
 
     /// Whether it says how pods' packets are told from others.

@@ -1,7 +1,7 @@
 //! Ends connections to endpoints that are gone, on a thread of its own: the kernel walks
 //! over all it tracks for each frontend, and no change waits for that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -9,51 +9,107 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tracing::{debug, warn};
 use weft_desired::{Backend, Frontend, FrontendKey, Protocol, Table};
-use weft_kernel::flow;
-use weft_sys::conntrack::Conntrack;
+use weft_kernel::flow::{Ending, Kept};
 
 type Gone = Vec<(FrontendKey, Backend)>;
+
+/// What the thread is told.
+enum News {
+    /// These endpoints are gone.
+    Gone(Gone),
+    /// These are all there are; nobody knows which others there were.
+    Kept(Kept),
+}
+
+/// Which connections are ended when their endpoint is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Those by UDP: their clients would never learn of it.
+    Datagrams,
+    /// Those by TCP too.
+    Everything,
+}
+
+impl Ended {
+    fn has(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Udp => true,
+            Protocol::Tcp => self == Ended::Everything,
+            Protocol::Sctp => false,
+        }
+    }
+}
 
 /// Until it is tried again, if the kernel could not be asked.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The thread. It ends with the agent.
 pub(super) struct StaleFlows {
-    gone: Sender<Gone>,
+    ended: Ended,
+    news: Sender<News>,
 }
 
 impl StaleFlows {
     /// Starts it.
-    pub(super) fn start() -> Result<Self> {
-        let mut conntrack = Conntrack::open().context("a netlink socket for connections")?;
-        let (gone, told) = channel();
+    pub(super) fn start(ended: Ended) -> Result<Self> {
+        let mut ending = Ending::open(ended == Ended::Everything)
+            .context("the sockets by which connections are ended")?;
+        let (news, told) = channel();
+        let end = move |gone: &[_], kept: Option<&Kept>| {
+            let others = kept.map_or(Ok(0), |kept| ending.end_others(kept))?;
+            Ok::<_, weft_sys::netlink::Error>(others + ending.end(gone)?)
+        };
         std::thread::Builder::new()
             .name("stale flows".to_owned())
-            .spawn(move || work(&told, PAUSE, |gone| flow::end_stale(&mut conntrack, gone)))
+            .spawn(move || work(&told, PAUSE, end))
             .context("the thread that ends connections")?;
-        Ok(Self { gone })
+        Ok(Self { ended, news })
     }
 
     /// Has connections to endpoints ended that are gone.
     pub(super) fn end(&self, gone: &[(FrontendKey, Backend)]) {
-        let datagrams: Gone = gone
-            .iter()
-            .filter(|(frontend, _)| frontend.protocol == Protocol::Udp)
-            .copied()
+        let ours = |(frontend, _): &&(FrontendKey, Backend)| self.ended.has(frontend.protocol);
+        let gone: Gone = gone.iter().filter(ours).copied().collect();
+        if !gone.is_empty() {
+            self.tell(News::Gone(gone));
+        }
+    }
+
+    /// Has connections ended that go to none of the endpoints these frontends have: those
+    /// that went while no agent ran.
+    pub(super) fn end_others(&self, frontends: &Table<FrontendKey, Frontend>) {
+        let ours = |key: &FrontendKey| self.ended.has(key.protocol);
+        let frontends = frontends.iter().filter(|(key, _)| ours(key));
+        let kept: Kept = frontends
+            .map(|(key, entry)| (*key, kept(&entry.value)))
             .collect();
-        if !datagrams.is_empty() && self.gone.send(datagrams).is_err() {
+        self.tell(News::Kept(kept));
+    }
+
+    fn tell(&self, news: News) {
+        if self.news.send(news).is_err() {
             warn!("nobody ends connections to endpoints that are gone: the thread has ended");
         }
     }
 }
 
-/// Which endpoints frontends by UDP have, where the back end does not say which are gone.
-#[derive(Debug, Default)]
-pub(super) struct Datagrams {
-    endpoints: BTreeMap<FrontendKey, BTreeSet<Backend>>,
+/// Which endpoints frontends have, where the back end does not say which are gone.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    /// Of the frontends whose connections are ended.
+    ended: Ended,
+    endpoints: Kept,
 }
 
-impl Datagrams {
+impl Endpoints {
+    /// None known.
+    pub(super) fn new(ended: Ended) -> Self {
+        Self {
+            ended,
+            endpoints: Kept::new(),
+        }
+    }
+
     /// What is gone now that the frontends are these.
     pub(super) fn follow_all(&mut self, frontends: &Table<FrontendKey, Frontend>) -> Gone {
         let known: BTreeSet<FrontendKey> = self.endpoints.keys().copied().collect();
@@ -67,13 +123,13 @@ impl Datagrams {
         some: impl IntoIterator<Item = FrontendKey>,
         frontends: &Table<FrontendKey, Frontend>,
     ) -> Gone {
-        let datagrams = some.into_iter().filter(|key| key.protocol == Protocol::Udp);
-        datagrams
-            .flat_map(|key| {
-                let frontend = frontends.get(&key).map(|entry| &entry.value);
-                self.follow_one(key, frontend)
-            })
-            .collect()
+        let ended = self.ended;
+        let mut gone = Gone::new();
+        for key in some.into_iter().filter(|key| ended.has(key.protocol)) {
+            let frontend = frontends.get(&key).map(|entry| &entry.value);
+            gone.extend(self.follow_one(key, frontend));
+        }
+        gone
     }
 
     fn follow_one(&mut self, key: FrontendKey, frontend: Option<&Frontend>) -> Gone {
@@ -83,7 +139,8 @@ impl Datagrams {
         if kept.is_empty() {
             return gone;
         }
-        if before.is_empty() && frontend.is_some_and(|it| !it.exclusive) {
+        let shared = frontend.is_some_and(|it| !it.exclusive);
+        if before.is_empty() && shared && key.protocol == Protocol::Udp {
             // What was sent to a shared address before was not translated.
             let FrontendKey { address, port, .. } = key;
             gone.push((key, Backend { address, port }));
@@ -102,27 +159,34 @@ fn kept(frontend: &Frontend) -> BTreeSet<Backend> {
 
 /// What could not be ended stays to be ended.
 fn work<E: Display>(
-    told: &Receiver<Gone>,
+    told: &Receiver<News>,
     pause: Duration,
-    mut end: impl FnMut(&[(FrontendKey, Backend)]) -> Result<usize, E>,
+    mut end: impl FnMut(&[(FrontendKey, Backend)], Option<&Kept>) -> Result<usize, E>,
 ) {
     let mut left = BTreeSet::new();
+    let mut kept = None;
     loop {
-        let news = match left.is_empty() {
+        let news = match left.is_empty() && kept.is_none() {
             true => told.recv().map_err(RecvTimeoutError::from),
             false => told.recv_timeout(pause),
         };
-        match news {
-            Ok(gone) => left.extend(gone),
-            Err(RecvTimeoutError::Timeout) => {}
+        let first = match news {
+            Ok(news) => Some(news),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
-        }
+        };
         // What came meanwhile is one walk a frontend.
-        left.extend(told.try_iter().flatten());
+        for news in first.into_iter().chain(told.try_iter()) {
+            match news {
+                News::Gone(gone) => left.extend(gone),
+                News::Kept(all) => kept = Some(all),
+            }
+        }
         let gone: Gone = left.iter().copied().collect();
-        match end(&gone) {
+        match end(&gone, kept.as_ref()) {
             Ok(flows) => {
                 left.clear();
+                kept = None;
                 if flows > 0 {
                     debug!(flows, "connections to endpoints that are gone ended");
                 }
@@ -171,7 +235,7 @@ mod tests {
             };
             Table::from([(key, Entry { value, origin })])
         };
-        let mut datagrams = Datagrams::default();
+        let mut datagrams = Endpoints::new(Ended::Datagrams);
         assert_eq!(datagrams.follow_all(&frontends(&[first], &[])), []);
         let ending = frontends(&[second], &[first]);
         assert_eq!(datagrams.follow([key], &ending), []);
@@ -189,15 +253,17 @@ mod tests {
     #[test]
     fn what_could_not_be_ended_is_tried_again_until_it_is() {
         let (tell, told) = channel();
-        tell.send(vec![gone(53)]).unwrap();
+        tell.send(News::Gone(vec![gone(53)])).unwrap();
         let mut telling = Some(tell);
         let mut asked = 0;
-        work(&told, Duration::ZERO, |left| {
+        work(&told, Duration::ZERO, |left, kept| {
+            assert_eq!(kept, None);
             asked += 1;
             match asked {
                 1 => {
                     assert_eq!(left, [gone(53)]);
-                    telling.as_ref().unwrap().send(vec![gone(54)]).unwrap();
+                    let news = News::Gone(vec![gone(54)]);
+                    telling.as_ref().unwrap().send(news).unwrap();
                     Err("no buffer space")
                 }
                 2 => {
@@ -212,5 +278,49 @@ mod tests {
             }
         });
         assert_eq!(asked, 3);
+    }
+
+    #[test]
+    fn what_is_kept_is_looked_at_until_that_is_done() {
+        let (tell, told) = channel();
+        let (key, backend) = gone(53);
+        let all = Kept::from([(key, BTreeSet::from([backend]))]);
+        tell.send(News::Kept(all.clone())).unwrap();
+        let mut telling = Some(tell);
+        let mut asked = 0;
+        work(&told, Duration::ZERO, |_, kept| {
+            asked += 1;
+            assert_eq!(kept, Some(&all));
+            match asked {
+                1 => Err("no buffer space"),
+                _ => {
+                    telling = None;
+                    Ok(0)
+                }
+            }
+        });
+        assert_eq!(asked, 2);
+    }
+
+    #[test]
+    fn connections_by_tcp_are_followed_only_where_they_are_ended() {
+        let (mut key, first) = gone(53);
+        key.protocol = Protocol::Tcp;
+        let value = Frontend::new("default/web".into(), [first].into());
+        let origin = Origin {
+            kind: "Service",
+            namespace: "default".into(),
+            name: "web".into(),
+            generation: 1,
+        };
+        let frontends = Table::from([(key, Entry { value, origin })]);
+        for (ended, expected) in [
+            (Ended::Datagrams, vec![]),
+            (Ended::Everything, vec![(key, first)]),
+        ] {
+            let mut endpoints = Endpoints::new(ended);
+            assert_eq!(endpoints.follow_all(&frontends), []);
+            assert_eq!(endpoints.follow_all(&Table::new()), expected);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! connection:
 //!
 //! ```text
+//! -300 output               the agent's questions to clients pass conntrack by
 //! -110 prerouting, output   key @restricted, and not key . saddr @sources   dropped
 //!                           (counted by key @not-admitted)
 //!                           key @refused            TCP reset, or ICMP port unreachable

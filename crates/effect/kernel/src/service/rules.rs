@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use weft_desired::mark;
 use weft_sys::nft::{
     BaseChain, BitOperation, Chain, ChainKind, CtKey, Direction, Expression, Hook, MetaKey,
     NatKind, NumberMode, PayloadBase, Policy, Register, Reject, Rule, SetOperation, Verdict,
@@ -32,6 +33,7 @@ pub(super) fn write(family: IpFamily, shape: &Shape) -> (Chains, Rules) {
         chains: Chains::new(),
         rules: Rules::new(),
     };
+    builder.let_askers_pass();
     builder.refuse();
     builder.translate();
     for scope in Scope::BOTH {
@@ -110,6 +112,24 @@ impl Builder<'_> {
             comment: comment.map(str::to_owned),
         };
         self.rules.entry(chain.to_owned()).or_default().push(rule);
+    }
+
+    /// What the agent asks clients with is no connection: the answer must start one.
+    fn let_askers_pass(&mut self) {
+        self.base("asking", ChainKind::Filter, Hook::Output, -300);
+        let asking = vec![
+            Expression::Meta {
+                key: MetaKey::Mark,
+                into: Register::word(0),
+            },
+            Expression::Compare {
+                from: Register::word(0),
+                operation: BitOperation::Equal,
+                value: mark::ASKING.to_ne_bytes().to_vec(),
+            },
+        ];
+        let comment = Some("to clients of endpoints that are gone");
+        self.commented("asking", comment, &[asking, vec![Expression::NoTrack]]);
     }
 
     /// Frontends without endpoints and sources that are not admitted, before translation.

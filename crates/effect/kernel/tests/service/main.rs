@@ -11,6 +11,7 @@ mod scene;
 mod affinity;
 mod change;
 mod cost;
+mod ending;
 mod frontends;
 mod listing;
 mod node_port;

@@ -276,6 +276,21 @@ pub enum Expression {
         /// Where to.
         into: Register,
     },
+    /// Loads a number below `modulus` that the bytes of some registers decide (Jenkins' hash of
+    /// them), in the machine's byte order. The same bytes make the same number in every
+    /// kernel of that byte order.
+    Hash {
+        /// Where the bytes start.
+        from: Register,
+        /// How many there are.
+        length: u32,
+        /// One more than the largest number.
+        modulus: u32,
+        /// Where the hash starts from. Zero would be another one in each kernel.
+        seed: std::num::NonZeroU32,
+        /// Where to.
+        into: Register,
+    },
     /// Changes the address of the connection; the rest of the chain is not evaluated.
     Nat {
         /// Which address.
@@ -297,6 +312,8 @@ pub enum Expression {
     Reject(Reject),
     /// Counts.
     Counter,
+    /// Lets the packet pass conntrack by.
+    NoTrack,
     /// Puts an element into a set or map.
     Update {
         /// The set's or map's name.
@@ -331,6 +348,9 @@ const NAT_MAP_PORTS: u32 = 2;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 pub(super) const NAT_RANDOM_FULLY: u32 = 16;
 
+/// `NFT_HASH_JENKINS`.
+pub(super) const HASH_JENKINS: u32 = 0;
+
 impl Expression {
     /// The kernel's name of the expression.
     fn name(&self) -> &str {
@@ -343,10 +363,12 @@ impl Expression {
             Expression::Immediate { .. } | Expression::Verdict(_) => "immediate",
             Expression::Lookup { .. } => "lookup",
             Expression::Number { .. } => "numgen",
+            Expression::Hash { .. } => "hash",
             Expression::Nat { .. } => "nat",
             Expression::Masquerade { .. } => "masq",
             Expression::Reject(_) => "reject",
             Expression::Counter => "counter",
+            Expression::NoTrack => "notrack",
             Expression::Update { .. } => "dynset",
             Expression::Log { .. } => "log",
             Expression::Other { name } => name,
@@ -439,6 +461,20 @@ impl Expression {
                 put_u32(out, 2, *modulus);
                 put_u32(out, 3, mode.number());
             }
+            Expression::Hash {
+                from,
+                length,
+                modulus,
+                seed,
+                into,
+            } => {
+                put_u32(out, 1, from.number());
+                put_u32(out, 2, into.number());
+                put_u32(out, 3, *length);
+                put_u32(out, 4, *modulus);
+                put_u32(out, 5, seed.get());
+                put_u32(out, 7, HASH_JENKINS);
+            }
             Expression::Nat {
                 kind,
                 family,
@@ -465,7 +501,7 @@ impl Expression {
                 put(out, 2, &[*code]);
             }
             Expression::Reject(Reject::TcpReset) => put_u32(out, 1, 1),
-            Expression::Counter | Expression::Other { .. } => {}
+            Expression::Counter | Expression::NoTrack | Expression::Other { .. } => {}
             Expression::Update {
                 set,
                 operation,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::batch::{KEY_END, SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT};
-use super::expression::{Direction, NAT_RANDOM_FULLY, Reject, Verdict};
+use super::expression::{Direction, HASH_JENKINS, NAT_RANDOM_FULLY, Reject, Verdict};
 use super::object::{
     BaseChain, Chain, ChainKind, Counts, DataType, Element, Family, Hook, Policy, Rule, Set,
     SetFlags, Table, TableFlags, TableName,
@@ -198,6 +198,19 @@ fn known(name: &str, data: &Fields<'_>) -> Option<Expression> {
                 into: data.register(1)?,
             }
         }
+        "hash" => {
+            let by_key = data.u32(7).unwrap_or(HASH_JENKINS) == HASH_JENKINS;
+            if !by_key || data.u32(6).unwrap_or(0) != 0 {
+                return None;
+            }
+            Expression::Hash {
+                from: data.register(1)?,
+                into: data.register(2)?,
+                length: data.u32(3)?,
+                modulus: data.u32(4)?,
+                seed: data.u32(5)?.try_into().ok()?,
+            }
+        }
         "nat" => Expression::Nat {
             kind: NatKind::from_number(data.u32(1)?)?,
             family: Family::from_number(u8::try_from(data.u32(2)?).ok()?)?,
@@ -213,6 +226,7 @@ fn known(name: &str, data: &Fields<'_>) -> Option<Expression> {
             _ => return None,
         },
         "counter" => Expression::Counter,
+        "notrack" => Expression::NoTrack,
         "dynset" => Expression::Update {
             set: data.text(1)?,
             operation: SetOperation::from_number(data.u32(3)?)?,

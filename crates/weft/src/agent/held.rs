@@ -1,0 +1,257 @@
+//! Sockets behind node ports: with `proxy.holdNodePorts` no other program of the node can
+//! take a port whose packets it would never see, and `ss` shows whose it is.
+//!
+//! Packets to a node port are translated before they could reach a socket. What comes to one
+//! all the same (to 127.0.0.1, in mode nftables) is refused as if nobody listened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tracing::warn;
+use weft_desired::{NodeNat, NodePortAddresses, Protocol, SocketKey};
+
+/// `somaxconn` of today's kernels (Documentation/admin-guide/sysctl/net.rst), and so what
+/// programs in Go ask for.
+const BACKLOG: i32 = 4096;
+
+/// How often and after which pause a port is asked for at the start: an agent that was killed
+/// may have it a moment longer.
+const FIRST_TRIES: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The sockets.
+#[derive(Default)]
+pub(super) struct HeldPorts {
+    sockets: BTreeMap<SocketKey, Socket>,
+    /// What was asked for last.
+    asked: Asked,
+    taken: BTreeSet<SocketKey>,
+    /// What could not be held for another reason, which is said once.
+    failed: BTreeSet<SocketKey>,
+    started: bool,
+}
+
+#[derive(Default, PartialEq)]
+struct Asked {
+    ports: Vec<SocketKey>,
+    own: BTreeSet<IpAddr>,
+    at: NodePortAddresses,
+}
+
+/// One of them. It is open as long as this is there.
+enum Socket {
+    /// Refuses what is not translated.
+    Listening(JoinHandle<()>),
+    Bound {
+        _socket: OwnedFd,
+    },
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        match self {
+            Socket::Listening(task) => task.abort(),
+            Socket::Bound { .. } => {}
+        }
+    }
+}
+
+impl HeldPorts {
+    /// Holds these node ports (at the unspecified address of their family) and no others, at
+    /// the addresses where they answer. Returns those that another program has.
+    pub(super) fn hold<'a>(
+        &mut self,
+        ports: impl IntoIterator<Item = &'a SocketKey>,
+        nat: &NodeNat,
+    ) -> BTreeSet<SocketKey> {
+        let asked = Asked {
+            ports: ports.into_iter().copied().collect(),
+            own: nat.own_addresses.clone(),
+            at: nat.node_port_addresses.clone(),
+        };
+        // Another program's are asked for again each time: it may have ended.
+        if asked != self.asked || !self.taken.is_empty() {
+            self.change(&asked.ports, nat);
+            self.asked = asked;
+        }
+        self.started = true;
+        self.taken.clone()
+    }
+
+    fn change(&mut self, ports: &[SocketKey], nat: &NodeNat) {
+        self.taken.clear();
+        let mut wanted = BTreeSet::new();
+        for port in ports {
+            for key in sockets(*port, nat) {
+                wanted.insert(key);
+                if self.sockets.contains_key(&key) {
+                    continue;
+                }
+                match self.open(&key) {
+                    Ok(socket) => {
+                        self.sockets.insert(key, socket);
+                    }
+                    Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                        self.taken.insert(*port);
+                    }
+                    Err(error) => {
+                        if self.failed.insert(key) {
+                            warn!(%key, %error, "a node port is open and not held");
+                        }
+                    }
+                }
+            }
+        }
+        self.sockets.retain(|key, _| wanted.contains(key));
+        self.failed.retain(|key| wanted.contains(key));
+    }
+
+    fn open(&self, key: &SocketKey) -> io::Result<Socket> {
+        let mut tries = if self.started { 1 } else { FIRST_TRIES };
+        loop {
+            match open(key) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && tries > 1 => {
+                    tries -= 1;
+                    std::thread::sleep(FIRST_PAUSE);
+                }
+                opened => return opened,
+            }
+        }
+    }
+}
+
+/// Where a node port's sockets stand.
+fn sockets(port: SocketKey, nat: &NodeNat) -> Vec<SocketKey> {
+    match (port.protocol, &nat.node_port_addresses) {
+        // kube-proxy never held those, and many kernels have no such sockets.
+        (Protocol::Sctp, _) => Vec::new(),
+        (Protocol::Tcp | Protocol::Udp, NodePortAddresses::All) => vec![port],
+        (
+            Protocol::Tcp | Protocol::Udp,
+            at @ (NodePortAddresses::Primary(_) | NodePortAddresses::Within(_)),
+        ) => {
+            let same = |it: &IpAddr| it.is_ipv4() == port.address.is_ipv4() && at.include(*it);
+            let own = nat.own_addresses.iter().copied().filter(same);
+            own.map(|address| SocketKey { address, ..port }).collect()
+        }
+    }
+}
+
+fn open(key: &SocketKey) -> io::Result<Socket> {
+    let at = SocketAddr::new(key.address, key.port);
+    let family = match at {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let (kind, protocol) = match key.protocol {
+        Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Protocol::Udp | Protocol::Sctp => (SocketType::DGRAM, ipproto::UDP),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, kind, flags, Some(protocol))?;
+    if at.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if key.protocol == Protocol::Tcp {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &at)?;
+    if key.protocol != Protocol::Tcp {
+        return Ok(Socket::Bound { _socket: socket });
+    }
+    rustix::net::listen(&socket, BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    Ok(Socket::Listening(tokio::spawn(refuse(listener))))
+}
+
+async fn refuse(listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                // Closing sends a reset then.
+                let _ = sockopt::set_socket_linger(&connection, Some(Duration::ZERO));
+            }
+            // No descriptors left: they come back.
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener as Program, TcpStream, UdpSocket};
+
+    use super::*;
+
+    fn key(protocol: Protocol, port: u16) -> SocketKey {
+        SocketKey {
+            address: [127, 0, 0, 1].into(),
+            protocol,
+            port,
+        }
+    }
+
+    #[tokio::test]
+    async fn ports_are_held_until_they_are_not_wanted_and_others_are_told_of() {
+        let program = Program::bind("127.0.0.1:0").unwrap();
+        let theirs = key(Protocol::Tcp, program.local_addr().unwrap().port());
+        // A port that was free a moment ago.
+        let free = Program::bind("127.0.0.1:0").unwrap();
+        let number = free.local_addr().unwrap().port();
+        drop(free);
+        let ours = [key(Protocol::Tcp, number), key(Protocol::Udp, number)];
+        let mut held = HeldPorts::default();
+        let nat = NodeNat::default();
+        let taken = held.hold(&[theirs, ours[0], ours[1]], &nat);
+        assert_eq!(taken, [theirs].into());
+        let at = ("127.0.0.1", number);
+        assert_eq!(Program::bind(at).unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(
+            UdpSocket::bind(at).unwrap_err().kind(),
+            ErrorKind::AddrInUse
+        );
+        let refused = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(at)?;
+            io::Read::read(&mut stream, &mut [0])
+        });
+        let refused = refused.await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionReset);
+        drop(program);
+        assert_eq!(held.hold(&[theirs], &nat), BTreeSet::new());
+        tokio::task::yield_now().await;
+        assert!(Program::bind(at).is_ok() && UdpSocket::bind(at).is_ok());
+    }
+
+    #[test]
+    fn where_node_ports_answer_they_are_held() {
+        let any: IpAddr = [0, 0, 0, 0].into();
+        let port = SocketKey {
+            address: any,
+            ..key(Protocol::Tcp, 30000)
+        };
+        let own = ["172.30.0.11", "192.0.2.11", "fd00:172:30::11"];
+        let mut nat = NodeNat {
+            own_addresses: own.map(|it| it.parse().unwrap()).into(),
+            ..NodeNat::default()
+        };
+        let addresses = |nat: &NodeNat| -> Vec<IpAddr> {
+            let sockets = sockets(port, nat);
+            sockets.iter().map(|it| it.address).collect()
+        };
+        assert_eq!(addresses(&nat), [any]);
+        nat.node_port_addresses =
+            NodePortAddresses::Within(["172.30.0.0/16".parse().unwrap()].into());
+        assert_eq!(addresses(&nat), ["172.30.0.11".parse::<IpAddr>().unwrap()]);
+        let sctp = SocketKey {
+            protocol: Protocol::Sctp,
+            ..port
+        };
+        assert_eq!(sockets(sctp, &nat), []);
+    }
+}
