@@ -279,6 +279,7 @@ impl Feeder {
         let interest = Interest {
             services: true,
             endpoint_slices: true,
+            endpoint_names: true,
             namespaces: true,
             ..Interest::default()
         };

@@ -19,13 +19,14 @@ mod item;
 mod layout;
 mod rules;
 mod set;
+mod survey;
 mod view;
 mod writer;
 
 use std::collections::BTreeMap;
 
 use weft_desired::{Backend, Frontend, FrontendKey, NodeNat, Table};
-use weft_sys::nft::Connection;
+use weft_sys::nft::{Connection, Generation};
 
 use self::family::FamilyTable;
 use self::writer::Writer;
@@ -60,6 +61,9 @@ pub struct ServiceTable {
     families: Vec<FamilyTable>,
     /// The kernel's state is as this memory of it.
     settled: bool,
+    /// What the kernel's count of transactions is if nobody else has made one since
+    /// everything was read.
+    generation: Option<Generation>,
 }
 
 impl ServiceTable {
@@ -81,6 +85,7 @@ impl ServiceTable {
             connection,
             families: tables,
             settled: false,
+            generation: None,
         })
     }
 
@@ -106,12 +111,29 @@ impl ServiceTable {
         nat: &NodeNat,
     ) -> Result<Report, Error> {
         self.settled = false;
+        self.generation = None;
+        let before = self.connection.generation()?;
         let mut report = Report::default();
         for table in &mut self.families {
             table.reconcile(&mut self.connection, frontends, nat, &mut report)?;
         }
+        let after = before.after(u32::try_from(report.transactions).unwrap_or(u32::MAX));
+        self.generation = (self.connection.generation()? == after).then_some(after);
         self.settled = true;
         Ok(report)
+    }
+
+    /// Whether the kernel is known to hold what was written last, without reading it: since
+    /// then nobody else has changed any table of this network namespace. `false` only says
+    /// that [`ServiceTable::reconcile`] may find something.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the kernel can't be asked.
+    pub fn is_untouched(&mut self) -> Result<bool, Error> {
+        if !self.settled || self.generation.is_none() {
+            return Ok(false);
+        }
+        Ok(self.generation == Some(self.connection.generation()?))
     }
 
     /// Makes frontends what they are given as, and removes those given as `None`, in one
@@ -146,9 +168,13 @@ impl ServiceTable {
     /// [`Error::Kernel`] with what the kernel refused. Calling it again goes on from there.
     pub fn forget_clients(&mut self) -> Result<usize, Error> {
         let mut forgotten = 0;
+        let before = self.connection.transactions();
+        let expected = self.generation.take();
         for table in &self.families {
             forgotten += table.forget(&mut self.connection)?;
         }
+        let made = self.connection.transactions().wrapping_sub(before);
+        self.generation = expected.map(|expected| expected.after(made));
         Ok(forgotten)
     }
 
@@ -172,12 +198,16 @@ impl ServiceTable {
             return Err(Error::Unsettled);
         }
         self.settled = false;
+        let before = self.connection.transactions();
+        let expected = self.generation.take();
         let mut report = Report::default();
         let mut writer = Writer::new(&mut self.connection);
         for table in &mut self.families {
             change(table, &mut writer, &mut report)?;
         }
         writer.finish(&mut report)?;
+        let made = self.connection.transactions().wrapping_sub(before);
+        self.generation = expected.map(|expected| expected.after(made));
         self.settled = true;
         Ok(report)
     }

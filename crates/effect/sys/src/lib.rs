@@ -2,6 +2,7 @@
 //! processes and batched sockets. The only crate with unsafe code.
 
 pub mod conntrack;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

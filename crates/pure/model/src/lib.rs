@@ -10,6 +10,7 @@
 mod cluster;
 mod endpoint;
 mod name;
+mod names;
 mod net;
 mod node;
 mod pod;
@@ -18,6 +19,7 @@ mod service;
 pub use cluster::{Change, Cluster, Key, Object, Rejection};
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use name::{LabelSet, NodeName, ObjectKey, PortName, Uid};
+pub use names::Names;
 pub use net::{IpFamily, Port, Protocol};
 pub use node::Node;
 pub use pod::Pod;

@@ -20,6 +20,12 @@ macro_rules! name_type {
             }
         }
 
+        impl AsMut<Arc<str>> for $name {
+            fn as_mut(&mut self) -> &mut Arc<str> {
+                &mut self.0
+            }
+        }
+
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
                 Self(text.into())

@@ -225,6 +225,26 @@ impl Kernel {
         Ok(outcome)
     }
 
+    /// Repairs what others changed: routes, and where the kernel does not say that nobody
+    /// has touched its tables, all that is translated.
+    pub(super) fn audit(&mut self, desired: &Desired) -> Result<Outcome> {
+        let untouched = match &self.proxy {
+            Proxy::Nftables { swept } => *swept && self.services.is_untouched()?,
+            Proxy::Iptables(_) => false,
+        };
+        if !untouched {
+            return self.reconcile(desired);
+        }
+        let mut outcome = Outcome::default();
+        self.write_routes(desired, &mut outcome)?;
+        let tidied = Report {
+            stale_clients: true,
+            ..Report::default()
+        };
+        self.tidy(&tidied, &mut outcome);
+        Ok(outcome)
+    }
+
     /// Whether somebody else may have changed iptables' rules.
     pub(super) fn is_disturbed(&mut self) -> Result<bool> {
         match &mut self.proxy {

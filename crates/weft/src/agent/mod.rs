@@ -121,6 +121,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         pods: Some(Pods::OnNode(node.clone())),
         services: true,
         endpoint_slices: true,
+        endpoint_names: false,
         namespaces: false,
     };
     let proxy = config.proxy()?;
@@ -162,7 +163,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
             }
             _ = audit.tick() => {
                 agent.look_at_addresses();
-                agent.reconcile("audit");
+                agent.audit();
             }
             _ = look.tick() => {
                 agent.restore_configuration();
@@ -220,6 +221,8 @@ impl Agent {
         if first_sync {
             self.in_sync = true;
             self.reconcile("start");
+            // The lists as they came from the API are gone.
+            weft_sys::memory::give_back();
         } else if self.in_sync && !self.pending.is_empty() {
             self.write_pending();
         }
@@ -268,6 +271,24 @@ impl Agent {
         }
         let written = written.map(|outcome| self.open_for_pods(outcome));
         self.settle(written, why, Extent::Everything);
+    }
+
+    /// Looks after what others may have changed. Where the kernel tells that nobody has, its
+    /// tables are not read.
+    fn audit(&mut self) {
+        if self.retry.at().is_some() || !self.pending.is_empty() || !self.in_sync {
+            return self.reconcile("audit");
+        }
+        let written = self.kernel.audit(self.compiler.desired());
+        if let Ok(outcome) = &written
+            && outcome.writes > 0
+        {
+            let writes = outcome.writes;
+            info!(writes, "what others had changed is repaired");
+        }
+        let written = written.map(|outcome| self.open_for_pods(outcome));
+        self.settle(written, "audit", Extent::Everything);
+        weft_sys::memory::give_back();
     }
 
     /// After links, addresses or routes changed: the kernel takes routes away with what

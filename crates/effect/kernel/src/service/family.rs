@@ -10,13 +10,11 @@ use weft_sys::nft::{self, Batch, Connection, ElementRef, TableFlags, TableName};
 
 use super::installed::{Installed, Slots};
 use super::ip_family::IpFamily;
-use super::item::{
-    Bytes, ItemKey, ItemValue, Items, Step, frontend_of, nat_items, remembered, service_address,
-    slots, steps,
-};
+use super::item::{Bytes, ItemKey, Items, Step, nat_items, remembered, service_address, steps};
 use super::layout::{Layout, PodMatch, Shape};
 use super::rules::{REMEMBER, remembering};
-use super::set::{Content, Scope, SetId};
+use super::set::SetId;
+use super::survey::Survey;
 use super::writer::{Counted, STEP, Writer};
 use super::{Error, Report};
 
@@ -49,16 +47,6 @@ enum Standing {
     Ours,
     /// Other rules, and how they differ from ours.
     Other(String),
-}
-
-/// The elements the kernel has.
-#[derive(Default)]
-struct Found {
-    frontends: BTreeMap<FrontendKey, Items>,
-    addresses: Items,
-    nat: Items,
-    /// What belongs to nothing that could be desired.
-    strays: Items,
 }
 
 impl FamilyTable {
@@ -210,6 +198,11 @@ impl FamilyTable {
         })
     }
 
+    /// The sets of the table as it should be.
+    fn sets(&self) -> Vec<SetId> {
+        SetId::all(&self.shape.timeouts, self.shape.traffic)
+    }
+
     /// What elements have counted in a table that is about to be replaced.
     fn counted(&self, connection: &mut Connection) -> Result<Counted, Error> {
         let there: BTreeSet<String> = connection
@@ -218,8 +211,7 @@ impl FamilyTable {
             .map(|set| set.map_or_else(|name| name, |set| set.name))
             .collect();
         let mut counted = Counted::new();
-        let all = SetId::all(&self.shape.timeouts, self.shape.traffic);
-        for set in all.into_iter().filter(|set| set.counts()) {
+        for set in self.sets().into_iter().filter(|set| set.counts()) {
             if !there.contains(&*set.name()) {
                 continue;
             }
@@ -241,11 +233,11 @@ impl FamilyTable {
     ) -> Result<(), Error> {
         let name = self.name.clone();
         self.set_shape(connection, frontends, nat)?;
-        let (found, mut writer) = match self.standing(connection)? {
+        let (survey, start) = match self.standing(connection)? {
             Standing::Ours => {
                 self.own(connection)?;
-                let found = self.read(connection)?;
-                (found, Writer::new(connection))
+                let survey = Survey::of(connection, &name, self.family, &self.sets())?;
+                (survey, None)
             }
             Standing::Absent => {
                 let mut batch = self.make(connection)?;
@@ -253,10 +245,7 @@ impl FamilyTable {
                 report
                     .rebuilt
                     .push(format!("{name}: the table was missing"));
-                (
-                    Found::default(),
-                    Writer::with_start(connection, batch, Counted::new()),
-                )
+                (Survey::default(), Some((batch, Counted::new())))
             }
             Standing::Other(reason) => {
                 self.own(connection)?;
@@ -266,41 +255,50 @@ impl FamilyTable {
                 batch.add_table(&self.table(self.flags(connection)?));
                 self.put_layout(&mut batch);
                 report.rebuilt.push(format!("{name}: {reason}"));
-                (
-                    Found::default(),
-                    Writer::with_start(connection, batch, counted),
-                )
+                (Survey::default(), Some((batch, counted)))
             }
+        };
+        // Before the other state is made: one is enough.
+        self.installed.clear();
+        let wanted = self.wanted(frontends, &survey);
+        let other = survey.other_than(&wanted);
+        let found = match other.is_empty() {
+            true => BTreeMap::new(),
+            false => survey.elements_of(connection, &name, &self.sets(), &other)?,
+        };
+        let mut writer = match start {
+            Some((batch, counted)) => Writer::with_start(connection, batch, counted),
+            None => Writer::new(connection),
         };
 
         let pod_sources = pod_sources(nat);
         let nat = nat_items(nat, self.family);
-        writer.put(&name, &steps(&found.nat, &nat))?;
+        writer.put(&name, &steps(&survey.nat, &nat))?;
 
-        let wanted = self.wanted(frontends, &found);
         let addresses = service_addresses(&wanted);
         let kept = |step: &Step<'_>| !matches!(step, Step::Remove(..));
-        let (first, last): (Vec<_>, Vec<_>) = steps(&found.addresses, &addresses)
+        let (first, last): (Vec<_>, Vec<_>) = steps(&survey.addresses, &addresses)
             .into_iter()
             .partition(kept);
         writer.put(&name, &first)?;
 
         let nothing = Items::new();
-        for (key, installed) in &wanted {
-            let old = found.frontends.get(key).unwrap_or(&nothing);
-            let new = installed.items(key, None);
-            writer.put(&name, &steps(old, &new))?;
-            report_gone(report, key, &found_backends(old), Some(installed));
-        }
-        for (key, old) in &found.frontends {
-            if !wanted.contains_key(key) {
-                writer.put(&name, &steps(old, &nothing))?;
-                report_gone(report, key, &found_backends(old), None);
-            }
+        let (changed, gone): (Vec<_>, Vec<_>) =
+            other.iter().partition(|key| wanted.contains_key(*key));
+        for key in changed.into_iter().chain(gone) {
+            let old = found.get(key).unwrap_or(&nothing);
+            let new = wanted.get(key).map(|new| new.items(key, None));
+            writer.put(&name, &steps(old, new.as_ref().unwrap_or(&nothing)))?;
         }
         writer.put(&name, &last)?;
-        writer.put(&name, &steps(&found.strays, &nothing))?;
+        writer.put(&name, &steps(&survey.strays, &nothing))?;
         writer.finish(report)?;
+        for (key, installed) in &wanted {
+            report_gone(report, key, &survey.backends(key), Some(installed));
+        }
+        for key in survey.frontends().filter(|key| !wanted.contains_key(*key)) {
+            report_gone(report, key, &survey.backends(key), None);
+        }
 
         // Nobody knows what happened while nobody looked.
         report.stale_clients |= !self.shape.timeouts.is_empty();
@@ -322,19 +320,12 @@ impl FamilyTable {
     fn wanted(
         &self,
         frontends: &Table<FrontendKey, Frontend>,
-        found: &Found,
+        survey: &Survey,
     ) -> BTreeMap<FrontendKey, Installed> {
         frontends
             .iter()
             .filter(|(key, _)| self.family.has(key.address))
-            .map(|(key, entry)| {
-                let actual = found.frontends.get(key).map(|items| Slots {
-                    all: slots(items, Scope::All),
-                    outside: slots(items, Scope::Local),
-                });
-                let actual = actual.unwrap_or_default();
-                (*key, self.installed_as(&entry.value, &actual))
-            })
+            .map(|(key, entry)| (*key, self.installed_as(&entry.value, survey.slots(key))))
             .collect()
     }
 
@@ -500,38 +491,6 @@ impl FamilyTable {
         self.layout = Layout::of(self.family, &self.shape);
         Ok(())
     }
-
-    /// Reads every element.
-    fn read(&self, connection: &mut Connection) -> Result<Found, Error> {
-        let mut found = Found::default();
-        for set in SetId::all(&self.shape.timeouts, self.shape.traffic) {
-            if set.content() == Content::Kernel {
-                continue;
-            }
-            let mut elements = connection.elements(&self.name, &set.name())?;
-            if set.is_ranges() {
-                // Start and end of each range stand next to each other, and where one
-                // range ends and the next begins the end comes first.
-                elements.sort_by(|a, b| (&a.key, !a.interval_end).cmp(&(&b.key, !b.interval_end)));
-                found.take_ranges(set, &elements);
-                continue;
-            }
-            for element in elements {
-                let data = match set.has_key_ends() {
-                    true => &element.key_end,
-                    false => &element.data,
-                };
-                let (Some(key), Some(data)) = (Bytes::new(&element.key), Bytes::new(data)) else {
-                    continue;
-                };
-                let key = ItemKey { set, key };
-                let comment = element.comment.map(Into::into);
-                let value = ItemValue { data, comment };
-                found.take(self.family, key, value);
-            }
-        }
-        Ok(found)
-    }
 }
 
 /// What our tables are where the kernel can.
@@ -540,54 +499,6 @@ const OWNED: TableFlags = TableFlags {
     owner: true,
     persist: true,
 };
-
-impl Found {
-    fn take(&mut self, family: IpFamily, key: ItemKey, value: ItemValue) {
-        match key.set.content() {
-            Content::Kernel => {}
-            Content::Node => {
-                self.nat.insert(key, value);
-            }
-            Content::Addresses => {
-                self.addresses.insert(key, value);
-            }
-            Content::Frontends => match frontend_of(&key, family) {
-                Some(frontend) => {
-                    self.frontends
-                        .entry(frontend)
-                        .or_default()
-                        .insert(key, value);
-                }
-                None => {
-                    self.strays.insert(key, value);
-                }
-            },
-        }
-    }
-
-    /// Elements of a set of ranges, sorted.
-    fn take_ranges(&mut self, set: SetId, elements: &[nft::Element]) {
-        let mut start = None;
-        for element in elements {
-            let Some(key) = Bytes::new(&element.key) else {
-                continue;
-            };
-            if element.interval_end {
-                if let Some(value) = start.take().and_then(|start| self.nat.get_mut(&start)) {
-                    value.data = key;
-                }
-            } else {
-                let key = ItemKey { set, key };
-                let value = ItemValue {
-                    data: Bytes::default(),
-                    comment: element.comment.as_deref().map(Into::into),
-                };
-                self.nat.insert(key, value);
-                start = Some(key);
-            }
-        }
-    }
-}
 
 /// Makes clients be remembered for so many seconds, if they are not yet.
 fn remember_for(
@@ -635,12 +546,6 @@ fn count_addresses(wanted: &BTreeMap<FrontendKey, Installed>) -> BTreeMap<IpAddr
 fn exclusive(wanted: &BTreeMap<FrontendKey, Installed>) -> impl Iterator<Item = IpAddr> {
     let exclusive = wanted.iter().filter(|(_, installed)| installed.exclusive);
     exclusive.map(|(key, _)| key.address)
-}
-
-fn found_backends(items: &Items) -> BTreeSet<Backend> {
-    let mut backends: BTreeSet<Backend> = slots(items, Scope::All).into_values().collect();
-    backends.extend(slots(items, Scope::Local).into_values());
-    backends
 }
 
 fn report_gone(

@@ -12,7 +12,7 @@ use weft_desired::{
 use weft_sys::nft;
 
 use super::ip_family::IpFamily;
-use super::set::{Content, Scope, SetId};
+use super::set::{Content, SetId};
 
 /// A key or a map's data: at most a frontend key and an endpoint of IPv6.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,8 @@ pub(super) fn steps<'a>(old: &'a Items, new: &'a Items) -> Vec<Step<'a>> {
 }
 
 /// The slots that elements of one frontend fill.
-pub(super) fn slots(items: &Items, scope: Scope) -> BTreeMap<u32, Backend> {
+#[cfg(test)]
+pub(super) fn slots(items: &Items, scope: super::set::Scope) -> BTreeMap<u32, Backend> {
     items
         .iter()
         .filter(|(key, _)| key.set == SetId::Endpoints(scope))

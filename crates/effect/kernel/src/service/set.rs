@@ -9,7 +9,7 @@ use weft_sys::nft::{DataType, Set, SetFlags};
 use super::ip_family::IpFamily;
 
 /// For whom a frontend's endpoints are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Scope {
     /// Everybody.
     All,
@@ -46,7 +46,7 @@ impl Scope {
 }
 
 /// A direction of a Service's traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Way {
     /// From clients to endpoints.
     In,
@@ -60,7 +60,7 @@ impl Way {
 
 /// The sets, in the order in which elements of a frontend are added; they are removed in
 /// the reverse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum SetId {
     /// Pod ranges of the cluster.
     Pods,

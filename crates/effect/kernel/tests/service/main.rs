@@ -17,4 +17,5 @@ mod listing;
 mod node_port;
 mod reach;
 mod sources;
+mod strangers;
 mod takeover;

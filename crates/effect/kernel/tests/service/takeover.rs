@@ -61,7 +61,7 @@ fn a_new_agent_takes_over_without_touching_anything() {
 }
 
 /// The listing without what packets change in it, and without handles and order.
-fn without_counters(listing: &str) -> BTreeSet<String> {
+pub(crate) fn without_counters(listing: &str) -> BTreeSet<String> {
     let mut chain = "";
     let mut found = BTreeSet::new();
     for line in listing.lines().flat_map(|line| line.split(", ")) {
@@ -81,7 +81,7 @@ fn without_counters(listing: &str) -> BTreeSet<String> {
 }
 
 #[track_caller]
-fn assert_same(lab: &Lab, before: &BTreeSet<String>) {
+pub(crate) fn assert_same(lab: &Lab, before: &BTreeSet<String>) {
     let after = without_counters(&lab.list());
     let gone: Vec<_> = before.difference(&after).collect();
     let new: Vec<_> = after.difference(before).collect();

@@ -323,6 +323,25 @@ impl Socket {
         request: &Request,
         decode: &mut impl FnMut(Message<'_>) -> Result<Option<T>, Error>,
     ) -> Result<Option<Vec<T>>, Error> {
+        let mut found = Vec::new();
+        let whole = self.dump_through(request, |message| {
+            found.extend(decode(message)?);
+            Ok(())
+        })?;
+        Ok(whole.then_some(found))
+    }
+
+    /// Lists objects once and hands each message to `each` as it comes: for lists that are
+    /// too long to be kept. `false` if the list changed while it was read; then what `each`
+    /// was given was never true at one time.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], or a failure of the socket or of `each`.
+    pub fn dump_through(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(Message<'_>) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
         let sequence = self.take_sequences(1);
         let mut bytes = Vec::with_capacity(HEADER_LENGTH + request.payload.len());
         put_message(
@@ -333,7 +352,6 @@ impl Socket {
             &request.payload,
         );
         self.send(&bytes)?;
-        let mut found = Vec::new();
         let mut changed = false;
         let mut failed = None;
         loop {
@@ -348,22 +366,14 @@ impl Socket {
                     NLMSG_DONE | NLMSG_ERROR => end = message.outcome(),
                     // The rest of the dump is taken out of the queue even after an
                     // error, so that the socket can be used again.
-                    _ => match decode(message) {
-                        Ok(item) => found.extend(item),
-                        Err(error) => failed = Some(error),
-                    },
+                    _ if failed.is_some() => {}
+                    _ => failed = each(message).err(),
                 }
             })?;
             match end {
                 None => {}
                 Some(Err(failure)) => return Err(refused(request, failure)),
-                Some(Ok(())) => {
-                    return match failed {
-                        Some(error) => Err(error),
-                        None if changed => Ok(None),
-                        None => Ok(Some(found)),
-                    };
-                }
+                Some(Ok(())) => return failed.map_or(Ok(!changed), Err),
             }
         }
     }

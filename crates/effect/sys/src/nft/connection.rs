@@ -2,6 +2,8 @@
 
 use std::os::fd::BorrowedFd;
 
+use rustix::io::Errno;
+
 use super::batch::{Batch, Step};
 use super::object::{Chain, Counts, Element, Rule, Set, Table, TableName};
 use super::wire::{
@@ -11,14 +13,26 @@ use super::wire::{
 use super::{Family, read};
 use crate::netlink::{Bus, Error, Failure, Message, Request, Socket};
 
+const LIST_ELEMENTS: &str = "list elements";
+
 /// Counts the transactions of a network namespace; wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation(pub u32);
+
+impl Generation {
+    /// The generation after so many transactions. The kernel leaves 0 out.
+    #[must_use]
+    pub fn after(self, transactions: u32) -> Self {
+        let (next, wrapped) = self.0.overflowing_add(transactions);
+        Generation(if wrapped { next.wrapping_add(1) } else { next })
+    }
+}
 
 /// nf_tables of one network namespace.
 #[derive(Debug)]
 pub struct Connection {
     socket: Socket,
+    transactions: u32,
 }
 
 impl Connection {
@@ -27,9 +41,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Socket`] if the kernel gives no socket.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self {
-            socket: Socket::open(Bus::Netfilter)?,
-        })
+        Ok(Self::with(Socket::open(Bus::Netfilter)?))
     }
 
     /// nf_tables of the network namespace that `namespace` refers to.
@@ -37,9 +49,21 @@ impl Connection {
     /// # Errors
     /// [`Error::Socket`] if it can't be entered or the kernel gives no socket.
     pub fn in_namespace(namespace: BorrowedFd<'_>) -> Result<Self, Error> {
-        Ok(Self {
-            socket: Socket::in_namespace(Bus::Netfilter, namespace)?,
-        })
+        let socket = Socket::in_namespace(Bus::Netfilter, namespace)?;
+        Ok(Self::with(socket))
+    }
+
+    fn with(socket: Socket) -> Self {
+        Self {
+            socket,
+            transactions: 0,
+        }
+    }
+
+    /// How many transactions the kernel has acknowledged. Wraps.
+    #[must_use]
+    pub fn transactions(&self) -> u32 {
+        self.transactions
     }
 
     /// The most bytes a [`Batch`] may have: it must fit into one `send`.
@@ -73,7 +97,9 @@ impl Connection {
         while outcome.as_ref().is_some_and(Result::is_err)
             && self.socket.try_receive("commit", |_| {})?
         {}
-        outcome.unwrap_or(Ok(()))
+        outcome.unwrap_or(Ok(()))?;
+        self.transactions = self.transactions.wrapping_add(1);
+        Ok(())
     }
 
     /// The tables of a family.
@@ -140,20 +166,36 @@ impl Connection {
     /// # Errors
     /// [`Error::Refused`] or a failure of the socket.
     pub fn elements(&mut self, table: &TableName, set: &str) -> Result<Vec<Element>, Error> {
-        const OPERATION: &str = "list elements";
-        let request = request(GET_ELEMENT, OPERATION, table.family, Some(table), Some(set));
+        let request = elements_request(table, set);
         let lists = self.socket.dump(&request, |message| {
             let mut found = Vec::new();
-            if read::elements(message.payload, &mut found) {
-                Ok(Some(found))
-            } else {
-                Err(Error::Malformed {
-                    operation: OPERATION,
-                    reason: format!("an element of {table} {set} has no key"),
-                })
-            }
+            read_elements(table, set, &message, |element| found.push(element))?;
+            Ok(Some(found))
         })?;
         Ok(lists.into_iter().flatten().collect())
+    }
+
+    /// Hands each element of a set to `each` as it is read, in no particular order: there
+    /// may be more than one wants to keep. `false` if the set changed meanwhile; then what
+    /// was read was never true at one time, and it has to be read again.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or a failure of the socket.
+    pub fn each_element(
+        &mut self,
+        table: &TableName,
+        set: &str,
+        mut each: impl FnMut(Element),
+    ) -> Result<bool, Error> {
+        let request = elements_request(table, set);
+        let dump = self.socket.dump_through(&request, |message| {
+            read_elements(table, set, &message, &mut each)
+        });
+        match dump {
+            // An allocation failure or a change has ended it early.
+            Err(error) if error.errno() == Some(Errno::INTR) => Ok(false),
+            other => other,
+        }
     }
 
     /// Which transaction was the last. Whoever made it, the number has changed.
@@ -209,6 +251,31 @@ fn refused(step: &Step, failure: Failure) -> Error {
         object: step.object.clone(),
         failure,
     }
+}
+
+fn elements_request(table: &TableName, set: &str) -> Request {
+    request(
+        GET_ELEMENT,
+        LIST_ELEMENTS,
+        table.family,
+        Some(table),
+        Some(set),
+    )
+}
+
+fn read_elements(
+    table: &TableName,
+    set: &str,
+    message: &Message<'_>,
+    each: impl FnMut(Element),
+) -> Result<(), Error> {
+    if read::elements(message.payload, each) {
+        return Ok(());
+    }
+    Err(Error::Malformed {
+        operation: LIST_ELEMENTS,
+        reason: format!("an element of {table} {set} has no key"),
+    })
 }
 
 fn request(

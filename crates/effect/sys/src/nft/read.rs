@@ -307,13 +307,13 @@ fn data_types(mut packed: u32) -> Option<Vec<DataType>> {
     Some(parts)
 }
 
-/// The elements of one message of a dump, appended to `found`. `false` if one of them
-/// has a key that is no value.
-pub(super) fn elements(payload: &[u8], found: &mut Vec<Element>) -> bool {
+/// Hands the elements of one message of a dump to `each`. `false` if one of them has a key
+/// that is no value.
+pub(super) fn elements(payload: &[u8], mut each: impl FnMut(Element)) -> bool {
     let fields = Fields::of_message(payload);
     for entry in attributes(fields.get(3).unwrap_or_default()) {
         match element(entry.nested()) {
-            Some(element) => found.push(element),
+            Some(element) => each(element),
             None => return false,
         }
     }

@@ -1,0 +1,263 @@
+//! What the kernel has of the table, without all of its elements.
+//!
+//! A cluster's frontends are hundreds of thousands of elements. Nearly always they are what
+//! they should be, and of those that are it is enough to know so: of each frontend's
+//! elements a print is kept, and only where that differs from what is wanted are the
+//! elements themselves read, in a second pass.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
+
+use weft_desired::{Backend, FrontendKey};
+use weft_sys::netlink;
+use weft_sys::nft::{Connection, Element, TableName};
+
+use super::installed::{Installed, Slots};
+use super::ip_family::IpFamily;
+use super::item::{Bytes, ItemKey, ItemValue, Items, backend_of, frontend_of, slot_of};
+use super::set::{Content, Scope, SetId};
+
+/// How often sets are read again that change while they are read.
+const ATTEMPTS: u32 = 10;
+
+/// What the kernel has.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    family: Option<IpFamily>,
+    frontends: BTreeMap<FrontendKey, Standing>,
+    /// Addresses that are a Service's alone.
+    pub(super) addresses: Items,
+    pub(super) nat: Items,
+    /// What belongs to nothing that could be desired.
+    pub(super) strays: Items,
+    printer: RandomState,
+}
+
+/// What is known of a frontend's elements.
+#[derive(Debug, Default)]
+struct Standing {
+    print: Print,
+    slots: Slots,
+}
+
+/// Tells two collections of elements apart, in whatever order they come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Print {
+    count: usize,
+    sum: u64,
+}
+
+impl Print {
+    fn add(&mut self, printer: &RandomState, key: &ItemKey, value: &ItemValue) {
+        let comment = value.comment.as_deref();
+        let parts = (key.set, key.key.as_slice(), value.data.as_slice(), comment);
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(printer.hash_one(parts));
+    }
+}
+
+impl Survey {
+    /// Reads the table.
+    pub(super) fn of(
+        connection: &mut Connection,
+        table: &TableName,
+        family: IpFamily,
+        sets: &[SetId],
+    ) -> Result<Self, netlink::Error> {
+        attempts(|| {
+            let mut survey = Self {
+                family: Some(family),
+                ..Self::default()
+            };
+            for set in sets {
+                if !survey.take_set(connection, table, *set)? {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(survey))
+        })
+    }
+
+    /// The frontends that have elements.
+    pub(super) fn frontends(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.frontends.keys()
+    }
+
+    /// The slots of a frontend that are filled.
+    pub(super) fn slots(&self, key: &FrontendKey) -> &Slots {
+        static NONE: Slots = Slots {
+            all: BTreeMap::new(),
+            outside: BTreeMap::new(),
+        };
+        self.frontends.get(key).map_or(&NONE, |it| &it.slots)
+    }
+
+    /// The endpoints a frontend has.
+    pub(super) fn backends(&self, key: &FrontendKey) -> BTreeSet<Backend> {
+        let Slots { all, outside } = self.slots(key);
+        all.values().chain(outside.values()).copied().collect()
+    }
+
+    /// The frontends whose elements are not those that are wanted.
+    pub(super) fn other_than(
+        &self,
+        wanted: &BTreeMap<FrontendKey, Installed>,
+    ) -> BTreeSet<FrontendKey> {
+        let changed = wanted.iter().filter(|(key, installed)| {
+            let found = self.frontends.get(*key);
+            found.is_none_or(|found| found.print != self.print_of(key, installed))
+        });
+        let gone = self.frontends().filter(|key| !wanted.contains_key(*key));
+        changed.map(|(key, _)| key).chain(gone).copied().collect()
+    }
+
+    fn print_of(&self, key: &FrontendKey, installed: &Installed) -> Print {
+        let mut print = Print::default();
+        for (key, value) in &installed.items(key, None) {
+            print.add(&self.printer, key, value);
+        }
+        print
+    }
+
+    /// Reads the elements of these frontends, as far as they have any.
+    pub(super) fn elements_of(
+        &self,
+        connection: &mut Connection,
+        table: &TableName,
+        sets: &[SetId],
+        some: &BTreeSet<FrontendKey>,
+    ) -> Result<BTreeMap<FrontendKey, Items>, netlink::Error> {
+        let Some(family) = self.family else {
+            return Ok(BTreeMap::new());
+        };
+        if !some.iter().any(|key| self.frontends.contains_key(key)) {
+            return Ok(BTreeMap::new());
+        }
+        attempts(|| {
+            let mut found: BTreeMap<FrontendKey, Items> = BTreeMap::new();
+            for set in sets.iter().filter(|it| it.content() == Content::Frontends) {
+                let whole = connection.each_element(table, &set.name(), |element| {
+                    let Some((key, value)) = item(*set, element) else {
+                        return;
+                    };
+                    if let Some(frontend) = frontend_of(&key, family).filter(|it| some.contains(it))
+                    {
+                        found.entry(frontend).or_default().insert(key, value);
+                    }
+                })?;
+                if !whole {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(found))
+        })
+    }
+
+    /// Takes in the elements of one set. `false` if it changed meanwhile.
+    fn take_set(
+        &mut self,
+        connection: &mut Connection,
+        table: &TableName,
+        set: SetId,
+    ) -> Result<bool, netlink::Error> {
+        if set.content() == Content::Kernel {
+            return Ok(true);
+        }
+        if set.is_ranges() {
+            let mut elements = connection.elements(table, &set.name())?;
+            // Start and end of each range stand next to each other, and where one range
+            // ends and the next begins the end comes first.
+            elements.sort_by(|a, b| (&a.key, !a.interval_end).cmp(&(&b.key, !b.interval_end)));
+            self.take_ranges(set, &elements);
+            return Ok(true);
+        }
+        connection.each_element(table, &set.name(), |element| {
+            if let Some((key, value)) = item(set, element) {
+                self.take(key, value);
+            }
+        })
+    }
+
+    fn take(&mut self, key: ItemKey, value: ItemValue) {
+        match key.set.content() {
+            Content::Kernel => {}
+            Content::Node => {
+                self.nat.insert(key, value);
+            }
+            Content::Addresses => {
+                self.addresses.insert(key, value);
+            }
+            Content::Frontends => match self.family.and_then(|family| frontend_of(&key, family)) {
+                Some(frontend) => {
+                    let standing = self.frontends.entry(frontend).or_default();
+                    standing.take(&self.printer, &key, &value);
+                }
+                None => {
+                    self.strays.insert(key, value);
+                }
+            },
+        }
+    }
+
+    /// Elements of a set of ranges, sorted.
+    fn take_ranges(&mut self, set: SetId, elements: &[Element]) {
+        let mut start = None;
+        for element in elements {
+            let Some(key) = Bytes::new(&element.key) else {
+                continue;
+            };
+            if element.interval_end {
+                if let Some(value) = start.take().and_then(|start| self.nat.get_mut(&start)) {
+                    value.data = key;
+                }
+            } else {
+                let key = ItemKey { set, key };
+                let value = ItemValue {
+                    data: Bytes::default(),
+                    comment: element.comment.as_deref().map(Into::into),
+                };
+                self.nat.insert(key, value);
+                start = Some(key);
+            }
+        }
+    }
+}
+
+impl Standing {
+    fn take(&mut self, printer: &RandomState, key: &ItemKey, value: &ItemValue) {
+        self.print.add(printer, key, value);
+        let slot = || slot_of(key.key).zip(backend_of(value.data));
+        if key.set == SetId::Endpoints(Scope::All) {
+            self.slots.all.extend(slot());
+        } else if key.set == SetId::Endpoints(Scope::Local) {
+            self.slots.outside.extend(slot());
+        }
+    }
+}
+
+/// Reads until nothing changes meanwhile.
+fn attempts<T>(
+    mut read: impl FnMut() -> Result<Option<T>, netlink::Error>,
+) -> Result<T, netlink::Error> {
+    for _ in 0..ATTEMPTS {
+        if let Some(found) = read()? {
+            return Ok(found);
+        }
+    }
+    Err(netlink::Error::Unsettled {
+        operation: "list elements",
+        attempts: ATTEMPTS,
+    })
+}
+
+/// An element of a set without ranges as a whole; `None` if it is longer than any of ours.
+fn item(set: SetId, element: Element) -> Option<(ItemKey, ItemValue)> {
+    let data = match set.has_key_ends() {
+        true => &element.key_end,
+        false => &element.data,
+    };
+    let (key, data) = (Bytes::new(&element.key)?, Bytes::new(data)?);
+    let comment = element.comment.map(Into::into);
+    Some((ItemKey { set, key }, ItemValue { data, comment }))
+}
