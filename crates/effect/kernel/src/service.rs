@@ -20,6 +20,8 @@ mod layout;
 mod rules;
 mod set;
 mod survey;
+#[cfg(test)]
+mod verdicts;
 mod view;
 mod writer;
 

@@ -281,7 +281,10 @@ impl<'a> Call<'a> {
             Place::Node(_) | Place::Outside => false,
         };
         let as_node = || direct::as_node(self.node, sent).map_err(|_| Loss::NoNodeAddress);
+        // Only what leaves the node gets another source.
+        let stays = arrival.to == Receiver::Node(self.node.name.clone());
         match source {
+            Source::Node if stays => {}
             Source::Node => arrival.source_seen = as_node()?,
             Source::Kept if itself => arrival.source_seen = as_node()?,
             Source::Kept => {}

@@ -751,6 +751,22 @@ fn external_addresses_lead_to_every_endpoint_by_way_of_the_node() {
 }
 
 #[test]
+fn what_stays_on_the_node_that_translates_keeps_its_address() {
+    let both = ["172.30.0.11 ready @node-1", "172.30.0.12 ready @node-2"];
+    let service = everywhere(TrafficPolicy::Cluster);
+    let cluster = with([Object::Service(service), endpoints(&both)]);
+    let by = "172.30.0.11:8080 node-1 as itself, 172.30.0.12:8080 node-2 as 172.30.0.11";
+    for (from, to) in [
+        ("outside", "172.30.0.11:30080"),
+        ("outside via 1", "192.0.2.20:80"),
+        ("pod a", "192.0.2.21:80"),
+        ("node 2", "172.30.0.11:30080"),
+    ] {
+        check(&cluster, &[(from, to, by)]);
+    }
+}
+
+#[test]
 fn with_the_local_policy_clients_outside_keep_their_address() {
     let own = "10.244.1.5:8080 a as itself";
     let dropped = "dropped NoLocalEndpoints";

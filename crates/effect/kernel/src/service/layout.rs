@@ -23,7 +23,7 @@
 //!  -90 output, 0 forward    key @dropped               dropped
 //!                           daddr @service-addresses   refused: no such port
 //!                           daddr @service-ranges      dropped: no such Service
-//!  -10 postrouting          translated, original key . daddr . dport @remembered,
+//!  -10 postrouting, input   translated, original key . daddr . dport @remembered,
 //!                           original key @sticky-T     update @affinity timeout T
 //!  100 postrouting          translated, saddr . daddr @hairpin                masquerade
 //!                           translated, original key @masquerade-all          masquerade

@@ -319,22 +319,28 @@ impl Builder<'_> {
         );
     }
 
-    /// Which endpoint a client got, for the next time.
+    /// Which endpoint a client got, for the next time: where the packet leaves the node, or
+    /// has arrived.
     fn remember(&mut self) {
-        self.base("remembering", ChainKind::Filter, Hook::Postrouting, -10);
         self.chain(REMEMBER, None);
         let words = self.family.words();
-        // Not what has left the frontend since it was chosen.
-        let stands = vec![lookup(SetId::Remembered, false)];
-        let parts = [
-            state(CtKey::NEW),
-            translated(),
-            original_key(self.family, 0),
-            endpoint(self.family, words + 2),
-            stands,
-            jump(REMEMBER),
-        ];
-        self.rule("remembering", &parts);
+        for (name, hook) in [
+            ("remembering", Hook::Postrouting),
+            ("remembering-input", Hook::Input),
+        ] {
+            self.base(name, ChainKind::Filter, hook, -10);
+            // Not what has left the frontend since it was chosen.
+            let stands = vec![lookup(SetId::Remembered, false)];
+            let parts = [
+                state(CtKey::NEW),
+                translated(),
+                original_key(self.family, 0),
+                endpoint(self.family, words + 2),
+                stands,
+                jump(REMEMBER),
+            ];
+            self.rule(name, &parts);
+        }
         let rules = self.shape.timeouts.iter();
         let rules = rules.map(|seconds| remembering(self.family, *seconds));
         self.rules.insert(REMEMBER.to_owned(), rules.collect());

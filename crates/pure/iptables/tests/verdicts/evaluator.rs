@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use weft_desired::{Backend, Protocol};
 use weft_iptables::{Chain, Condition, Match, Rule, Ruleset, State, Table, Target};
 
+use crate::clusters::Fate;
+
 /// The packet, and where it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
@@ -18,24 +20,14 @@ pub(crate) struct Packet {
     pub(crate) interface: Option<String>,
 }
 
-/// What may become of it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fate {
-    /// It goes on, to where it was sent or to an endpoint.
-    Passed {
-        endpoint: Option<Backend>,
-        masqueraded: bool,
-    },
-    Rejected,
-    Dropped,
-}
-
 /// A packet on its way through chains.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Way {
     mark: u32,
     endpoint: Option<Backend>,
     masqueraded: bool,
+    /// The lists that the client is in from now on.
+    remembered: BTreeSet<Chain>,
     end: Option<End>,
 }
 
@@ -50,46 +42,70 @@ enum End {
 pub(crate) struct Evaluator<'a> {
     pub(crate) ruleset: &'a Ruleset,
     /// The node's own addresses.
-    pub(crate) own: &'a [IpAddr],
+    pub(crate) own: &'a BTreeSet<IpAddr>,
 }
 
+/// What became of a packet, and the lists in which its client is since.
+pub(crate) type Passage = (Fate, BTreeSet<Chain>);
+
 impl Evaluator<'_> {
-    /// All that may become of a packet.
-    pub(crate) fn fates(&self, packet: &Packet) -> BTreeSet<Fate> {
+    /// All that may become of a client's packet that is in these lists.
+    pub(crate) fn passages(
+        &self,
+        packet: &Packet,
+        remembered: &BTreeSet<Chain>,
+    ) -> BTreeSet<Passage> {
         let start = Way {
             mark: 0,
             endpoint: None,
             masqueraded: false,
+            remembered: remembered.clone(),
             end: None,
         };
         let sent_here = packet.interface.is_none();
         let before = if sent_here { "OUTPUT" } else { "PREROUTING" };
-        let mut fates = BTreeSet::new();
+        let mut passages = BTreeSet::new();
         for way in self.hook(Table::Nat, before, packet, &start) {
             let destination = way.endpoint.map_or(packet.destination, |to| to.address);
-            let hook = if sent_here {
-                "OUTPUT"
-            } else if self.own.contains(&destination) {
-                "INPUT"
-            } else {
-                "FORWARD"
+            let stays = self.own.contains(&destination);
+            // What the node sends to itself leaves it first, and comes in again.
+            let hooks: &[&str] = match (sent_here, stays) {
+                (true, true) => &["OUTPUT", "INPUT"],
+                (true, false) => &["OUTPUT"],
+                (false, true) => &["INPUT"],
+                (false, false) => &["FORWARD"],
             };
-            for way in self.hook(Table::Filter, hook, packet, &way) {
+            let mut ways = BTreeSet::from([way]);
+            for hook in hooks {
+                let next = ways.iter().flat_map(|way| match way.end {
+                    Some(End::Rejected | End::Dropped) => BTreeSet::from([way.clone()]),
+                    Some(End::Accepted) | None => self.hook(Table::Filter, hook, packet, way),
+                });
+                ways = next.collect();
+            }
+            for way in ways {
+                let remembered = way.remembered.clone();
                 match way.end {
-                    Some(End::Rejected) => fates.insert(Fate::Rejected),
-                    Some(End::Dropped) => fates.insert(Fate::Dropped),
+                    Some(End::Rejected) => _ = passages.insert((Fate::Rejected, remembered)),
+                    Some(End::Dropped) => _ = passages.insert((Fate::Dropped, remembered)),
+                    // Only what leaves the node is masqueraded.
+                    Some(End::Accepted) | None if stays && !sent_here => {
+                        _ = passages.insert(passed(way));
+                    }
                     Some(End::Accepted) | None => {
                         let ways = self.hook(Table::Nat, "POSTROUTING", packet, &way);
-                        fates.extend(ways.into_iter().map(|way| Fate::Passed {
-                            endpoint: way.endpoint,
-                            masqueraded: way.masqueraded,
-                        }));
-                        true
+                        passages.extend(ways.into_iter().map(passed));
                     }
-                };
+                }
             }
         }
-        fates
+        passages
+    }
+
+    /// All that may become of the first packet of a client that was never here.
+    pub(crate) fn fates(&self, packet: &Packet) -> BTreeSet<Fate> {
+        let passages = self.passages(packet, &BTreeSet::new());
+        passages.into_iter().map(|(fate, _)| fate).collect()
     }
 
     fn hook(&self, table: Table, hook: &str, packet: &Packet, way: &Way) -> BTreeSet<Way> {
@@ -125,6 +141,11 @@ impl Evaluator<'_> {
         packet: &Packet,
         mut way: Way,
     ) -> BTreeSet<Way> {
+        for condition in &rule.matches {
+            if let Match::Remember(list) = condition {
+                way.remembered.insert(list.clone());
+            }
+        }
         match &rule.target {
             None => {}
             Some(Target::Return) => return BTreeSet::from([way]),
@@ -199,8 +220,7 @@ impl Evaluator<'_> {
                     chance = true;
                     true
                 }
-                // The client has never been here.
-                Match::Remembered { .. } => false,
+                Match::Remembered { list, .. } => way.remembered.contains(list),
             });
         (certain, !certain || chance)
     }
@@ -208,6 +228,14 @@ impl Evaluator<'_> {
     fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.own.contains(&address)
     }
+}
+
+fn passed(way: Way) -> Passage {
+    let fate = Fate::Passed {
+        endpoint: way.endpoint,
+        masqueraded: way.masqueraded,
+    };
+    (fate, way.remembered)
 }
 
 /// The first packet of a connection is new, and translated or not.

@@ -3,271 +3,252 @@
 //! or an address that no Service has), the rules have to leave it alone.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+#[path = "../../../../../tests/clusters/mod.rs"]
+mod clusters;
 mod evaluator;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, json};
-use weft_compile::{Compiler, LocalMode, ProxySettings, Settings};
-use weft_desired::{Backend, IpFamily, Protocol};
+use weft_compile::{Compiler, LocalMode, NodePortsAt, ProxySettings};
+use weft_desired::{IpFamily, Protocol};
 use weft_iptables::{Generation, Options, Ruleset};
-use weft_model::{Change, Object, ObjectKey, Port, ServiceAddress, ServiceType, TrafficPolicy};
-use weft_oracle::{Flow, Loss, Ranges, Refusal, Sender, SourceSeen, Verdict, verdict};
+use weft_oracle::{Flow, Verdict, verdict};
 
-use self::evaluator::{Evaluator, Fate, Packet};
+use self::clusters::{Endpoints, Fate, Rest};
+use self::evaluator::{Evaluator, Packet};
 
-/// Numbers that look drawn, the same ones at every run.
-struct Draw(u64);
+const CLUSTERS: u64 = 40;
 
-impl Draw {
-    fn below(&mut self, limit: u64) -> u64 {
-        // Knuth's MMIX generator.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
+fn packet(flow: &Flow) -> Packet {
+    Packet {
+        source: flow.source,
+        destination: flow.destination,
+        protocol: protocol(flow.protocol),
+        port: flow.port.number(),
+        interface: clusters::device(flow).map(str::to_owned),
     }
 }
 
-const NODES: u8 = 3;
-const PODS: u8 = 3;
-const SERVICES: u8 = 6;
-
-fn node_name(number: u8) -> String {
-    format!("node-{number}")
-}
-
-fn node_address(number: u8) -> IpAddr {
-    IpAddr::from([172, 30, 0, 10 + number])
-}
-
-fn pod_address(node: u8, number: u8) -> IpAddr {
-    IpAddr::from([10, 244, node, 1 + number])
-}
-
-fn pod_key(node: u8, number: u8) -> ObjectKey {
-    ObjectKey::new("default", &format!("pod-{node}-{number}"))
-}
-
-fn cluster_address(number: u8) -> IpAddr {
-    IpAddr::from([10, 96, 0, number])
-}
-
-fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
-}
-
-fn cluster(draw: &mut Draw) -> Vec<Change> {
-    let mut objects = Vec::new();
-    for node in 1..=NODES {
-        objects.push(Object::Node(object(json!({
-            "name": node_name(node),
-            "internal_ips": [node_address(node)],
-            "pod_cidrs": [format!("10.244.{node}.0/24")],
-        }))));
-        for number in 0..PODS {
-            objects.push(Object::Pod(object(json!({
-                "key": pod_key(node, number),
-                "uid": format!("pod-{node}-{number}"),
-                "node": node_name(node),
-                "ips": [pod_address(node, number)],
-                "host_network": false,
-                "finished": false,
-                "ready": true,
-                "terminating": false,
-            }))));
-        }
+fn protocol(protocol: weft_model::Protocol) -> Protocol {
+    match protocol {
+        weft_model::Protocol::Tcp => Protocol::Tcp,
+        weft_model::Protocol::Udp => Protocol::Udp,
+        weft_model::Protocol::Sctp => Protocol::Sctp,
     }
-    for number in 1..=SERVICES {
-        let key = ObjectKey::new("default", &format!("service-{number}"));
-        let policy = if draw.one_in(3) {
-            TrafficPolicy::Local
-        } else {
-            TrafficPolicy::Cluster
-        };
-        objects.push(Object::Service(object(json!({
-            "key": key,
-            "uid": format!("service-{number}"),
-            "service_type": ServiceType::ClusterIP,
-            "address": ServiceAddress::Virtual(vec![cluster_address(number)]),
-            "ports": [{
-                "name": "http",
-                "protocol": weft_model::Protocol::Tcp,
-                "port": Port::new(80).unwrap(),
-            }],
-            "internal_traffic_policy": policy,
-            "affinity": draw.one_in(3).then_some(600),
-        }))));
-        let mut endpoints = Vec::new();
-        for node in 1..=NODES {
-            for pod in 0..PODS {
-                if draw.one_in(3) {
-                    let state = draw.below(6);
-                    endpoints.push(json!({
-                        "addresses": [pod_address(node, pod)],
-                        "ready": state < 3,
-                        "serving": state < 5,
-                        "terminating": (3..5).contains(&state),
-                        "node": node_name(node),
-                        "zone": null,
-                        "hostname": null,
-                        "pod": pod_key(node, pod),
-                    }));
-                }
-            }
-        }
-        if draw.one_in(5) {
-            endpoints.clear();
-        }
-        objects.push(Object::EndpointSlice(object(json!({
-            "key": ObjectKey::new("default", &format!("slice-{number}")),
-            "service": key,
-            "family": weft_model::IpFamily::V4,
-            "ports": [{
-                "name": "http",
-                "protocol": weft_model::Protocol::Tcp,
-                "port": Port::new(8080).unwrap(),
-            }],
-            "endpoints": endpoints,
-        }))));
-    }
-    objects.into_iter().map(Change::Put).collect()
 }
 
-fn compiler(node: u8) -> Compiler {
-    let pods = "10.244.0.0/16".parse().unwrap();
-    Compiler::new(Settings {
-        node: node_name(node).as_str().into(),
-        service_ranges: vec!["10.96.0.0/12".parse().unwrap()],
-        proxy: ProxySettings {
-            local: LocalMode::Ranges(BTreeSet::from([pods])),
-            ..ProxySettings::default()
-        },
-    })
-}
-
-/// What the oracle's answer lets the rules do.
-fn expected(verdict: &Verdict, sender: &Sender) -> BTreeSet<Fate> {
-    let untouched = Fate::Passed {
-        endpoint: None,
-        masqueraded: false,
+fn ruleset(compiler: &Compiler, family: IpFamily, generation: Generation) -> Ruleset {
+    let desired = compiler.desired();
+    let options = Options {
+        generation,
+        ..Options::default()
     };
-    match verdict {
-        Verdict::Delivered(arrivals) => arrivals
-            .iter()
-            .map(|arrival| Fate::Passed {
-                endpoint: Some(Backend {
-                    address: arrival.address,
-                    port: arrival.port.number(),
-                }),
-                // What a node sends has its address already, masqueraded or not.
-                masqueraded: matches!(sender, Sender::Node(_))
-                    || arrival.source_seen != SourceSeen::Unchanged,
-            })
-            .collect(),
-        Verdict::Refused(Refusal::NoEndpoints) => BTreeSet::from([Fate::Rejected]),
-        Verdict::Dropped(Loss::NoLocalEndpoints) => BTreeSet::from([Fate::Dropped]),
-        Verdict::Refused(Refusal::NoSuchServicePort)
-        | Verdict::Dropped(Loss::UnallocatedServiceAddress) => BTreeSet::from([untouched]),
-        other @ (Verdict::Refused(_) | Verdict::Dropped(_) | Verdict::NotRouted(_)) => {
-            unreachable!("no flow here has the verdict {other:?}")
+    Ruleset::new(family, &desired.services, &desired.nat, &options)
+}
+
+/// What the rules make of a packet.
+fn fates(compiler: &Compiler, ruleset: &Ruleset, flow: &Flow) -> BTreeSet<Fate> {
+    let own = &compiler.desired().nat.own_addresses;
+    let fates = Evaluator { ruleset, own }.fates(&packet(flow));
+    clusters::seen(fates, flow)
+}
+
+/// The fates by the oracle. kube-proxy looks at what the node itself sends to external
+/// addresses only if it translates it: without endpoints it leaves it alone.
+fn expected(verdict: &Verdict, flow: &Flow) -> BTreeSet<Fate> {
+    let fates = clusters::expected(verdict, flow, Rest::LeftAlone);
+    match clusters::device(flow) {
+        None if is_external(flow) && fates == BTreeSet::from([Fate::Rejected]) => {
+            BTreeSet::from([Fate::Passed {
+                endpoint: None,
+                masqueraded: false,
+            }])
         }
+        Some(_) | None => fates,
     }
+}
+
+fn is_external(flow: &Flow) -> bool {
+    let ranges = clusters::ranges().services;
+    let inside = ranges.iter().any(|range| range.contains(&flow.destination));
+    let family = IpFamily::of(flow.destination);
+    !inside && flow.destination != clusters::node_address(family, clusters::HERE)
+}
+
+fn compiled(seed: u64, proxy: ProxySettings) -> Compiler {
+    clusters::compiled(clusters::cluster(seed, Endpoints::OfCluster), proxy)
+}
+
+/// Every packet of a cluster, with the oracle's verdict.
+fn judged(compiler: &Compiler, family: IpFamily) -> Vec<(Flow, Verdict)> {
+    let cluster = compiler.cluster();
+    let judge = |flow: Flow| {
+        let verdict = verdict(cluster, &clusters::ranges(), &flow);
+        (flow, verdict)
+    };
+    let flows = clusters::flows(cluster, family);
+    flows.into_iter().map(judge).collect()
 }
 
 #[test]
 fn packets_meet_what_the_model_says() {
-    let ranges = Ranges {
-        pods: vec!["10.244.0.0/16".parse().unwrap()],
-        services: vec!["10.96.0.0/12".parse().unwrap()],
-    };
-    let mut met = BTreeSet::new();
-    for seed in 0..60 {
-        let mut compiler = compiler(1);
-        compiler.apply_all(cluster(&mut Draw(seed)));
-        let desired = compiler.desired();
-        let ruleset = Ruleset::new(
-            IpFamily::V4,
-            &desired.services,
-            &desired.nat,
-            &Options::default(),
-        );
-        let evaluator = Evaluator {
-            ruleset: &ruleset,
-            own: &[node_address(1)],
+    let mut met = BTreeMap::<String, usize>::new();
+    let locals = [
+        LocalMode::NodeRanges,
+        LocalMode::Bridge("weft0".into()),
+        LocalMode::InterfacePrefix("weft".into()),
+    ];
+    let mut wrong = Vec::new();
+    for seed in 0..CLUSTERS {
+        let proxy = ProxySettings {
+            local: locals[seed as usize % locals.len()].clone(),
+            ..ProxySettings::default()
         };
-        let senders = (0..PODS)
-            .map(|pod| (Sender::Pod(pod_key(1, pod)), pod_address(1, pod)))
-            .chain([(Sender::Node(node_name(1).as_str().into()), node_address(1))]);
-        for (sender, source) in senders {
-            for (service, port) in (1..=SERVICES + 1).flat_map(|to| [(to, 80), (to, 81)]) {
-                let flow = Flow {
-                    from: sender.clone(),
-                    source,
-                    destination: cluster_address(service),
-                    protocol: weft_model::Protocol::Tcp,
-                    port: Port::new(port).unwrap(),
-                    via: None,
-                };
-                let packet = Packet {
-                    source,
-                    destination: flow.destination,
-                    protocol: Protocol::Tcp,
-                    port,
-                    interface: matches!(sender, Sender::Pod(_)).then(|| "weft0".to_owned()),
-                };
-                let verdict = verdict(compiler.cluster(), &ranges, &flow);
-                let expected = expected(&verdict, &sender);
-                met.insert(format!("{:?}", std::mem::discriminant(&verdict)));
-                let fates = evaluator.fates(&packet);
-                assert_eq!(fates, expected, "seed {seed}: {flow:?}: {verdict:?}");
+        let compiler = compiled(seed, proxy);
+        for family in IpFamily::BOTH {
+            let ruleset = ruleset(&compiler, family, Generation::Current);
+            for (flow, verdict) in judged(&compiler, family) {
+                *met.entry(clusters::kind(&verdict)).or_default() += 1;
+                let expected = expected(&verdict, &flow);
+                let fates = fates(&compiler, &ruleset, &flow);
+                if fates != expected {
+                    wrong.push(format!(
+                        "seed {seed}: {flow:?}: {fates:?}, not {expected:?}"
+                    ));
+                }
             }
         }
     }
-    assert!(met.len() >= 3, "{met:?}");
+    clusters::assert_none(&wrong);
+    // Some of everything, or nothing is shown.
+    assert!(met.len() >= 6, "{met:?}");
+}
+
+/// Who had an endpoint has it again, as long as it is there.
+#[test]
+fn clients_meet_the_endpoint_they_had() {
+    let (mut again, mut wrong) = (0, Vec::new());
+    for seed in 0..CLUSTERS {
+        let compiler = compiled(seed, ProxySettings::default());
+        let own = &compiler.desired().nat.own_addresses;
+        for family in IpFamily::BOTH {
+            for generation in [Generation::Current, Generation::V1_23] {
+                let ruleset = ruleset(&compiler, family, generation);
+                let evaluator = Evaluator {
+                    ruleset: &ruleset,
+                    own,
+                };
+                for (flow, verdict) in judged(&compiler, family) {
+                    let sticks = clusters::has_affinity(compiler.cluster(), &flow);
+                    if !sticks || !matches!(verdict, Verdict::Delivered(_)) {
+                        continue;
+                    }
+                    let packet = packet(&flow);
+                    for (fate, remembered) in evaluator.passages(&packet, &BTreeSet::new()) {
+                        let next = evaluator.passages(&packet, &remembered);
+                        let next: BTreeSet<Fate> = next.into_iter().map(|(fate, _)| fate).collect();
+                        again += 1;
+                        if next != BTreeSet::from([fate.clone()]) {
+                            wrong.push(format!("seed {seed}: {flow:?}: after {fate:?} {next:?}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    clusters::assert_none(&wrong);
+    assert!(again > 100, "{again}");
 }
 
 #[test]
-fn the_old_generation_leads_to_the_same_endpoints() {
-    for seed in 0..60 {
-        let mut compiler = compiler(1);
-        compiler.apply_all(cluster(&mut Draw(seed)));
-        let desired = compiler.desired();
-        let rulesets = [Generation::Current, Generation::V1_23].map(|generation| {
-            let options = Options {
-                generation,
-                ..Options::default()
-            };
-            Ruleset::new(IpFamily::V4, &desired.services, &desired.nat, &options)
-        });
-        for service in 1..=SERVICES {
-            let packet = Packet {
-                source: pod_address(1, 0),
-                destination: cluster_address(service),
-                protocol: Protocol::Tcp,
-                port: 80,
-                interface: Some("weft0".to_owned()),
-            };
-            let [current, old] = [&rulesets[0], &rulesets[1]].map(|ruleset| {
-                let own = [node_address(1)];
-                let evaluator = Evaluator { ruleset, own: &own };
-                evaluator.fates(&packet)
-            });
-            // Without an endpoint of this node 1.23 refuses where today's drops.
-            let told = |fates: &BTreeSet<Fate>| {
-                fates == &BTreeSet::from([Fate::Rejected])
-                    || fates == &BTreeSet::from([Fate::Dropped])
-            };
-            assert!(
-                current == old || (told(&current) && told(&old)),
-                "seed {seed}"
-            );
+fn everything_to_a_services_own_address_is_masqueraded_if_asked() {
+    let proxy = ProxySettings {
+        masquerade_all: true,
+        ..ProxySettings::default()
+    };
+    let mut wrong = Vec::new();
+    for seed in 0..CLUSTERS / 4 {
+        let compiler = compiled(seed, proxy.clone());
+        for family in IpFamily::BOTH {
+            let ruleset = ruleset(&compiler, family, Generation::Current);
+            for (flow, verdict) in judged(&compiler, family) {
+                let expected = clusters::all_masqueraded(expected(&verdict, &flow), &flow);
+                let fates = fates(&compiler, &ruleset, &flow);
+                if fates != expected {
+                    wrong.push(format!(
+                        "seed {seed}: {flow:?}: {fates:?}, not {expected:?}"
+                    ));
+                }
+            }
         }
     }
+    clusters::assert_none(&wrong);
+}
+
+#[test]
+fn node_ports_answer_where_they_are_asked_to() {
+    let within = NodePortsAt::Within(clusters::second_ranges());
+    for (node_ports_at, first, second) in [
+        (NodePortsAt::All, true, true),
+        (NodePortsAt::Primary, true, false),
+        (within, false, true),
+    ] {
+        let mut wrong = Vec::new();
+        for seed in 0..CLUSTERS / 4 {
+            let proxy = ProxySettings {
+                node_ports_at: node_ports_at.clone(),
+                ..ProxySettings::default()
+            };
+            let compiler = compiled(seed, proxy);
+            for family in IpFamily::BOTH {
+                let ruleset = ruleset(&compiler, family, Generation::Current);
+                for (flow, verdict) in judged(&compiler, family) {
+                    for (asked, flow, expected) in
+                        clusters::at_both_addresses(&flow, &verdict, first, second)
+                    {
+                        let fates = fates(&compiler, &ruleset, &flow);
+                        // What is refused or dropped is so at every address of the node.
+                        let translated = |fates: &BTreeSet<Fate>| {
+                            fates.iter().any(|fate| fate.endpoint().is_some())
+                        };
+                        let both = translated(&fates) || translated(&expected);
+                        if both && fates != expected {
+                            wrong.push(format!("seed {seed}, {asked}: {flow:?}: {fates:?}"));
+                        }
+                    }
+                }
+            }
+        }
+        clusters::assert_none(&wrong);
+    }
+}
+
+/// As far as endpoints go. kube-proxy 1.23 refuses where today's drops for want of an endpoint of
+/// the node, leaves alone what it marked to be dropped and what is then forwarded, and gives pods
+/// at external addresses no other source.
+#[test]
+fn the_old_generation_leads_to_the_same_endpoints() {
+    let (mut led, mut wrong) = (0, Vec::new());
+    for seed in 0..CLUSTERS {
+        let compiler = compiled(seed, ProxySettings::default());
+        for family in IpFamily::BOTH {
+            let [current, old] = [Generation::Current, Generation::V1_23]
+                .map(|generation| ruleset(&compiler, family, generation));
+            for (flow, _) in judged(&compiler, family) {
+                let [current, old] = [&current, &old].map(|ruleset| {
+                    let fates = fates(&compiler, ruleset, &flow);
+                    fates
+                        .iter()
+                        .filter_map(Fate::endpoint)
+                        .collect::<BTreeSet<_>>()
+                });
+                led += usize::from(!current.is_empty());
+                if current != old {
+                    wrong.push(format!("seed {seed}: {flow:?}: {old:?}, today {current:?}"));
+                }
+            }
+        }
+    }
+    clusters::assert_none(&wrong);
+    assert!(led > 1000, "{led}");
 }
