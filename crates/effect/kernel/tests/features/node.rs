@@ -1,0 +1,138 @@
+//! A node whose Services one of the back ends translates.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use weft_compile::{Compiler, ProxySettings, Settings, Touched};
+use weft_desired::IpFamily;
+use weft_iptables::Options;
+use weft_kernel::iptables::Rules;
+use weft_kernel::service::{self, ServiceTable};
+use weft_model::{Change, Object};
+use weft_sys::nft::Connection;
+
+use crate::objects;
+use crate::scene::Lab;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BackEnd {
+    Nftables,
+    Iptables,
+}
+
+impl BackEnd {
+    pub(crate) const BOTH: [BackEnd; 2] = [BackEnd::Nftables, BackEnd::Iptables];
+}
+
+enum Programmed {
+    Nftables(ServiceTable),
+    Iptables(Rules),
+}
+
+pub(crate) struct Node {
+    pub(crate) lab: Lab,
+    pub(crate) back_end: BackEnd,
+    compiler: Compiler,
+    programmed: Programmed,
+}
+
+/// Does something with a node of each back end that has these Services.
+pub(crate) fn each(proxy: &ProxySettings, objects: &[Object], mut with: impl FnMut(&mut Node)) {
+    for back_end in BackEnd::BOTH {
+        with(&mut Node::new(back_end, proxy.clone(), objects.to_vec()));
+    }
+}
+
+impl Node {
+    fn new(back_end: BackEnd, proxy: ProxySettings, objects: Vec<Object>) -> Self {
+        let lab = Lab::new(3);
+        // Every refusal counts here.
+        for key in ["net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"] {
+            lab.node.set_sysctl(key, "0").unwrap();
+        }
+        let mut compiler = Compiler::new(Settings {
+            node: objects::NODE.into(),
+            service_ranges: ["10.96.0.0/12", "fd00:10:96::/112"]
+                .map(|range| range.parse().unwrap())
+                .into(),
+            proxy,
+        });
+        compiler.set_own_addresses(objects::node_addresses());
+        let all = objects::scene().into_iter().chain(objects);
+        compiler.apply_all(all.map(Change::Put));
+        let programmed = match back_end {
+            BackEnd::Nftables => {
+                let connection = Connection::in_namespace(lab.node.as_fd()).unwrap();
+                let table = ServiceTable::adopt(connection, &service::IpFamily::BOTH);
+                Programmed::Nftables(table.unwrap())
+            }
+            BackEnd::Iptables => {
+                let rules = || Rules::find(&IpFamily::BOTH, &Options::default());
+                Programmed::Iptables(lab.node.run(rules).unwrap().unwrap())
+            }
+        };
+        let mut node = Self {
+            lab,
+            back_end,
+            compiler,
+            programmed,
+        };
+        node.reconcile();
+        node
+    }
+
+    /// Objects change while everything runs.
+    pub(crate) fn put(&mut self, objects: Vec<Object>) {
+        let touched = self
+            .compiler
+            .apply_all(objects.into_iter().map(Change::Put));
+        self.programme(&touched);
+    }
+
+    /// The node's addresses change.
+    pub(crate) fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        let touched = self.compiler.set_own_addresses(addresses);
+        self.programme(&touched);
+    }
+
+    fn reconcile(&mut self) {
+        let desired = self.compiler.desired();
+        match &mut self.programmed {
+            Programmed::Nftables(table) => {
+                table.reconcile(&desired.frontends, &desired.nat).unwrap();
+            }
+            Programmed::Iptables(rules) => {
+                let reconcile = || rules.reconcile(&desired.services, &desired.nat);
+                self.lab.node.run(reconcile).unwrap().unwrap();
+            }
+        }
+    }
+
+    fn programme(&mut self, touched: &Touched) {
+        let desired = self.compiler.desired();
+        match &mut self.programmed {
+            Programmed::Nftables(table) => {
+                if touched.nat {
+                    table.apply_nat(&desired.nat).unwrap();
+                }
+                let changes = touched.frontends.iter().map(|key| {
+                    let entry = desired.frontends.get(key);
+                    (*key, entry.map(|entry| &entry.value))
+                });
+                table.apply(changes).unwrap();
+                table.forget_clients().unwrap();
+            }
+            // What rules say besides Services is only written anew as a whole.
+            Programmed::Iptables(_) if touched.nat => self.reconcile(),
+            Programmed::Iptables(rules) => {
+                let changes = touched.services.iter().map(|key| {
+                    let entry = desired.services.get(key);
+                    (key, entry.map(|entry| &entry.value))
+                });
+                let apply = || rules.apply(changes, &desired.services);
+                self.lab.node.run(apply).unwrap().unwrap();
+            }
+        }
+    }
+}
