@@ -21,6 +21,7 @@ mod durability;
 mod endpoints;
 mod faults;
 mod full_disk;
+mod health;
 mod hello;
 mod keep;
 mod kube_rs;

@@ -295,6 +295,7 @@ impl Feeder {
         for update in batch {
             match update {
                 Update::Change(change) => changes.push(change),
+                Update::Happened(_) => {}
                 Update::InSync(kind) => debug!(%kind, "in sync"),
                 Update::AllInSync => complete = true,
                 Update::Interrupted(kind, error) => {

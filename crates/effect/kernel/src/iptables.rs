@@ -12,8 +12,8 @@ mod program;
 
 use std::collections::BTreeMap;
 
-use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table, View};
-use weft_iptables::{Options, Programme, Restore, cleanup, is_ours};
+use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table as Entries, View};
+use weft_iptables::{Options, Programme, Restore, Table, cleanup, is_ours};
 use weft_sys::nft::{Connection, Generation};
 
 use self::program::Programs;
@@ -32,6 +32,10 @@ pub struct Report {
     pub jumps: usize,
     /// How often `iptables-restore` ran.
     pub restores: usize,
+    /// How many rules of the table filter were written or taken away.
+    pub filter_rules: usize,
+    /// How many of the table nat were.
+    pub nat_rules: usize,
 }
 
 impl Report {
@@ -45,6 +49,8 @@ impl Report {
         self.removed += restore.removed;
         self.jumps += restore.jumps;
         self.restores += 1;
+        self.filter_rules += restore.rules(Table::Filter);
+        self.nat_rules += restore.rules(Table::Nat);
     }
 }
 
@@ -112,7 +118,7 @@ impl Rules {
     /// calling it again goes on from there.
     pub fn reconcile(
         &mut self,
-        services: &Table<ServicePortKey, ServicePort>,
+        services: &Entries<ServicePortKey, ServicePort>,
         nat: &NodeNat,
     ) -> Result<Report, Error> {
         self.settled = false;
@@ -141,7 +147,7 @@ impl Rules {
     pub fn apply<'a>(
         &mut self,
         changes: impl IntoIterator<Item = (&'a ServicePortKey, Option<&'a ServicePort>)>,
-        all: &Table<ServicePortKey, ServicePort>,
+        all: &Entries<ServicePortKey, ServicePort>,
     ) -> Result<Report, Error> {
         if !self.settled {
             return Err(Error::Unsettled);
@@ -164,6 +170,12 @@ impl Rules {
             self.remember()?;
         }
         Ok(report)
+    }
+
+    /// How many rules of ours a table has, of all families.
+    pub fn rules(&self, table: Table) -> usize {
+        let families = self.families.iter();
+        families.map(|family| family.programme.rules(table)).sum()
     }
 
     /// Whether [`Rules::reconcile`] has to be called before changes are taken.

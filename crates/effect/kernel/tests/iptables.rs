@@ -315,6 +315,9 @@ fn a_change_writes_what_changed_and_a_restart_adopts() {
         removed: 1,
         jumps: 0,
         restores: 1,
+        filter_rules: 0,
+        // Two chains of two.
+        nat_rules: 4,
     };
     assert_eq!(report, expected);
     let to = at(cluster_address(IpFamily::V4, 3), 80);

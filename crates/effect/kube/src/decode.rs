@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -135,7 +136,29 @@ fn read_node(object: &core::Node, name: NodeName) -> Decoded<Node> {
         labels: labels(object),
         internal_ips,
         pod_cidrs,
+        leaving: leaving(object),
     })
+}
+
+/// When what led to a slice's last change happened, in the words of its writer.
+pub(crate) const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// When what led to an object's last change happened, if it says so.
+pub(crate) fn happened(object: &impl ResourceExt) -> Option<SystemTime> {
+    let text = object.annotations().get(TRIGGERED)?;
+    let at: k8s_openapi::jiff::Timestamp = text.parse().ok()?;
+    Some(at.into())
+}
+
+/// The taint of a node that the cluster's autoscaler is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+fn leaving(object: &core::Node) -> bool {
+    let mut taints = object
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    object.metadata.deletion_timestamp.is_some() || taints.any(|it| it.key == TO_BE_DELETED)
 }
 
 fn read_pod(object: &core::Pod, key: ObjectKey) -> Decoded<Pod> {
@@ -710,6 +733,24 @@ mod tests {
                 && slice.endpoints[1].serving
                 && slice.endpoints[1].terminating
         );
+    }
+
+    #[test]
+    fn a_node_is_leaving_when_it_is_deleted_or_its_autoscaler_says_so() {
+        let leaving = |metadata: Value, taints: Value| {
+            let object = read(json!({"metadata": metadata, "spec": {"taints": taints}}));
+            match node(&object) {
+                Some(Change::Put(Object::Node(node))) => node.leaving,
+                other => panic!("{other:?}"),
+            }
+        };
+        let taint = |key: &str| json!([{"key": key, "effect": "NoSchedule"}]);
+        let plain = || json!({"name": "node-1"});
+        assert!(!leaving(plain(), json!([])));
+        assert!(!leaving(plain(), taint("node.kubernetes.io/unschedulable")));
+        assert!(leaving(plain(), taint("ToBeDeletedByClusterAutoscaler")));
+        let deleted = json!({"name": "node-1", "deletionTimestamp": "2024-01-02T03:04:05Z"});
+        assert!(leaving(deleted, json!([])));
     }
 
     #[test]

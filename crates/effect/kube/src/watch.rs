@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::Pin;
+use std::time::SystemTime;
 
 use futures::stream::{self, Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
@@ -73,6 +74,9 @@ impl fmt::Display for Watched {
 pub enum Update {
     /// The cluster changed.
     Change(Change),
+    /// What led to the change told before it, which is one of endpoints, happened then. Only
+    /// of changes that were watched.
+    Happened(SystemTime),
     /// All objects of the kind that existed when its watch began have been reported.
     InSync(Watched),
     /// All kinds of the interest are in sync, for the first time.
@@ -107,7 +111,10 @@ pub fn watch(client: &Client, interest: &Interest) -> impl Stream<Item = Update>
     stream::select_all(streams).flat_map(move |update| {
         let complete = match &update {
             Update::InSync(kind) => missing.remove(kind) && missing.is_empty(),
-            Update::Change(_) | Update::AllInSync | Update::Interrupted(..) => false,
+            Update::Change(_)
+            | Update::Happened(_)
+            | Update::AllInSync
+            | Update::Interrupted(..) => false,
         };
         stream::iter(
             [Some(update), complete.then_some(Update::AllInSync)]
@@ -206,7 +213,9 @@ impl Known {
             }
             Ok(Event::Apply(object)) => {
                 let change = self.read(&object, read);
-                self.report(|| key(kind, &object), change)
+                let mut updates = self.report(|| key(kind, &object), change);
+                updates.extend(decode::happened(&object).map(Update::Happened));
+                updates
             }
             Ok(Event::Delete(object)) => self.report(|| key(kind, &object), None),
         }
@@ -263,6 +272,7 @@ mod tests {
             .map(|update| match update {
                 Update::Change(Change::Delete(key)) => format!("-{key}"),
                 Update::Change(change) => format!("+{}", change.key()),
+                Update::Happened(at) => format!("{at:?}"),
                 Update::InSync(kind) => format!("{kind} in sync"),
                 Update::AllInSync => "all in sync".to_owned(),
                 Update::Interrupted(kind, _) => format!("{kind} interrupted"),
@@ -317,6 +327,40 @@ mod tests {
         assert_eq!(with.hostname.as_deref(), Some("a"));
         assert_eq!(without.hostname, None);
         assert_eq!(without.node, with.node);
+    }
+
+    #[test]
+    fn when_a_change_of_endpoints_began_is_told_of_what_is_watched() {
+        let slice = |at: &str| EndpointSlice {
+            metadata: kube::api::ObjectMeta {
+                name: Some("s".to_owned()),
+                namespace: Some("n".to_owned()),
+                labels: Some([("kubernetes.io/service-name".to_owned(), "web".to_owned())].into()),
+                annotations: Some([(decode::TRIGGERED.to_owned(), at.to_owned())].into()),
+                ..Default::default()
+            },
+            address_type: "IPv4".to_owned(),
+            ..Default::default()
+        };
+        let mut known = Known::default();
+        let mut happened = |event| {
+            let updates = known.updates(Ok(event), Watched::EndpointSlices, decode::endpoint_slice);
+            let times = updates.into_iter().filter_map(|update| match update {
+                Update::Happened(at) => Some(at),
+                Update::Change(_)
+                | Update::InSync(_)
+                | Update::AllInSync
+                | Update::Interrupted(..) => None,
+            });
+            times.collect::<Vec<_>>()
+        };
+        let at = "1970-01-01T00:00:01.5Z";
+        happened(Event::Init);
+        assert!(happened(Event::InitApply(slice(at))).is_empty());
+        assert!(happened(Event::InitDone).is_empty());
+        let expected = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1500);
+        assert_eq!(happened(Event::Apply(slice(at))), [expected]);
+        assert!(happened(Event::Apply(slice("yesterday"))).is_empty());
     }
 
     #[test]

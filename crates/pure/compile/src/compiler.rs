@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use weft_desired::{Desired, FrontendKey, NodeNat, RouteKey, ServicePortKey, SocketKey};
+use weft_desired::{
+    Desired, FrontendKey, NodeNat, RouteKey, ServiceKey, ServicePortKey, SocketKey,
+};
 use weft_model::{Change, Cluster, Key, LabelSet, Node, NodeName, ObjectKey, Pod};
 
 use crate::claim::Holders;
@@ -19,6 +21,8 @@ pub struct Touched {
     pub services: BTreeSet<ServicePortKey>,
     /// Frontends that are new, gone or changed.
     pub frontends: BTreeSet<FrontendKey>,
+    /// Services that load balancers are told something new of, or nothing any more.
+    pub health_checks: BTreeSet<ServiceKey>,
     /// Routes that are new, gone or changed.
     pub routes: BTreeSet<RouteKey>,
     /// Whether [`NodeNat`] is different.
@@ -32,6 +36,7 @@ impl Touched {
     pub fn merge(&mut self, other: Touched) {
         self.services.extend(other.services);
         self.frontends.extend(other.frontends);
+        self.health_checks.extend(other.health_checks);
         self.routes.extend(other.routes);
         self.nat |= other.nat;
         self.own_node |= other.own_node;

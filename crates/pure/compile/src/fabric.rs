@@ -197,6 +197,7 @@ mod tests {
             labels: Default::default(),
             internal_ips: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             pod_cidrs: ranges.iter().map(|r| r.parse().unwrap()).collect(),
+            leaving: false,
         }
     }
 

@@ -12,6 +12,7 @@ mod dns;
 pub mod endpoints;
 pub mod fabric;
 pub mod frontend;
+pub mod health_check;
 pub mod service;
 mod services;
 mod settings;

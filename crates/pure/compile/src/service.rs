@@ -113,7 +113,7 @@ fn port(
     value
 }
 
-fn origin(service: &Service) -> Origin {
+pub(crate) fn origin(service: &Service) -> Origin {
     Origin {
         kind: "Service",
         namespace: service.key.namespace.clone(),
@@ -134,7 +134,7 @@ fn label(service: &Service, port: &weft_model::ServicePort) -> Arc<str> {
 
 /// Only Services of load balancers with the policy Local have one (Kubernetes API,
 /// `healthCheckNodePort`).
-fn health_check(service: &Service) -> Option<u16> {
+pub(crate) fn health_check(service: &Service) -> Option<u16> {
     match (service.service_type, service.external.policy) {
         (ServiceType::LoadBalancer, TrafficPolicy::Local) => {
             service.external.health_check.map(weft_model::Port::number)

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use weft_desired::{
-    Desired, Entry, Frontend, IpFamily, NodeNat, Protocol, ServicePort, ServicePortKey, SocketKey,
+    Desired, Entry, Frontend, HealthCheck, IpFamily, NodeNat, Protocol, ServiceKey, ServicePort,
+    ServicePortKey, SocketKey,
 };
 use weft_model::{Cluster, NodeName, ObjectKey};
 
 use crate::claim::{Claims, Rank, Weight};
 use crate::compiler::Touched;
 use crate::frontend::{frontends, node_port_addresses, node_port_socket, socket, unspecified};
-use crate::service;
+use crate::{health_check, service};
 
 type Ports = Vec<(ServicePortKey, Entry<ServicePort>)>;
 
@@ -55,6 +56,14 @@ impl Services {
             }
         }
         let mut touched = Touched::default();
+        for key in keys {
+            let service = cluster.service(key);
+            let fresh = service.and_then(|it| health_check::compile(it, cluster, node));
+            let key = health_check::key(key);
+            if replace_health_check(&key, fresh, desired) {
+                touched.health_checks.insert(key);
+            }
+        }
         let mut fresh = BTreeMap::new();
         for (key, mut ports) in compiled {
             self.hold(&key, &mut ports);
@@ -253,6 +262,19 @@ fn replace_frontend(
     match fresh {
         Some(entry) => desired.frontends.insert(socket, entry),
         None => desired.frontends.remove(&socket),
+    };
+    !same
+}
+
+fn replace_health_check(
+    service: &ServiceKey,
+    fresh: Option<Entry<HealthCheck>>,
+    desired: &mut Desired,
+) -> bool {
+    let same = desired.health_checks.get(service) == fresh.as_ref();
+    match fresh {
+        Some(entry) => desired.health_checks.insert(service.clone(), entry),
+        None => desired.health_checks.remove(service),
     };
     !same
 }

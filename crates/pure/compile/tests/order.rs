@@ -52,6 +52,7 @@ fn node() -> impl Strategy<Value = Node> {
                 .parse()
                 .unwrap(),
         ],
+        leaving: false,
     })
 }
 
@@ -338,6 +339,10 @@ proptest! {
             keys(&difference(&before.services, &after.services, |a, b| a == b))
         );
         prop_assert_eq!(
+            touched.health_checks,
+            keys(&difference(&before.health_checks, &after.health_checks, |a, b| a == b))
+        );
+        prop_assert_eq!(
             touched.routes,
             keys(&difference(&before.routes, &after.routes, |a, b| a == b))
         );
@@ -357,6 +362,7 @@ proptest! {
         let expected = Touched {
             frontends: keys(&difference(&before.frontends, &after.frontends, |a, b| a == b)),
             services: keys(&difference(&before.services, &after.services, |a, b| a == b)),
+            health_checks: keys(&difference(&before.health_checks, &after.health_checks, |a, b| a == b)),
             routes: keys(&difference(&before.routes, &after.routes, |a, b| a == b)),
             nat: touched.nat,
             own_node: touched.own_node,

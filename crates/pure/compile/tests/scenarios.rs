@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use weft_compile::{Compiler, Settings, Touched};
-use weft_desired::{Frontend, Masquerade, Otherwise, Policy, ServicePort};
+use weft_desired::{Frontend, HealthCheck, Masquerade, Otherwise, Policy, ServicePort};
 use weft_model::{Change, EndpointSlice, Key, Node, NodeName, Object, ObjectKey, Pod, Service};
 
 #[derive(Deserialize)]
@@ -135,6 +135,12 @@ fn text(compiler: &Compiler) -> String {
             let _ = writeln!(out, "  {key}  {}", port_text(&entry.value));
         }
     }
+    if !desired.health_checks.is_empty() {
+        out.push_str("health checks\n");
+    }
+    for (key, entry) in &desired.health_checks {
+        let _ = writeln!(out, "  {key}  {}", health_check(&entry.value));
+    }
     out.push_str("routes\n");
     for (key, entry) in &desired.routes {
         let _ = writeln!(
@@ -235,6 +241,16 @@ fn frontend(frontend: &Frontend) -> String {
     }
 }
 
+/// Where a Service's health is asked for, and how many endpoints of each family are told.
+fn health_check(check: &HealthCheck) -> String {
+    let counts = &check.local_endpoints;
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|(family, count)| format!("{family} {count}"))
+        .collect();
+    format!("port {}, {}", check.port, counts.join(", "))
+}
+
 /// What a change made different, and what it is now.
 fn touched_text(compiler: &Compiler, key: &Key, touched: &Touched) -> String {
     let desired = compiler.desired();
@@ -252,6 +268,13 @@ fn touched_text(compiler: &Compiler, key: &Key, touched: &Touched) -> String {
             None => "gone".to_owned(),
         };
         let _ = writeln!(out, "  port {key}  {now}");
+    }
+    for key in &touched.health_checks {
+        let now = match desired.health_checks.get(key) {
+            Some(entry) => health_check(&entry.value),
+            None => "gone".to_owned(),
+        };
+        let _ = writeln!(out, "  health check {key}  {now}");
     }
     for key in &touched.routes {
         let now = match desired.routes.get(key) {

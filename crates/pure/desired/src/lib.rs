@@ -6,6 +6,7 @@
 //! these tables, `weft-kernel` and `weft-serve` make them true.
 
 mod dns;
+mod health_check;
 mod host_port;
 mod link;
 pub mod mark;
@@ -21,6 +22,7 @@ mod state;
 mod table;
 
 pub use dns::{DnsTable, DomainName, NameRecords, NotADomainName, ServiceRecord};
+pub use health_check::{HealthCheck, ServiceKey};
 pub use host_port::HostPort;
 pub use link::{PodLink, PodLinkKey};
 pub use net::{IpFamily, Protocol, SocketKey};

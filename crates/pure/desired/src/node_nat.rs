@@ -1,7 +1,7 @@
 //! What a node's address translation must know besides Services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -32,6 +32,26 @@ pub struct NodeNat {
     /// Whether node ports answer at 127.0.0.0/8 too (iptables only: it needs
     /// `route_localnet`).
     pub localhost_node_ports: bool,
+}
+
+impl NodeNat {
+    /// The addresses at which health checks listen: where node ports answer, or all of a
+    /// family (0.0.0.0, ::), loopback's with them.
+    pub fn health_check_addresses(&self) -> BTreeSet<IpAddr> {
+        let wanted = &self.node_port_addresses;
+        let own = self.own_addresses.iter().copied();
+        match wanted {
+            NodePortAddresses::All => {
+                [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].into()
+            }
+            NodePortAddresses::Primary(_) => own.filter(|it| wanted.include(*it)).collect(),
+            NodePortAddresses::Within(_) => {
+                let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+                let all = own.chain(loopback);
+                all.filter(|it| wanted.include(*it)).collect()
+            }
+        }
+    }
 }
 
 /// At which of the node's addresses node ports answer.
@@ -75,5 +95,36 @@ pub enum LocalDetection {
 impl Default for LocalDetection {
     fn default() -> Self {
         Self::Ranges(BTreeSet::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_checks_listen_where_node_ports_answer() {
+        let listening = |at: NodePortAddresses| {
+            let nat = NodeNat {
+                own_addresses: ["172.30.0.11", "10.0.0.1", "fd00:172:30::11"]
+                    .map(|it| it.parse().unwrap())
+                    .into(),
+                node_port_addresses: at,
+                ..NodeNat::default()
+            };
+            let addresses = nat.health_check_addresses();
+            addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>()
+        };
+        let within = |ranges: &[&str]| {
+            NodePortAddresses::Within(ranges.iter().map(|it| it.parse().unwrap()).collect())
+        };
+        assert_eq!(listening(NodePortAddresses::All), ["0.0.0.0", "::"]);
+        let primary = NodePortAddresses::Primary(["172.30.0.11".parse().unwrap()].into());
+        assert_eq!(listening(primary), ["172.30.0.11"]);
+        assert_eq!(listening(within(&["10.0.0.0/8"])), ["10.0.0.1"]);
+        assert_eq!(
+            listening(within(&["127.0.0.0/8", "fd00::/8"])),
+            ["127.0.0.1", "fd00:172:30::11"]
+        );
     }
 }

@@ -59,6 +59,12 @@ impl Restore {
         text
     }
 
+    /// How many rules of a table are written, or taken away.
+    pub fn rules(&self, table: Table) -> usize {
+        let changes = self.tables.get(&table);
+        changes.map_or(0, |changes| changes.rules.lines().count())
+    }
+
     fn table(&mut self, table: Table) -> &mut Changes {
         self.tables.entry(table).or_default()
     }
@@ -100,7 +106,36 @@ impl Restore {
 struct Part {
     shared: BTreeMap<Shared, Vec<String>>,
     own: BTreeMap<Chain, Digest>,
+    rules: Counts,
     endpoints: usize,
+}
+
+/// How many rules tables have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    filter: usize,
+    nat: usize,
+}
+
+impl Counts {
+    fn of(self, table: Table) -> usize {
+        match table {
+            Table::Filter => self.filter,
+            Table::Nat => self.nat,
+            // Nothing but marks and canaries, which have no rules.
+            Table::Mangle => 0,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.filter += other.filter;
+        self.nat += other.nat;
+    }
+
+    fn take(&mut self, other: Self) {
+        self.filter -= other.filter;
+        self.nat -= other.nat;
+    }
 }
 
 /// What a change comes to.
@@ -121,6 +156,8 @@ pub struct Programme {
     settings: Settings,
     parts: BTreeMap<ServicePortKey, Part>,
     endpoints: usize,
+    /// The rules of all parts.
+    rules: Counts,
     comments: bool,
     /// Digests of the chains that all share.
     shared: BTreeMap<(Table, Chain), Digest>,
@@ -144,6 +181,7 @@ impl Programme {
             options,
             parts: BTreeMap::new(),
             endpoints: 0,
+            rules: Counts::default(),
             comments: true,
             shared: BTreeMap::new(),
             printed: BTreeMap::new(),
@@ -167,6 +205,7 @@ impl Programme {
         self.endpoints = ports().map(|(_, port)| endpoints(port)).sum();
         self.comments = self.endpoints <= COMMENTED_ENDPOINTS;
         self.parts.clear();
+        self.rules = Counts::default();
         let mut restore = Restore::default();
         if !is_ours(actual) {
             restore.write(Table::Mangle, &Chain::MARK, &[] as &[&str]);
@@ -181,7 +220,9 @@ impl Programme {
                 }
                 wanted.insert(chain.clone());
             }
-            self.parts.insert(key.clone(), part(family, port, fragment));
+            let part = part(family, port, fragment);
+            self.rules.add(part.rules);
+            self.parts.insert(key.clone(), part);
         }
         self.shared.clear();
         for ((table, chain), _) in Frame::new(&self.settings).chains {
@@ -275,6 +316,21 @@ impl Programme {
         self.printed = printed;
     }
 
+    /// How many rules of ours a table has, those in the kernel's own chains included.
+    pub fn rules(&self, table: Table) -> usize {
+        let Frame {
+            jumps,
+            chains,
+            last,
+        } = Frame::new(&self.settings);
+        let framed = chains.iter().chain(&jumps);
+        let framed = framed.filter(|((of, _), _)| *of == table);
+        let last = (Shared::Portals.place().0 == table).then_some(last.len());
+        self.rules.of(table)
+            + framed.map(|(_, rules)| rules.len()).sum::<usize>()
+            + last.unwrap_or(0)
+    }
+
     /// Whether a chain is as it should be.
     fn is_there(&self, actual: &Listing, table: Table, chain: &Chain, lines: &[String]) -> bool {
         actual.rules(table, chain).is_some_and(|rules| {
@@ -306,6 +362,8 @@ impl Programme {
             }
             new = part(self.family, port, fragment);
         }
+        self.rules.add(new.rules);
+        self.rules.take(old.rules);
         let dropped = old.own.keys().filter(|chain| !new.own.contains_key(*chain));
         step.gone.extend(dropped.cloned());
         let shared = old.shared.keys().chain(new.shared.keys());
@@ -456,9 +514,22 @@ fn part(family: IpFamily, port: &ServicePort, fragment: Fragment) -> Part {
         .iter()
         .map(|(shared, rules)| (*shared, lines(family, &shared.place().1, rules)))
         .collect();
+    let count = |table| {
+        let of_table = fragment
+            .shared
+            .iter()
+            .filter(|(it, _)| it.place().0 == table);
+        of_table.map(|(_, rules)| rules.len()).sum::<usize>()
+    };
+    let own_rules = fragment.chains.values().map(Vec::len).sum::<usize>();
+    let rules = Counts {
+        filter: count(Table::Filter),
+        nat: count(Table::Nat) + own_rules,
+    };
     Part {
         shared,
         own,
+        rules,
         endpoints: endpoints(port),
     }
 }

@@ -24,6 +24,10 @@ pub struct Node {
     /// `spec.podCIDRs`: at most one range a family.
     #[serde(default)]
     pub pod_cidrs: Vec<IpNet>,
+    /// It is about to go: it is being deleted, or the cluster's autoscaler has marked it. Load
+    /// balancers are told to leave it alone.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 /// The label that says which zone a node is in (Kubernetes, "Well-Known Labels").

@@ -25,6 +25,7 @@ fn cluster() -> Cluster {
                 .iter()
                 .map(|range| range.parse().unwrap())
                 .collect(),
+            leaving: false,
         }));
     }
     for (name, node, address) in [

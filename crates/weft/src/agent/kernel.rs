@@ -28,8 +28,30 @@ const OWNER_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Outcome {
     /// How many things were written.
     pub(super) writes: usize,
+    /// Transactions of Service rules that the kernel acknowledged.
+    pub(super) transactions: usize,
+    /// Of iptables' tables, in that mode: name, rules of ours, rules written.
+    pub(super) iptables: Vec<(&'static str, usize, usize)>,
     /// Single things that could not be, each with its reason. The others were.
     pub(super) problems: Vec<String>,
+}
+
+impl Outcome {
+    fn add(&mut self, report: &Report) {
+        self.writes += report.elements + report.rebuilt.len();
+        self.transactions += report.transactions;
+    }
+
+    fn add_iptables(&mut self, rules: &Rules, report: &iptables::Report) {
+        self.writes += report.writes();
+        self.transactions += report.restores;
+        self.iptables = [
+            (weft_iptables::Table::Filter, report.filter_rules),
+            (weft_iptables::Table::Nat, report.nat_rules),
+        ]
+        .map(|(table, written)| (table.name(), rules.rules(table), written))
+        .into();
+    }
 }
 
 /// Handles on the kernel, kept open.
@@ -128,7 +150,7 @@ impl Kernel {
         match &mut self.proxy {
             Proxy::Nftables { .. } => {
                 if touched.nat {
-                    outcome.writes += self.services.apply_nat(&desired.nat)?.elements;
+                    outcome.add(&self.services.apply_nat(&desired.nat)?);
                 }
                 if !touched.frontends.is_empty() {
                     let changes = touched.frontends.iter().map(|key| {
@@ -136,7 +158,7 @@ impl Kernel {
                         (*key, frontend)
                     });
                     let report = self.services.apply(changes)?;
-                    outcome.writes += report.elements;
+                    outcome.add(&report);
                     self.tidy(&report, &mut outcome);
                 }
             }
@@ -151,7 +173,8 @@ impl Kernel {
                         let port = desired.services.get(key).map(|entry| &entry.value);
                         (key, port)
                     });
-                    outcome.writes += rules.apply(changes, &desired.services)?.writes();
+                    let report = rules.apply(changes, &desired.services)?;
+                    outcome.add_iptables(rules, &report);
                 }
                 let touched = touched.frontends.iter().copied();
                 let gone = self.endpoints.follow(touched, &desired.frontends);
@@ -180,7 +203,7 @@ impl Kernel {
         match &mut self.proxy {
             Proxy::Nftables { swept } => {
                 let report = self.services.reconcile(&desired.frontends, &desired.nat)?;
-                outcome.writes += report.elements + report.rebuilt.len();
+                outcome.add(&report);
                 say_rebuilt(&report.rebuilt);
                 if !*swept {
                     // Pods do not wait for it: Services are translated by now.
@@ -203,7 +226,7 @@ impl Kernel {
                     sysctl::set(Setting::RouteLocalnet(Scope::All, false))?;
                 }
                 let report = rules.reconcile(&desired.services, &desired.nat)?;
-                outcome.writes += report.writes();
+                outcome.add_iptables(rules, &report);
                 if routed {
                     sysctl::set(Setting::RouteLocalnet(Scope::All, true))?;
                 }

@@ -8,7 +8,9 @@ mod lock;
 mod network;
 mod plugin;
 mod proxy;
+mod reporting;
 mod retry;
+mod serving;
 mod stale;
 
 use std::path::PathBuf;
@@ -24,12 +26,16 @@ use tracing::{debug, info, warn};
 use weft_compile::{Compiler, Settings, Touched};
 use weft_kube::{Access, Interest, Pods, Update};
 use weft_model::NodeName;
+use weft_serve::health::Health;
+use weft_serve::metrics::{BackEnd, Metrics, Sync};
+use weft_serve::proxy_health::ProxyHealth;
 
-use self::config::Config;
+use self::config::{Config, Mode};
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
 use self::network::NetworkChanges;
 use self::plugin::{Directories, NodeNetwork};
+use self::reporting::Reporter;
 use self::retry::{Extent, Failure, Retry};
 use crate::problems::Problems;
 
@@ -69,9 +75,6 @@ pub(crate) struct AgentArgs {
     /// Where two agents of one node meet, so that the second gives up.
     #[arg(long, default_value = "/run/weft/agent.lock")]
     lock: PathBuf,
-    /// Where `/ready` and `/healthz` are answered.
-    #[arg(long, default_value = "127.0.0.1:10256")]
-    health: std::net::SocketAddr,
 }
 
 /// Runs until SIGTERM. What the kernel holds stays in force afterwards.
@@ -88,11 +91,20 @@ pub(crate) fn run(args: AgentArgs) -> Result<ExitCode> {
 async fn serve(args: AgentArgs) -> Result<()> {
     let config = Config::read(&args.config)?;
     let node = NodeName::from(args.node_name.as_str());
-    let health = weft_serve::health::Health::default();
-    let listener = tokio::net::TcpListener::bind(args.health)
-        .await
-        .with_context(|| format!("the health address {}", args.health))?;
-    tokio::spawn(weft_serve::health::serve(listener, health.clone()));
+    let ready = Health::default();
+    let health = ProxyHealth::default();
+    let metrics = Metrics::new(match config.mode {
+        Mode::Nftables => BackEnd::Nftables,
+        Mode::Iptables => BackEnd::Iptables,
+    })?;
+    if let Some(at) = config.proxy.healthz_address()? {
+        let answering = serving::health(health.clone(), ready.clone(), metrics.clone());
+        tokio::spawn(serving::serve("health", at, answering));
+    }
+    if let Some(at) = config.proxy.metrics_address()? {
+        let answering = serving::metrics(config.mode.to_string(), metrics.clone());
+        tokio::spawn(serving::serve("metrics", at, answering));
+    }
 
     let directories = Directories {
         binaries: args.cni_bin_dir,
@@ -140,7 +152,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
         pending: Touched::default(),
         retry: Retry::default(),
         problems: Problems::default(),
-        ready: health,
+        reporter: Reporter::new(health, metrics),
+        ready,
     };
 
     agent.look_at_addresses();
@@ -196,7 +209,8 @@ struct Agent {
     pending: Touched,
     retry: Retry,
     problems: Problems,
-    ready: weft_serve::health::Health,
+    reporter: Reporter,
+    ready: Health,
 }
 
 impl Agent {
@@ -207,6 +221,7 @@ impl Agent {
         for update in batch {
             match update {
                 Update::Change(change) => changes.push(change),
+                Update::Happened(at) => self.reporter.happened(at),
                 Update::InSync(kind) => debug!(%kind, "watch in sync"),
                 Update::AllInSync => first_sync = !self.in_sync,
                 Update::Interrupted(kind, error) => {
@@ -214,6 +229,7 @@ impl Agent {
                 }
             }
         }
+        self.reporter.arrived(&changes, Instant::now());
         self.pending.merge(self.compiler.apply_all(changes));
         if first_sync || self.in_sync {
             self.hold_node_ports();
@@ -225,8 +241,12 @@ impl Agent {
             weft_sys::memory::give_back();
         } else if self.in_sync && !self.pending.is_empty() {
             self.write_pending();
+        } else if self.in_sync {
+            self.reporter.nothing_to_write();
         }
-        self.problems.report(self.compiler.problems());
+        let problems = self.compiler.problems();
+        self.reporter.problems(problems.len());
+        self.problems.report(problems);
     }
 
     /// Before their rules are written: a port that another program has gets none.
@@ -241,12 +261,20 @@ impl Agent {
 
     /// Writes only what is pending.
     fn write_pending(&mut self) {
+        self.reporter.waits();
+        self.follow_own_node();
         // A failed write leaves the kernel unknown: the retry reads all of it.
         if self.retry.holds_changes() {
             return;
         }
         let touched = std::mem::take(&mut self.pending);
+        let began = Instant::now();
         let mut written = self.kernel.apply(self.compiler.desired(), &touched);
+        if let Ok(outcome) = &written {
+            let desired = self.compiler.desired();
+            let took = began.elapsed();
+            self.reporter.wrote_part(desired, &touched, outcome, took);
+        }
         if touched.own_node {
             written = written.map(|outcome| self.open_for_pods(outcome));
         }
@@ -258,16 +286,24 @@ impl Agent {
         if !self.in_sync {
             return;
         }
+        self.follow_own_node();
+        let repairs = self.pending.is_empty();
         self.pending = Touched::default();
+        let began = Instant::now();
         let written = self.kernel.reconcile(self.compiler.desired());
-        if let Ok(outcome) = &written
-            && outcome.writes > 0
-        {
-            info!(
-                why,
-                writes = outcome.writes,
-                "kernel brought to the desired state"
-            );
+        if let Ok(outcome) = &written {
+            let desired = self.compiler.desired();
+            self.reporter.wrote_all(desired, outcome, began.elapsed());
+            if outcome.writes > 0 {
+                info!(
+                    why,
+                    writes = outcome.writes,
+                    "kernel brought to the desired state"
+                );
+                if repairs {
+                    self.reporter.repaired(why);
+                }
+            }
         }
         let written = written.map(|outcome| self.open_for_pods(outcome));
         self.settle(written, why, Extent::Everything);
@@ -303,6 +339,7 @@ impl Agent {
                     writes = outcome.writes,
                     "routes to other nodes' pods repaired"
                 );
+                self.reporter.repaired("network change");
             }
             let written = written.map(|outcome| self.open_for_pods(outcome));
             self.settle(written, "network change", Extent::Part);
@@ -339,6 +376,11 @@ impl Agent {
             },
             Err(error) => (Failure::Unknown, format!("{error:#}")),
         };
+        let sync = match extent {
+            Extent::Everything => Sync::Full,
+            Extent::Part => Sync::Partial,
+        };
+        self.reporter.failed(failure, sync);
         let pause = self.retry.failed(Instant::now(), extent, failure);
         warn!(
             why,
@@ -346,6 +388,13 @@ impl Agent {
             ?pause,
             "the kernel is not in the desired state; trying again"
         );
+    }
+
+    /// Whether load balancers are to send connections here. A node that is gone is as it was.
+    fn follow_own_node(&self) {
+        if let Some(node) = self.compiler.own_node() {
+            self.reporter.set_eligible(!node.leaving);
+        }
     }
 
     /// Opens the node for pods once it has what they need. A route to one peer that can't

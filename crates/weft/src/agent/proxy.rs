@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::Deserialize;
 use weft_compile::{LocalMode, NodePortsAt, ProxySettings};
+use weft_serve::ListenAddress;
 
 use super::stale::Ended;
 
 /// `proxy` in the configuration file.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ProxyConfig {
     /// Ranges of the addresses at which node ports answer, or only `primary`. Empty: all.
@@ -38,6 +39,36 @@ pub(super) struct ProxyConfig {
     /// takes it and `ss` shows it.
     #[serde(default)]
     hold_node_ports: bool,
+    /// Where it is told whether the node's Services are kept up to date; empty: nowhere.
+    #[serde(default = "default_healthz")]
+    healthz_bind_address: String,
+    /// Where metrics are; empty: nowhere.
+    #[serde(default = "default_metrics")]
+    metrics_bind_address: String,
+}
+
+fn default_healthz() -> String {
+    "0.0.0.0:10256".to_owned()
+}
+
+fn default_metrics() -> String {
+    "127.0.0.1:10249".to_owned()
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            node_port_addresses: Vec::new(),
+            masquerade_all: false,
+            detect_local_mode: None,
+            cluster_cidr: String::new(),
+            detect_local: DetectLocal::default(),
+            reset_gone_connections: false,
+            hold_node_ports: false,
+            healthz_bind_address: default_healthz(),
+            metrics_bind_address: default_metrics(),
+        }
+    }
 }
 
 /// `detectLocalMode`.
@@ -71,6 +102,8 @@ const LONGEST_DEVICE: usize = 15;
 impl ProxyConfig {
     /// Checks it, and says what it means.
     pub(super) fn settings(&self) -> Result<ProxySettings> {
+        self.healthz_address()?;
+        self.metrics_address()?;
         Ok(ProxySettings {
             node_ports_at: self.node_ports_at()?,
             local: self.local()?,
@@ -96,6 +129,16 @@ impl ProxyConfig {
     /// Whether it says how pods' packets are told from others.
     pub(super) fn says_who_is_local(&self) -> bool {
         self.detect_local_mode.is_some()
+    }
+
+    /// `healthzBindAddress`, if there is to be one.
+    pub(super) fn healthz_address(&self) -> Result<Option<ListenAddress>> {
+        listen_address("proxy.healthzBindAddress", &self.healthz_bind_address)
+    }
+
+    /// `metricsBindAddress`, if there is to be one.
+    pub(super) fn metrics_address(&self) -> Result<Option<ListenAddress>> {
+        listen_address("proxy.metricsBindAddress", &self.metrics_bind_address)
     }
 
     fn node_ports_at(&self) -> Result<NodePortsAt> {
@@ -138,6 +181,20 @@ impl ProxyConfig {
     }
 }
 
+/// 0.0.0.0 and :: are all addresses, as for everything written in Go.
+fn listen_address(field: &str, text: &str) -> Result<Option<ListenAddress>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = text
+        .parse()
+        .with_context(|| format!("{field}: {text:?} is not like 0.0.0.0:10256"))?;
+    Ok(Some(match address {
+        ListenAddress::One(one) if one.ip().is_unspecified() => ListenAddress::All(one.port()),
+        one => one,
+    }))
+}
+
 fn ranges<'a>(field: &str, texts: impl Iterator<Item = &'a str>) -> Result<BTreeSet<IpNet>> {
     texts
         .map(|text| {
@@ -177,6 +234,24 @@ mod tests {
     }
 
     #[test]
+    fn an_address_without_a_host_is_all_and_an_empty_one_is_none() {
+        let addresses = |text: &str| {
+            let config = serde_norway::from_str::<ProxyConfig>(text).unwrap();
+            let show = |address: Result<Option<ListenAddress>>| {
+                address.unwrap().map(|address| address.to_string())
+            };
+            (
+                show(config.healthz_address()),
+                show(config.metrics_address()),
+            )
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(addresses("{}"), (some(":10256"), some("127.0.0.1:10249")));
+        let text = "healthzBindAddress: '[::]:1'\nmetricsBindAddress: ''";
+        assert_eq!(addresses(text), (some(":1"), None));
+    }
+
+    #[test]
     fn errors_name_the_field() {
         for (text, field) in [
             (
@@ -187,6 +262,11 @@ mod tests {
             (
                 "detectLocalMode: InterfaceNamePrefix",
                 "proxy.detectLocal.interfaceNamePrefix",
+            ),
+            ("metricsBindAddress: 10249", "proxy.metricsBindAddress"),
+            (
+                "healthzBindAddress: localhost:1",
+                "proxy.healthzBindAddress",
             ),
         ] {
             let error = format!("{:#}", settings(text).unwrap_err());

@@ -15,6 +15,7 @@ use weft_desired::{
     Backend, Entry, IpFamily, LocalDetection, NodeNat, Origin, Policy, PortEndpoints, Protocol,
     ServicePort, ServicePortKey, Table,
 };
+use weft_iptables::Table::{Filter, Nat};
 use weft_iptables::{Generation, Listing, Options, Programme, Ruleset, cleanup};
 
 use self::kernel::Kernel;
@@ -160,9 +161,15 @@ fn fresh(services: &Table<ServicePortKey, ServicePort>, options: &Options) -> Li
     kernel.listing()
 }
 
+fn count(listing: &Listing, table: weft_iptables::Table) -> usize {
+    let chains = listing.chains().filter(|(of, _, _)| *of == table);
+    chains.map(|(_, _, rules)| rules.len()).sum()
+}
+
 #[test]
 fn changes_end_where_a_fresh_rendering_does() {
     let options = Options::default();
+    let foreign = Listing::parse(FOREIGN);
     for seed in 0..8 {
         let mut draw = Draw(seed);
         let mut services = Table::new();
@@ -196,6 +203,10 @@ fn changes_end_where_a_fresh_rendering_does() {
                 &fresh(&services, &options),
                 &format!("seed {seed}"),
             );
+            for table in [Filter, Nat] {
+                let ours = count(&kernel.listing(), table) - count(&foreign, table);
+                assert_eq!(programme.rules(table), ours, "{table:?}, seed {seed}");
+            }
         }
         // Nothing is left to do, and nothing is done.
         let again = programme.reconcile(&services, &nat(), &kernel.listing());
