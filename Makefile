@@ -45,7 +45,7 @@ check: ## Formatting, lints, licences of dependencies.
 
 soak: ## The long runs: hundreds of rounds of kills and churn (WEFT_SOAK=5: 5 % of them).
 	@scripts/prerequisites test
-	WEFT_SOAK=$(WEFT_SOAK) $(AS_ROOT) cargo test --package weft --test soak -- --ignored --test-threads=1 --nocapture
+	WEFT_SOAK=$(WEFT_SOAK) $(AS_ROOT) cargo test --package weft --test soak --test cni -- --ignored --test-threads=1 --nocapture
 
 bench: ## What weft claims, measured beside a peer or the kernel's own limit.
 	@scripts/prerequisites bench

@@ -13,7 +13,9 @@ mod check;
 mod collect;
 mod del;
 mod host_port;
+pub(crate) mod install;
 mod link;
+pub(crate) mod live;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use weft_compile::attachment;
 use weft_desired::{PodLink, PodLinkKey};
 use weft_model::ObjectKey;
-use weft_nodestate::{Attachment, PoolError, RecordError, digest};
+use weft_nodestate::{Attachment, Attachments, PoolError, RecordError, digest};
 use weft_proto::cni::{
     AttachmentKey, Code, Environment, Error, Refusal, Request, Version, version_answer,
 };
@@ -50,6 +52,11 @@ pub(crate) fn run() -> ExitCode {
         // Nobody reads the answer any more; the runtime will call DEL.
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Removes everything a record stands for, as DEL does.
+pub(crate) fn detach(records: &Attachments, record: &Attachment) -> Result<(), Error> {
+    del::undo(records, record)
 }
 
 fn answer() -> Result<String, Refusal> {

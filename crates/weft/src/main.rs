@@ -4,6 +4,7 @@ mod agent;
 mod cni;
 mod dns;
 mod internal;
+mod ipam;
 mod lab;
 mod output;
 mod problems;
@@ -36,6 +37,10 @@ enum Command {
     Dns(dns::DnsArgs),
     /// Look at Services as a node translates them
     Service(service::Args),
+    /// Look after the pod addresses of this node
+    Ipam(ipam::Args),
+    /// Put the CNI plugin on this node, or take it away
+    Cni(cni::install::Args),
     /// Small programs that stand in for images in a lab
     #[command(hide = true)]
     Program {
@@ -73,6 +78,14 @@ fn main() -> ExitCode {
         Command::Service(args) => {
             output::log_for_person();
             service::run(args)
+        }
+        Command::Ipam(args) => {
+            output::log_for_person();
+            ipam::run(args)
+        }
+        Command::Cni(args) => {
+            output::log_for_person();
+            cni::install::run(args)
         }
         Command::Program { name, arguments } => {
             output::log_for_machine();

@@ -179,11 +179,6 @@ impl Attachments {
     /// [`RecordError::Io`].
     pub fn remove(&self, key: &AttachmentKey) -> Result<bool, RecordError> {
         let path = self.path(key);
-        match durable::remove_temporary(&self.directory, &format!(".{}", file_name(key))) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(source) => return Err(failed("list the directory", &self.directory, source)),
-            Ok(()) => {}
-        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(failed("remove it", &path, source)),
@@ -193,6 +188,15 @@ impl Attachments {
                 Ok(true)
             }
         }
+    }
+
+    /// Removes what writers that died left: files that never got their names.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub fn sweep(&self) -> Result<(), RecordError> {
+        durable::sweep(&self.directory)
+            .map_err(|source| failed("list the directory", &self.directory, source))
     }
 
     /// Every record, in the order of their files' names. A directory that is not

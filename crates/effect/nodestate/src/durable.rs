@@ -103,3 +103,25 @@ pub(crate) fn remove_temporary(directory: &Path, suffix: &str) -> io::Result<()>
     }
     Ok(())
 }
+
+/// Removes what writers that died left: names with a dot, a process id and a dot in front, and
+/// no such process.
+pub(crate) fn sweep(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        let writer = name
+            .to_str()
+            .and_then(|name| name.strip_prefix('.')?.split_once('.'))
+            .and_then(|(id, _)| id.parse::<u32>().ok());
+        let is_dead = writer.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists());
+        if is_dead {
+            // Somebody else may have removed it; nothing depends on it.
+            let _ = fs::remove_file(directory.join(&name));
+        }
+    }
+    Ok(())
+}

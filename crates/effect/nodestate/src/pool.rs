@@ -4,30 +4,43 @@
 //! `CONTAINER\r\nINTERFACE` in it; `last_reserved_ip.N`, the address set N gave out
 //! last; and `lock`. A node can move between host-local and this pool with pods
 //! running. Ours beside them are `released_ip.4` and `released_ip.6`: the addresses that
-//! came back, oldest first, so that they are given out again in that order.
+//! came back, oldest first, so that they are given out again in that order; `index.N`, what
+//! of a set is spent; and `boot_id`.
 //!
-//! Taking an address is a hard link to a file that is already on disk: there is no
-//! moment at which an address is taken and nobody knows by whom.
+//! Taking an address is a hard link to a file that is written already: there is no
+//! moment at which an address is taken and nobody knows by whom. None of this is synced:
+//! the attachment's record is, and after a power cut the reservations that are missing are
+//! made again from the records, before the first address is given out ([`recovery`]).
 
+mod adoption;
+mod index;
+mod recovery;
 mod released;
+mod reservation;
+mod round;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use weft_proto::cni::{AttachmentKey, ContainerId, InterfaceName, Ipam, NetworkName, RangeSet};
+use weft_proto::cni::{AttachmentKey, Ipam, NetworkName, RangeSet};
 
-use crate::durable::{self, Durability};
-use released::Released;
+use crate::Attachments;
+use crate::durable;
+use index::{Index, QueuePlace};
+use released::Queue;
+use reservation::{Content, belongs_to, parse_owner};
+use round::Round;
 
-/// So many taken addresses in a row are met by trying; then the directory is listed.
+pub use adoption::Adopted;
+pub use reservation::Reservation;
+
+/// Without an index, so many taken addresses in a row are met by trying; then the directory is listed.
 const TRIES_BEFORE_LISTING: u32 = 16;
-/// What host-local's writes between container and interface.
-const SEPARATOR: &str = "\r\n";
 /// An identifier, the separator and an interface's name are shorter.
 const LONGEST_RESERVATION: u64 = 4096;
 
@@ -40,15 +53,6 @@ pub enum Held<'a> {
     These(&'a [IpAddr]),
     /// Anything: every reservation has to be read.
     Unknown,
-}
-
-/// A file in a network's directory that is named by an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
-    /// The address.
-    pub address: IpAddr,
-    /// Whose it is, or what the file holds instead.
-    pub owner: Result<AttachmentKey, String>,
 }
 
 /// How full a set of ranges is.
@@ -109,16 +113,28 @@ impl PoolError {
 pub struct Pool {
     network: NetworkName,
     directory: PathBuf,
+    records: Attachments,
+    /// Which boot of the machine this is; `None` if it does not say.
+    boot: Option<String>,
 }
 
 impl Pool {
-    /// The pool of a network under a data directory (`/var/lib/cni/networks`). Makes
-    /// nothing yet.
-    pub fn under(data_dir: &Path, network: &NetworkName) -> Self {
+    /// The pool of a network under a data directory (`/var/lib/cni/networks`), which
+    /// follows `records` after a power cut. Makes nothing yet.
+    pub fn under(data_dir: &Path, network: &NetworkName, records: &Attachments) -> Self {
         Self {
             network: network.clone(),
             directory: data_dir.join(network.as_str()),
+            records: records.clone(),
+            boot: recovery::this_boot(),
         }
+    }
+
+    /// The same pool as if the machine had been started another time.
+    #[must_use]
+    pub fn in_boot(mut self, id: &str) -> Self {
+        self.boot = Some(id.to_owned());
+        self
     }
 
     /// Where the reservations are.
@@ -127,8 +143,8 @@ impl Pool {
     }
 
     /// Gives the owner one address of every set, in the order of the sets; what it
-    /// holds already it keeps, and what it holds outside of the sets is released. All
-    /// of it is on disk when this returns.
+    /// holds already it keeps, and what it holds outside of the sets is released. It
+    /// survives a power cut once the owner's record does.
     ///
     /// # Errors
     /// [`PoolError`]; the owner then holds what it held before.
@@ -140,16 +156,12 @@ impl Pool {
     ) -> Result<Vec<IpAddr>, PoolError> {
         durable::create_directory(&self.directory)
             .map_err(|source| failed("create", &self.directory, source))?;
-        // The content does not depend on the address: it is written and synced before
-        // the lock is taken, so that many allocations at once wait only for links.
+        // The content does not depend on the address: it is written before the lock is
+        // taken, so that many allocations at once wait only for links.
         let content = Content::write(&self.directory, owner)?;
-        let addresses = {
-            let _lock = self.lock()?;
-            self.allocate_locked(owner, ipam, held, &content)?
-        };
-        durable::sync_directory(&self.directory)
-            .map_err(|source| failed("sync", &self.directory, source))?;
-        Ok(addresses)
+        let _lock = self.lock()?;
+        self.recover()?;
+        self.allocate_locked(owner, ipam, held, &content)
     }
 
     fn allocate_locked(
@@ -162,7 +174,7 @@ impl Pool {
         let held = self.held(owner, held)?;
         let mut addresses = Vec::new();
         let mut new = Vec::new();
-        for (index, set) in ipam.sets.iter().enumerate() {
+        for (number, set) in ipam.sets.iter().enumerate() {
             let kept = held
                 .iter()
                 .copied()
@@ -170,7 +182,7 @@ impl Pool {
             let taken = match kept {
                 Some(address) => Ok(address),
                 None => self
-                    .take(index, set, &ipam.reserved, content)
+                    .take(number, set, &ipam.reserved, content)
                     .inspect(|address| new.push(*address)),
             };
             match taken {
@@ -179,7 +191,7 @@ impl Pool {
                     for address in new {
                         // The first error is the one to report; what can't be undone
                         // still names its owner.
-                        let _ = fs::remove_file(self.path(address));
+                        let _ = self.give_back(address);
                     }
                     return Err(error);
                 }
@@ -196,46 +208,156 @@ impl Pool {
     /// Takes the next address of a set.
     fn take(
         &self,
-        index: usize,
+        number: usize,
         set: &RangeSet,
         reserved: &BTreeSet<IpAddr>,
         content: &Content,
     ) -> Result<IpAddr, PoolError> {
-        let released = Released::read(&self.directory, set.is_ipv4())?;
-        let mut listed: Option<HashSet<IpAddr>> = None;
-        let mut tries = 0;
-        let fresh = Round::starting_after(set, self.last_reserved(index))
-            .filter(|address| !released.contains(*address));
-        for address in fresh.chain(released.oldest_first()) {
-            if reserved.contains(&address) || !set.contains(address) {
-                continue;
-            }
-            if listed
-                .as_ref()
-                .is_some_and(|taken| taken.contains(&address))
-            {
-                continue;
-            }
-            let path = self.path(address);
-            match fs::hard_link(&content.path, &path) {
-                Ok(()) => {
-                    self.remember_last(index, address)?;
-                    return Ok(address);
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    tries += 1;
-                    if tries == TRIES_BEFORE_LISTING {
-                        listed = Some(self.taken()?);
-                    }
-                }
-                Err(source) => return Err(failed("create", &path, source)),
+        let taken = if index::is_kept(set) {
+            self.take_by_index(number, set, reserved, content)?
+        } else {
+            self.take_by_trying(number, set, reserved, content)?
+        };
+        let Some(address) = taken else {
+            return Err(PoolError::Exhausted {
+                network: self.network.clone(),
+                ranges: describe(set),
+                usage: self.usage(set, reserved)?,
+            });
+        };
+        self.remember_last(number, address)?;
+        Ok(address)
+    }
+
+    fn take_by_index(
+        &self,
+        number: usize,
+        set: &RangeSet,
+        reserved: &BTreeSet<IpAddr>,
+        content: &Content,
+    ) -> Result<Option<IpAddr>, PoolError> {
+        if let Some(mut index) = Index::open(&self.directory, number, set, reserved)? {
+            self.absorb(&mut index, set)?;
+            if let Some(address) = self.take_marked(&mut index, number, set, reserved, content)? {
+                return Ok(Some(address));
             }
         }
-        Err(PoolError::Exhausted {
-            network: self.network.clone(),
-            ranges: describe(set),
-            usage: self.usage(set, reserved)?,
+        // Missing, of other ranges, or it may be that somebody else took addresses back.
+        let mut index = self.rebuild(number, set, reserved)?;
+        self.take_marked(&mut index, number, set, reserved, content)
+    }
+
+    /// Marks what came back since the last time, so that it waits for its turn.
+    fn absorb(&self, index: &mut Index<'_>, set: &RangeSet) -> Result<(), PoolError> {
+        let (mut queue, place) = Queue::open(&self.directory, set.is_ipv4(), index.queue)?;
+        queue.seek(place.seen);
+        while let Some(address) = queue.pop()? {
+            index.mark(address)?;
+        }
+        index.remember_queue(QueuePlace {
+            seen: queue.offset(),
+            ..place
         })
+    }
+
+    fn rebuild<'a>(
+        &self,
+        number: usize,
+        set: &'a RangeSet,
+        reserved: &BTreeSet<IpAddr>,
+    ) -> Result<Index<'a>, PoolError> {
+        let before = Index::open(&self.directory, number, set, reserved)?
+            .map_or_else(QueuePlace::default, |index| index.queue);
+        let (mut queue, place) = Queue::open(&self.directory, set.is_ipv4(), before)?;
+        queue.seek(place.used);
+        let mut spent = self.taken()?;
+        spent.extend(queue.rest()?);
+        let mut index = Index::build(&self.directory, number, set, reserved, &spent)?;
+        index.remember_queue(QueuePlace {
+            seen: queue.offset(),
+            ..place
+        })?;
+        Ok(index)
+    }
+
+    /// An address that was never given out, or else the one that came back first.
+    fn take_marked(
+        &self,
+        index: &mut Index<'_>,
+        number: usize,
+        set: &RangeSet,
+        reserved: &BTreeSet<IpAddr>,
+        content: &Content,
+    ) -> Result<Option<IpAddr>, PoolError> {
+        let mut last = self.last_reserved(number);
+        while let Some(address) = index.next(last)? {
+            let is_new = self.link(content, address)?;
+            index.mark(address)?;
+            if is_new {
+                return Ok(Some(address));
+            }
+            last = Some(address);
+        }
+        let (mut queue, place) = Queue::open(&self.directory, set.is_ipv4(), index.queue)?;
+        queue.seek(place.used);
+        let mut taken = None;
+        while let Some(address) = queue.pop()? {
+            let may_be = set.contains(address) && !reserved.contains(&address);
+            if may_be && self.link(content, address)? {
+                taken = Some(address);
+                break;
+            }
+        }
+        let used = queue.offset();
+        let place = queue.trim(QueuePlace { used, ..place })?;
+        index.remember_queue(place)?;
+        Ok(taken)
+    }
+
+    /// In a set too large for an index hardly any address is taken.
+    fn take_by_trying(
+        &self,
+        number: usize,
+        set: &RangeSet,
+        reserved: &BTreeSet<IpAddr>,
+        content: &Content,
+    ) -> Result<Option<IpAddr>, PoolError> {
+        let last = self.last_reserved(number);
+        // Behind the last one there is nothing that came back a moment ago.
+        let recent: HashSet<IpAddr> = match last {
+            Some(_) => HashSet::new(),
+            None => {
+                let (mut queue, _) =
+                    Queue::open(&self.directory, set.is_ipv4(), QueuePlace::default())?;
+                queue.rest()?.into_iter().collect()
+            }
+        };
+        let mut listed: Option<HashSet<IpAddr>> = None;
+        let mut tries = 0;
+        for address in Round::starting_after(set, last) {
+            let is_taken = listed.as_ref().is_some_and(|all| all.contains(&address));
+            if is_taken || reserved.contains(&address) || recent.contains(&address) {
+                continue;
+            }
+            if self.link(content, address)? {
+                return Ok(Some(address));
+            }
+            tries += 1;
+            if tries == TRIES_BEFORE_LISTING {
+                listed = Some(self.taken()?);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes the reservation; `false` if there is one.
+    fn link(&self, content: &Content, address: IpAddr) -> Result<bool, PoolError> {
+        let path = self.path(address);
+        match fs::hard_link(&content.path, &path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(source) => Err(failed("create", &path, source)),
+        }
     }
 
     /// What the owner holds, found by reading every reservation.
@@ -246,7 +368,7 @@ impl Pool {
         self.held(owner, Held::Unknown)
     }
 
-    /// Releases what the owner holds, durably. Returns what that was.
+    /// Releases what the owner holds. Returns what that was.
     ///
     /// # Errors
     /// [`PoolError::Io`]; calling it again goes on.
@@ -254,20 +376,13 @@ impl Pool {
         if !self.directory.is_dir() {
             return Ok(Vec::new());
         }
-        let held = {
-            let _lock = self.lock()?;
-            if matches!(held, Held::Unknown) {
-                self.sweep(owner)?;
-            }
-            let held = self.held(owner, held)?;
-            for address in &held {
-                self.give_back(*address)?;
-            }
-            held
-        };
-        if !held.is_empty() {
-            durable::sync_directory(&self.directory)
-                .map_err(|source| failed("sync", &self.directory, source))?;
+        let _lock = self.lock()?;
+        if matches!(held, Held::Unknown) {
+            self.sweep_owner(owner)?;
+        }
+        let held = self.held(owner, held)?;
+        for address in &held {
+            self.give_back(*address)?;
         }
         Ok(held)
     }
@@ -390,8 +505,54 @@ impl Pool {
         Ok(addresses)
     }
 
+    /// Gives back a reservation whose owner is dead, if it is still the one that was looked
+    /// at. Returns whether it was.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn reclaim(&self, looked_at: &Reservation) -> Result<bool, PoolError> {
+        let _lock = self.lock()?;
+        let address = looked_at.address;
+        let same = match self.reservation(address)? {
+            None => false,
+            Some(text) => parse_owner(&text) == looked_at.owner,
+        };
+        if same {
+            self.give_back(address)?;
+        }
+        Ok(same)
+    }
+
+    /// Reserves an address for an owner, as its record says. `false`: somebody has it.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn reserve(&self, owner: &AttachmentKey, address: IpAddr) -> Result<bool, PoolError> {
+        durable::create_directory(&self.directory)
+            .map_err(|source| failed("create", &self.directory, source))?;
+        let content = Content::write(&self.directory, owner)?;
+        let _lock = self.lock()?;
+        self.link(&content, address)
+    }
+
+    /// Removes what allocations that died left: files that never got their names.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn sweep(&self) -> Result<(), PoolError> {
+        if !self.directory.is_dir() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        // Written by whoever has the lock, and nobody else does.
+        for name in [".released_ip", ".boot_id", ".index.0", ".index.1"] {
+            let _ = fs::remove_file(self.directory.join(name));
+        }
+        durable::sweep(&self.directory).map_err(|source| failed("list", &self.directory, source))
+    }
+
     /// Removes what an allocation of the owner that died wrote and did not link.
-    fn sweep(&self, owner: &AttachmentKey) -> Result<(), PoolError> {
+    fn sweep_owner(&self, owner: &AttachmentKey) -> Result<(), PoolError> {
         let suffix = format!(".{}.{}", owner.container, owner.interface);
         durable::remove_temporary(&self.directory, &suffix)
             .map_err(|source| failed("list", &self.directory, source))
@@ -399,7 +560,7 @@ impl Pool {
 
     fn give_back(&self, address: IpAddr) -> Result<(), PoolError> {
         // Noted first: an address that is noted and still taken does no harm.
-        Released::append(&self.directory, address)?;
+        released::append(&self.directory, address)?;
         let path = self.path(address);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -410,15 +571,15 @@ impl Pool {
     }
 
     /// Unreadable is the same as none: the order is lost once, no address is.
-    fn last_reserved(&self, index: usize) -> Option<IpAddr> {
-        let text = fs::read_to_string(self.last_path(index)).ok()?;
+    fn last_reserved(&self, number: usize) -> Option<IpAddr> {
+        let text = fs::read_to_string(self.last_path(number)).ok()?;
         text.trim().parse().ok()
     }
 
     /// In place: making a file costs a journalling file system more than all the rest,
     /// and a half-written hint only makes the next round start elsewhere.
-    fn remember_last(&self, index: usize, address: IpAddr) -> Result<(), PoolError> {
-        let path = self.last_path(index);
+    fn remember_last(&self, number: usize, address: IpAddr) -> Result<(), PoolError> {
+        let path = self.last_path(number);
         let text = address.to_string();
         let write = || {
             let file = File::options()
@@ -433,59 +594,13 @@ impl Pool {
         write().map_err(|source| failed("write", &path, source))
     }
 
-    fn last_path(&self, index: usize) -> PathBuf {
-        self.directory.join(format!("last_reserved_ip.{index}"))
+    fn last_path(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("last_reserved_ip.{number}"))
     }
 
     fn path(&self, address: IpAddr) -> PathBuf {
         self.directory.join(address.to_string())
     }
-}
-
-/// The file reservations are links to; its own name goes when this is dropped.
-struct Content {
-    path: PathBuf,
-}
-
-impl Content {
-    fn write(directory: &Path, owner: &AttachmentKey) -> Result<Self, PoolError> {
-        let process = std::process::id();
-        let path = directory.join(format!(
-            ".{process}.{}.{}",
-            owner.container, owner.interface
-        ));
-        durable::write_new(&path, owner_text(owner).as_bytes(), Durability::Power)
-            .map_err(|source| failed("write", &path, source))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Content {
-    fn drop(&mut self) {
-        // A name left behind has a dot in front and reserves nothing.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn owner_text(owner: &AttachmentKey) -> String {
-    format!("{}{SEPARATOR}{}", owner.container, owner.interface)
-}
-
-/// Old versions of host-local wrote the container alone.
-fn belongs_to(text: &str, owner: &AttachmentKey) -> bool {
-    let text = text.trim();
-    text == owner_text(owner) || text == owner.container.as_str()
-}
-
-fn parse_owner(text: &str) -> Result<AttachmentKey, String> {
-    let (container, interface) = text
-        .trim()
-        .split_once(SEPARATOR)
-        .ok_or_else(|| format!("{text:?} is not a container and an interface"))?;
-    Ok(AttachmentKey {
-        container: ContainerId::try_from(container).map_err(|error| error.to_string())?,
-        interface: InterfaceName::try_from(interface).map_err(|error| error.to_string())?,
-    })
 }
 
 fn describe(set: &RangeSet) -> String {
@@ -502,62 +617,5 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> PoolError {
         action,
         path: path.to_owned(),
         source,
-    }
-}
-
-/// Every address of a set once, beginning after a given one.
-struct Round<'a> {
-    set: &'a RangeSet,
-    range: usize,
-    next: IpAddr,
-    left: u128,
-}
-
-impl<'a> Round<'a> {
-    fn starting_after(set: &'a RangeSet, last: Option<IpAddr>) -> Self {
-        let start = last.and_then(|last| {
-            let range = set.ranges.iter().position(|range| range.contains(last))?;
-            Some((range, last))
-        });
-        let first = set.ranges.first();
-        let mut round = Self {
-            set,
-            range: 0,
-            next: first.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |range| range.first),
-            left: if first.is_some() { set.size() } else { 0 },
-        };
-        if let Some((range, last)) = start {
-            round.range = range;
-            round.next = last;
-            round.advance();
-        }
-        round
-    }
-
-    fn advance(&mut self) {
-        if self.next == self.set.ranges[self.range].last {
-            self.range = (self.range + 1) % self.set.ranges.len();
-            self.next = self.set.ranges[self.range].first;
-        } else {
-            self.next = successor(self.next);
-        }
-    }
-}
-
-impl Iterator for Round<'_> {
-    type Item = IpAddr;
-
-    fn next(&mut self) -> Option<IpAddr> {
-        self.left = self.left.checked_sub(1)?;
-        let address = self.next;
-        self.advance();
-        Some(address)
-    }
-}
-
-fn successor(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4).wrapping_add(1))),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6).wrapping_add(1))),
     }
 }

@@ -48,13 +48,29 @@ fn a_record_is_read_as_it_was_written() {
     }
     assert!(records.directory().join("c1-eth0.json").is_file());
     assert_eq!(records.list().unwrap(), [Ok(wanted.clone())]);
-    // Left by a writer that died; another attachment's stays.
-    fs::write(records.directory().join(".77.c1-eth0.json"), "{").unwrap();
-    fs::write(records.directory().join(".77.x.c1-eth0.json"), "{").unwrap();
     assert!(records.remove(&wanted.key).unwrap());
     assert!(!records.remove(&wanted.key).unwrap());
-    assert_eq!(fs::read_dir(records.directory()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(records.directory()).unwrap().count(), 0);
     assert!(records.list().unwrap().is_empty());
+}
+
+#[test]
+fn what_writers_left_that_died_is_swept() {
+    let root = TempDir::new().unwrap();
+    let records = Attachments::under(root.path());
+    records.sweep().unwrap();
+    let wanted = record(key("c1", "eth0"));
+    records.write(&wanted, Durability::Process).unwrap();
+    // No process has a higher id than PID_MAX_LIMIT.
+    let dead = ".4194305.c1-eth0.json".to_owned();
+    let lives = format!(".{}.c2-eth0.json", std::process::id());
+    for name in [&dead, &lives] {
+        fs::write(records.directory().join(name), "{").unwrap();
+    }
+    records.sweep().unwrap();
+    assert!(!records.directory().join(dead).exists());
+    assert!(records.directory().join(lives).exists());
+    assert_eq!(records.list().unwrap(), [Ok(wanted)]);
 }
 
 #[test]

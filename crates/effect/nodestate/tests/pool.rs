@@ -10,7 +10,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use weft_nodestate::{Held, Pool, PoolError};
+use weft_nodestate::{Attachment, Attachments, Durability, Held, Pool, PoolError, digest};
 use weft_proto::cni::{AttachmentKey, Ipam, NetworkName, Range, RangeSet};
 
 fn key(container: &str) -> AttachmentKey {
@@ -35,8 +35,13 @@ fn ipam(sets: &[&[&str]]) -> Ipam {
     }
 }
 
+fn records(data_dir: &Path) -> Attachments {
+    Attachments::under(&data_dir.join("state"))
+}
+
 fn pool(data_dir: &Path) -> Pool {
-    Pool::under(data_dir, &NetworkName::try_from("weft").unwrap())
+    let network = NetworkName::try_from("weft").unwrap();
+    Pool::under(data_dir, &network, &records(data_dir))
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -61,7 +66,9 @@ fn the_layout_is_host_locals() {
         names,
         [
             "10.244.1.1",
+            "boot_id",
             "fd00:10:244:1::1",
+            "index.0",
             "last_reserved_ip.0",
             "last_reserved_ip.1",
             "lock",
@@ -272,6 +279,109 @@ fn parallel_owners_never_share() {
     let distinct: BTreeSet<IpAddr> = given.iter().flatten().copied().collect();
     assert_eq!(distinct.len(), 2 * given.len());
     assert_eq!(pool(root.path()).list().unwrap().len(), distinct.len());
+}
+
+fn write_record(data_dir: &Path, container: &str, addresses: &[IpAddr]) {
+    let key = key(container);
+    let record = Attachment {
+        network: NetworkName::try_from("weft").unwrap(),
+        data_dir: data_dir.to_owned(),
+        netns: "/run/netns/x".into(),
+        netns_inode: None,
+        host_link: format!("weft{:02x}", digest(&key)[0]),
+        mtu: 1500,
+        addresses: addresses.to_vec(),
+        node_addresses: Vec::new(),
+        pod: None,
+        key,
+    };
+    records(data_dir)
+        .write(&record, Durability::Process)
+        .unwrap();
+}
+
+#[test]
+fn after_a_start_of_the_machine_reservations_follow_the_records() {
+    let root = TempDir::new().unwrap();
+    let ipam = ipam(&[&["10.0.0.0/29"], &["fd00::/64"]]);
+    let before = pool(root.path()).in_boot("one");
+    for name in ["a", "b", "c"] {
+        let given = before.allocate(&key(name), &ipam, Held::Nothing).unwrap();
+        write_record(root.path(), name, &given);
+    }
+    let directory = root.path().join("weft");
+    // What a power cut may do: a name is lost, another has lost its content, a third one is
+    // another's by now, and the index is of no time at all.
+    fs::remove_file(directory.join("10.0.0.1")).unwrap();
+    // (The two reservations of an owner are one file.)
+    fs::write(directory.join("10.0.0.2"), "").unwrap();
+    fs::remove_file(directory.join("fd00::3")).unwrap();
+    fs::write(directory.join("fd00::3"), "other\r\neth0").unwrap();
+    fs::remove_file(directory.join("last_reserved_ip.0")).unwrap();
+    let length = fs::metadata(directory.join("index.0")).unwrap().len() as usize;
+    let mut index = fs::read(directory.join("index.0")).unwrap();
+    index[length - 1] = 0xff;
+    fs::write(directory.join("index.0"), index).unwrap();
+
+    let unaware = pool(root.path()).in_boot("one");
+    assert_eq!(unaware.list().unwrap().len(), 5);
+    let after = pool(root.path()).in_boot("two");
+    let given = after.allocate(&key("d"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(given, [ip("10.0.0.4"), ip("fd00::4")]);
+    let owners: Vec<String> = after
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|one| format!("{} {}", one.address, one.owner.unwrap()))
+        .collect();
+    assert_eq!(
+        owners,
+        [
+            "10.0.0.1 a/eth0",
+            "10.0.0.2 b/eth0",
+            "10.0.0.3 c/eth0",
+            "10.0.0.4 d/eth0",
+            "fd00::1 a/eth0",
+            "fd00::2 b/eth0",
+            "fd00::3 other/eth0",
+            "fd00::4 d/eth0",
+        ]
+    );
+    // Once a start is enough.
+    fs::remove_file(directory.join("10.0.0.1")).unwrap();
+    after.allocate(&key("e"), &ipam, Held::Nothing).unwrap();
+    assert!(!directory.join("10.0.0.1").exists());
+}
+
+#[test]
+fn the_last_free_address_of_a_large_pool_is_found() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.0.0.0/20"]]);
+    let directory = root.path().join("weft");
+    fs::create_dir_all(&directory).unwrap();
+    let content = directory.join("content");
+    fs::write(&content, "theirs\r\neth0").unwrap();
+    for number in 1..4095_u32 {
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + number);
+        fs::hard_link(&content, directory.join(address.to_string())).unwrap();
+    }
+    fs::remove_file(directory.join("10.0.7.77")).unwrap();
+    let taken = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(taken, [ip("10.0.7.77")]);
+    let full = pool.allocate(&key("c2"), &ipam, Held::Nothing);
+    assert!(full.unwrap_err().to_string().contains("4094 of 4094"));
+    // What others take back is found once nothing else is left.
+    fs::remove_file(directory.join("10.0.3.3")).unwrap();
+    let taken = pool.allocate(&key("c2"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(taken, [ip("10.0.3.3")]);
+    // And what they take is met.
+    fs::remove_file(directory.join("10.0.1.1")).unwrap();
+    fs::remove_file(directory.join("10.0.1.2")).unwrap();
+    let taken = pool.allocate(&key("c3"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(taken, [ip("10.0.1.1")]);
+    fs::hard_link(&content, directory.join("10.0.1.2")).unwrap();
+    assert!(pool.allocate(&key("c4"), &ipam, Held::Nothing).is_err());
 }
 
 /// What may happen to a pool of 14 addresses with 20 owners.

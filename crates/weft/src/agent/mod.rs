@@ -6,7 +6,7 @@ mod held;
 mod kernel;
 mod lock;
 mod network;
-mod plugin;
+pub(crate) mod plugin;
 mod proxy;
 mod reporting;
 mod retry;

@@ -16,29 +16,29 @@ const CONFIGURATION: &str = "10-weft.conflist";
 
 /// Where a node keeps its CNI files.
 #[derive(Clone, Debug)]
-pub(super) struct Directories {
+pub(crate) struct Directories {
     /// `/opt/cni/bin`.
-    pub(super) binaries: PathBuf,
+    pub(crate) binaries: PathBuf,
     /// `/etc/cni/net.d`.
-    pub(super) configurations: PathBuf,
+    pub(crate) configurations: PathBuf,
 }
 
 /// What a node's pods need to know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NodeNetwork {
+pub(crate) struct NodeNetwork {
     /// The node's own pod ranges.
-    pub(super) ranges: Vec<IpNet>,
+    pub(crate) ranges: Vec<IpNet>,
     /// The node's own addresses.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Bytes.
-    pub(super) mtu: u32,
+    pub(crate) mtu: u32,
 }
 
 impl Directories {
     /// Makes this very binary the plugin `weft`, unless it is already.
-    pub(super) fn install_binary(&self) -> Result<()> {
+    pub(crate) fn install_binary(&self) -> Result<()> {
         let source = std::env::current_exe().context("the path of weft's own binary")?;
-        let target = self.binaries.join("weft");
+        let target = self.binary();
         if same_file(&source, &target) {
             return Ok(());
         }
@@ -51,16 +51,26 @@ impl Directories {
             .with_context(|| format!("CNI plugin {}", target.display()))
     }
 
+    /// The plugin's file.
+    pub(crate) fn binary(&self) -> PathBuf {
+        self.binaries.join("weft")
+    }
+
+    /// The configuration's file.
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.configurations.join(CONFIGURATION)
+    }
+
     /// Whether the network configuration is where the runtime looks for it.
-    pub(super) fn has_configuration(&self) -> bool {
-        self.configurations.join(CONFIGURATION).exists()
+    pub(crate) fn has_configuration(&self) -> bool {
+        self.configuration().exists()
     }
 
     /// Writes the network configuration, atomically, and only if it says something new.
     /// Its presence tells the runtime that the node carries pods.
-    pub(super) fn write_configuration(&self, network: &NodeNetwork) -> Result<bool> {
+    pub(crate) fn write_configuration(&self, network: &NodeNetwork) -> Result<bool> {
         let text = configuration(network)?;
-        let target = self.configurations.join(CONFIGURATION);
+        let target = self.configuration();
         if fs::read(&target).is_ok_and(|present| present == text.as_bytes()) {
             return Ok(false);
         }

@@ -36,7 +36,11 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         }
         other => other,
     };
-    let pool = Pool::under(Path::new(&request.config.data_dir), &request.config.network);
+    let pool = Pool::under(
+        Path::new(&request.config.data_dir),
+        &request.config.network,
+        &records,
+    );
     let held = match &before {
         None => {
             // Survives the process, not a power cut: after one no container is left

@@ -27,7 +27,7 @@ pub(super) fn check(request: &Attach) -> Result<(), Error> {
     if let Some(previous) = &request.previous {
         compare_result(previous, request, &link, &mut differences);
     }
-    let pool = Pool::under(&record.data_dir, &record.network);
+    let pool = Pool::under(&record.data_dir, &record.network, &records);
     for address in &record.addresses {
         if !pool
             .is_held_by(&record.key, *address)

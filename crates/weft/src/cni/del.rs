@@ -15,12 +15,20 @@ pub(super) fn del(request: &Detach) -> Result<(), Error> {
     match records.read(&request.key) {
         Ok(Some(record)) => undo(&records, &record),
         Ok(None) => {
-            let pool = Pool::under(Path::new(&request.config.data_dir), &request.config.network);
+            let pool = Pool::under(
+                Path::new(&request.config.data_dir),
+                &request.config.network,
+                &records,
+            );
             remove(&records, &request.key, &pool, Held::Unknown)
         }
         Err(RecordError::Damaged(damaged)) => {
             note(&format_args!("{damaged}; detaching without it"));
-            let pool = Pool::under(Path::new(&request.config.data_dir), &request.config.network);
+            let pool = Pool::under(
+                Path::new(&request.config.data_dir),
+                &request.config.network,
+                &records,
+            );
             remove(&records, &request.key, &pool, Held::Unknown)
         }
         Err(error) => Err(record_error(&error)),
@@ -29,7 +37,7 @@ pub(super) fn del(request: &Detach) -> Result<(), Error> {
 
 /// Removes everything a record stands for, and last the record.
 pub(super) fn undo(records: &Attachments, record: &Attachment) -> Result<(), Error> {
-    let pool = Pool::under(&record.data_dir, &record.network);
+    let pool = Pool::under(&record.data_dir, &record.network, records);
     let held = if record.is_complete() {
         Held::These(&record.addresses)
     } else {
@@ -45,6 +53,7 @@ fn remove(
     held: Held<'_>,
 ) -> Result<(), Error> {
     let name = attachment::host_name(&digest(key));
+    let is_interrupted = matches!(held, Held::Unknown);
     // Nothing leads to an address that another pod may have next.
     let addresses = match &held {
         Held::Nothing => Vec::new(),
@@ -58,5 +67,9 @@ fn remove(
     pool.release(key, held)
         .map_err(|error| pool_error(&error))?;
     records.remove(key).map_err(|error| record_error(&error))?;
+    if is_interrupted {
+        // An ADD that died left, at worst, a file that never got its name.
+        records.sweep().map_err(|error| record_error(&error))?;
+    }
     Ok(())
 }

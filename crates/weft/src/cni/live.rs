@@ -1,0 +1,97 @@
+//! Which addresses are in use, whatever files say: those on the links of every network
+//! namespace that a process is in or that is mounted where runtimes mount them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use weft_sys::namespace;
+use weft_sys::rtnl::Conversation;
+
+/// Where `ip netns`, containerd, CRI-O, podman and Docker mount namespaces.
+const MOUNTED: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
+
+/// Every address, with a path to the namespace that it is in.
+pub(crate) fn addresses() -> io::Result<BTreeMap<IpAddr, PathBuf>> {
+    let mut found = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    for path in namespaces()? {
+        let descriptor = match namespace::open(&path) {
+            Ok(descriptor) => descriptor,
+            // The process ended, or is about to.
+            Err(namespace::Error::Open { source, .. })
+                if matches!(
+                    source.raw_os_error(),
+                    Some(code) if code == rustix::io::Errno::NOENT.raw_os_error()
+                        || code == rustix::io::Errno::SRCH.raw_os_error()
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        if !known.insert(namespace::identity(descriptor.as_fd())?) {
+            continue;
+        }
+        let held = Conversation::in_namespace(descriptor.as_fd())
+            .and_then(|mut inside| inside.addresses(None))
+            .map_err(io::Error::other)?;
+        for address in held {
+            found.insert(address.network.addr(), path.clone());
+        }
+    }
+    Ok(found)
+}
+
+fn namespaces() -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        // The first process is the node's own, and not every machine lets others look at it.
+        let is_process = |name: &str| name != "1" && name.bytes().all(|byte| byte.is_ascii_digit());
+        if entry.file_name().to_str().is_some_and(is_process) {
+            paths.push(entry.path().join("ns/net"));
+        }
+    }
+    for directory in MOUNTED {
+        match fs::read_dir(Path::new(directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(entries) => {
+                for entry in entries {
+                    let path = entry?.path();
+                    // A file that is left of a namespace is none.
+                    if is_namespace(&path) {
+                        paths.push(path);
+                    }
+                }
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// NSFS_MAGIC, `include/uapi/linux/magic.h`: what a namespace's file is on.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+fn is_namespace(path: &Path) -> bool {
+    rustix::fs::statfs(path)
+        .is_ok_and(|system| u64::try_from(system.f_type).is_ok_and(|kind| kind == NSFS_MAGIC))
+}
+
+/// Whether the namespace at a path can still be reached, and is the one with this inode; in
+/// doubt it can and is.
+pub(crate) fn has_namespace(path: &Path, inode: Option<u64>) -> bool {
+    let there = match rustix::fs::statfs(path) {
+        Ok(system) => u64::try_from(system.f_type).is_ok_and(|kind| kind == NSFS_MAGIC),
+        Err(errno) => errno != rustix::io::Errno::NOENT,
+    };
+    let is_another = match (rustix::fs::stat(path), inode) {
+        (Ok(found), Some(inode)) => found.st_ino != inode,
+        (Ok(_), None) | (Err(_), _) => false,
+    };
+    there && !is_another
+}

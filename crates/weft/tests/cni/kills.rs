@@ -1,0 +1,250 @@
+//! `kill -9` at every system call of a plugin that changes something.
+//!
+//! strace kills the plugin when it enters the n-th call of a kind. Which calls there are is
+//! taken from a run that is left alone, so that no step can be forgotten here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+
+use serde_json::{Value, json};
+use weft_netlab::Namespace;
+
+use crate::node::{Answer, DUAL, Node, address, path, pod, prepare, run};
+
+/// What changes files or the kernel. A file is made by `openat` with `O_CREAT`.
+const CHANGES: &str = "openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir,\
+                       sendto";
+
+/// The n-th call of a kind, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Point {
+    call: String,
+    nth: usize,
+}
+
+/// The calls of the plugin's main thread that change something.
+fn points(trace: &str) -> Vec<Point> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut points = Vec::new();
+    let main = trace.split_whitespace().next().unwrap();
+    for line in trace.lines() {
+        let Some(rest) = line.strip_prefix(main) else {
+            continue;
+        };
+        let Some((call, arguments)) = rest.trim_start().split_once('(') else {
+            continue;
+        };
+        if call.starts_with(['+', '-', '<']) {
+            continue;
+        }
+        let nth = counts.entry(call).or_default();
+        *nth += 1;
+        if call != "openat" || arguments.contains("O_CREAT") {
+            points.push(Point {
+                call: call.to_owned(),
+                nth: *nth,
+            });
+        }
+    }
+    points
+}
+
+impl Node {
+    fn traced(&self, verb: &str, container: &str, netns: &str, arguments: &[&str]) -> Answer {
+        let mut process = self.namespace.command("strace").unwrap();
+        prepare(&mut process, verb, container, netns);
+        let trace = format!("trace={CHANGES}");
+        process
+            .env(
+                "PATH",
+                std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin")),
+            )
+            .args(["-f", "-qq", "-e", &trace])
+            .args(arguments)
+            .arg(env!("CARGO_BIN_EXE_weft"));
+        run(process, &self.config_for(verb))
+    }
+
+    fn config_for(&self, verb: &str) -> Value {
+        let mut config = self.config();
+        config["runtimeConfig"] = json!({
+            "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+        });
+        if verb == "GC" {
+            config["cni.dev/valid-attachments"] =
+                json!([{"containerID": "living", "ifname": "eth0"}]);
+        }
+        config
+    }
+
+    /// The points of a run that is left alone.
+    fn points_of(&self, verb: &str, netns: &str) -> Vec<Point> {
+        let file = self.root.path().join("trace");
+        self.traced(verb, "dying", netns, &["-o", file.to_str().unwrap()])
+            .ok();
+        let points = points(&fs::read_to_string(file).unwrap());
+        assert!(points.len() > 5, "{verb}: {points:?}");
+        points
+    }
+
+    /// Runs the verb and kills it at a point. It may answer before that: not every run takes
+    /// the same path.
+    fn killed(&self, verb: &str, netns: &str, point: &Point) {
+        let inject = format!("inject={}:signal=KILL:when={}", point.call, point.nth);
+        let answer = self.traced(verb, "dying", netns, &["-o", "/dev/null", "-e", &inject]);
+        assert!(
+            answer.code.is_none() || answer.code == Some(0),
+            "{verb} killed at {point:?}: {answer:?}"
+        );
+    }
+
+    fn verb(&self, verb: &str, container: &str, netns: &str) -> Answer {
+        self.call(verb, container, netns, &self.config_for(verb))
+    }
+}
+
+/// What happens after the kill.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    /// The runtime tries ADD again, and later DEL.
+    Add,
+    /// The runtime calls DEL.
+    Del,
+    /// The container is gone, and the runtime calls GC.
+    Gc,
+}
+
+const THEN: [Then; 3] = [Then::Add, Then::Del, Then::Gc];
+
+/// A node with a pod that lives through all of it.
+struct Scene {
+    node: Node,
+    living: Namespace,
+    result: Value,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let node = Node::new(DUAL);
+        let living = pod("living");
+        let result = node.add("living", &living).ok();
+        Scene {
+            node,
+            living,
+            result,
+        }
+    }
+
+    fn round(&self, verb: &str, point: &Point, then: Then) {
+        let node = &self.node;
+        let dying = pod("dying");
+        let netns = path(&dying);
+        match verb {
+            "ADD" => node.killed("ADD", &netns, point),
+            "DEL" => {
+                node.verb("ADD", "dying", &netns).ok();
+                node.killed("DEL", &netns, point);
+            }
+            _ => {
+                node.verb("ADD", "dying", &netns).ok();
+                drop(dying);
+                node.killed("GC", "", point);
+                node.verb("GC", "", "").ok();
+                return self.assert_only_the_living(&format!("{verb} {point:?}"));
+            }
+        }
+        match then {
+            Then::Add => {
+                let result = node.verb("ADD", "dying", &netns).ok();
+                assert_ne!(address(&result, 0), address(&self.result, 0));
+                let mut config = node.config_for("CHECK");
+                config["prevResult"] = result;
+                node.call("CHECK", "dying", &netns, &config).ok();
+                node.verb("DEL", "dying", &netns).ok();
+            }
+            Then::Del => {
+                node.verb("DEL", "dying", &netns).ok();
+            }
+            Then::Gc => drop(dying),
+        }
+        // What only a kill leaves, a file that never got its name, waits for GC.
+        node.verb("GC", "", "").ok();
+        self.assert_only_the_living(&format!("{verb} {point:?}, then {then:?}"));
+    }
+
+    fn assert_only_the_living(&self, round: &str) {
+        let node = &self.node;
+        node.check("living", &self.living, &self.result).ok();
+        assert_eq!(node.reserved().len(), 2, "{round}");
+        for (folder, expected) in [("networks/weft", "."), ("state/attachments", ".")] {
+            let names: Vec<String> = fs::read_dir(node.root.path().join(folder))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name.starts_with(expected) || name.contains("dying"))
+                .collect();
+            assert_eq!(names, [] as [String; 0], "{round}: {folder}");
+        }
+        let aliases = node.namespace.output("ip", ["link"]).unwrap();
+        assert_eq!(
+            aliases.matches("alias weft:").count(),
+            1,
+            "{round}: {aliases}"
+        );
+        let ports = node.namespace.output("nft", ["list", "ruleset"]).unwrap();
+        assert!(!ports.contains("8080"), "{round}: {ports}");
+    }
+}
+
+/// Every point of a verb once, or as many rounds as asked for.
+fn every_point(verb: &str, rounds: Option<usize>) {
+    let scene = Scene::new();
+    let sample = pod("dying");
+    let points = match verb {
+        "ADD" => scene.node.points_of("ADD", &path(&sample)),
+        _ => {
+            let netns = path(&sample);
+            scene.node.verb("ADD", "dying", &netns).ok();
+            drop(sample);
+            scene.node.points_of(verb, &netns)
+        }
+    };
+    scene.node.verb("DEL", "dying", "").ok();
+    let rounds = rounds.unwrap_or(points.len());
+    for round in 0..rounds {
+        let point = &points[round % points.len()];
+        // Each point meets each continuation in the course of three passes.
+        let then = THEN[(round + round / points.len()) % THEN.len()];
+        scene.round(verb, point, then);
+    }
+}
+
+#[test]
+fn an_add_may_die_anywhere() {
+    every_point("ADD", None);
+}
+
+#[test]
+fn a_del_may_die_anywhere() {
+    every_point("DEL", None);
+}
+
+#[test]
+fn a_gc_may_die_anywhere() {
+    every_point("GC", None);
+}
+
+#[test]
+#[ignore = "soak: 1,000 rounds"]
+fn plugins_die_a_thousand_times() {
+    let percent: usize = std::env::var("WEFT_SOAK")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(100);
+    let rounds = |full: usize| Some((full * percent).div_ceil(100));
+    std::thread::scope(|scope| {
+        for (verb, full) in [("ADD", 600), ("DEL", 300), ("GC", 100)] {
+            scope.spawn(move || every_point(verb, rounds(full)));
+        }
+    });
+}

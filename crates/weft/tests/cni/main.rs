@@ -1,0 +1,13 @@
+//! The plugin as a runtime calls it: the binary, in a node's namespace, with pods.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod ipam;
+mod kills;
+mod node;
+mod power_cut;
+mod verbs;

@@ -1,0 +1,257 @@
+//! A node, and the plugin called on it.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weft_netlab::{Namespace, link, probe};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const DUAL: &[&str] = &["10.244.1.0/24", "fd00:10:244:1::/64"];
+
+/// A node with its uplink and forwarding, and state of its own on disk.
+pub(crate) struct Node {
+    pub(crate) namespace: Namespace,
+    pub(crate) outside: Namespace,
+    pub(crate) root: TempDir,
+    ranges: Value,
+}
+
+/// What the plugin answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) value: Value,
+    pub(crate) log: String,
+}
+
+impl Answer {
+    pub(crate) fn from(output: Output) -> Self {
+        let text = String::from_utf8(output.stdout).unwrap();
+        Answer {
+            code: output.status.code(),
+            value: if text.is_empty() {
+                Value::Null
+            } else {
+                serde_json::from_str(&text).unwrap()
+            },
+            log: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    pub(crate) fn ok(self) -> Value {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.value
+    }
+
+    /// The error's number and message.
+    pub(crate) fn error(self) -> (u64, String) {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        let number = self.value["code"].as_u64().unwrap();
+        (number, self.value["msg"].as_str().unwrap().to_owned())
+    }
+}
+
+impl Node {
+    pub(crate) fn new(ranges: &[&str]) -> Self {
+        Self::with(TempDir::new().unwrap(), ranges)
+    }
+
+    /// The same with its files in memory.
+    pub(crate) fn in_memory(ranges: &[&str]) -> Self {
+        Self::with(TempDir::new_in("/dev/shm").unwrap(), ranges)
+    }
+
+    fn with(root: TempDir, ranges: &[&str]) -> Self {
+        let namespace = Namespace::new("node").unwrap();
+        let outside = Namespace::new("outside").unwrap();
+        link::veth(&namespace, "uplink", &outside, "eth0").unwrap();
+        for (place, device, number) in [(&namespace, "uplink", 11), (&outside, "eth0", 2)] {
+            link::address(place, device, &format!("172.30.0.{number}/24")).unwrap();
+            link::address(place, device, &format!("fd00:172:30::{number}/64")).unwrap();
+        }
+        link::route(&outside, "10.244.0.0/16", "172.30.0.11").unwrap();
+        link::route(&outside, "fd00:10:244::/56", "fd00:172:30::11").unwrap();
+        namespace.set_sysctl("net/ipv4/ip_forward", "1").unwrap();
+        namespace
+            .set_sysctl("net/ipv6/conf/all/forwarding", "1")
+            .unwrap();
+        Node {
+            namespace,
+            outside,
+            root,
+            ranges: json!(ranges),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Value {
+        json!({
+            "cniVersion": "1.1.0",
+            "name": "weft",
+            "type": "weft",
+            "mtu": 1450,
+            "nodeAddresses": ["172.30.0.11", "fd00:172:30::11"],
+            "stateDir": self.root.path().join("state"),
+            "ipam": {
+                "type": "weft",
+                "ranges": self.ranges,
+                "dataDir": self.root.path().join("networks"),
+            },
+        })
+    }
+
+    pub(crate) fn command(&self, command: &str, container: &str, netns: &str) -> Command {
+        let mut process = self.namespace.command(env!("CARGO_BIN_EXE_weft")).unwrap();
+        prepare(&mut process, command, container, netns);
+        process
+    }
+
+    pub(crate) fn call(
+        &self,
+        command: &str,
+        container: &str,
+        netns: &str,
+        config: &Value,
+    ) -> Answer {
+        run(self.command(command, container, netns), config)
+    }
+
+    pub(crate) fn add(&self, container: &str, pod: &Namespace) -> Answer {
+        self.call("ADD", container, &path(pod), &self.config())
+    }
+
+    pub(crate) fn del(&self, container: &str) -> Answer {
+        self.call("DEL", container, "", &self.config())
+    }
+
+    pub(crate) fn check(&self, container: &str, pod: &Namespace, previous: &Value) -> Answer {
+        let mut config = self.config();
+        config["prevResult"] = previous.clone();
+        self.call("CHECK", container, &path(pod), &config)
+    }
+
+    pub(crate) fn record(&self, container: &str) -> PathBuf {
+        let name = format!("state/attachments/{container}-eth0.json");
+        self.root.path().join(name)
+    }
+
+    pub(crate) fn pool(&self) -> PathBuf {
+        self.root.path().join("networks/weft")
+    }
+
+    /// Addresses with a reservation.
+    pub(crate) fn reserved(&self) -> Vec<IpAddr> {
+        let Ok(entries) = fs::read_dir(self.pool()) else {
+            return Vec::new();
+        };
+        let mut found: Vec<IpAddr> = entries
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// Nothing of any pod is left: no link, no route, no reservation, no record.
+    pub(crate) fn assert_clean(&self) {
+        let links = ip(&self.namespace, &["link"]);
+        let names: Vec<&str> = links
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|link| link["ifname"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["lo", "uplink"]);
+        for family in ["-4", "-6"] {
+            let routes = ip(&self.namespace, &[family, "route", "show", "proto", "71"]);
+            assert_eq!(routes, json!([]));
+        }
+        assert_eq!(self.reserved(), [] as [IpAddr; 0]);
+        let records = self.root.path().join("state/attachments");
+        let left = fs::read_dir(records).map_or(0, |entries| entries.count());
+        assert_eq!(left, 0);
+        let temporary = fs::read_dir(self.pool()).map_or(0, |entries| {
+            entries
+                .filter(|entry| {
+                    let name = entry.as_ref().unwrap().file_name();
+                    name.to_str().unwrap().starts_with('.')
+                })
+                .count()
+        });
+        assert_eq!(temporary, 0);
+    }
+}
+
+/// A pod's empty namespace, with the loopback device down as a runtime makes it.
+pub(crate) fn pod(name: &str) -> Namespace {
+    let pod = Namespace::new(name).unwrap();
+    pod.output("ip", ["link", "set", "lo", "down"]).unwrap();
+    pod
+}
+
+pub(crate) fn path(namespace: &Namespace) -> String {
+    format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        namespace.as_fd().as_raw_fd()
+    )
+}
+
+pub(crate) fn prepare(process: &mut Command, command: &str, container: &str, netns: &str) {
+    process
+        .env_clear()
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/opt/cni/bin")
+        .env(
+            "CNI_ARGS",
+            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{container};K8S_POD_UID=u"),
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+}
+
+pub(crate) fn run(mut process: Command, config: &Value) -> Answer {
+    let mut child = process.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(config.to_string().as_bytes()).unwrap();
+    drop(input);
+    Answer::from(child.wait_with_output().unwrap())
+}
+
+/// `ip -j ARGUMENTS` in a namespace.
+pub(crate) fn ip(namespace: &Namespace, arguments: &[&str]) -> Value {
+    let all = ["-j", "-d"].iter().chain(arguments);
+    let text = namespace.output("ip", all).unwrap();
+    if text.trim().is_empty() {
+        json!([])
+    } else {
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+pub(crate) fn address(result: &Value, index: usize) -> IpAddr {
+    let text = result["ips"][index]["address"].as_str().unwrap();
+    text.split('/').next().unwrap().parse().unwrap()
+}
+
+/// A TCP connection from one place to an address of another; the server must see
+/// `source`.
+pub(crate) fn reaches(from: &Namespace, to: &Namespace, at: IpAddr, source: IpAddr) {
+    let server = probe::TcpEcho::start(to, &std::net::SocketAddr::new(at, 0).to_string()).unwrap();
+    let outcome = probe::tcp(from, server.address(), PATIENCE).unwrap();
+    let answer = outcome
+        .answer()
+        .unwrap_or_else(|| panic!("{} -> {} at {at}: {outcome:?}", from.name(), to.name()));
+    assert_eq!(answer.from.ip(), source, "{} -> {at}", from.name());
+    assert_eq!(answer.to.ip(), at);
+    assert!(!answer.is_masqueraded());
+}
