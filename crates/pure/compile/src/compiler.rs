@@ -27,7 +27,7 @@ pub struct Touched {
     pub routes: BTreeSet<RouteKey>,
     /// Whether [`NodeNat`] is different.
     pub nat: bool,
-    /// Whether this node's own object is different.
+    /// Whether this node's own object is different, or which addresses the node has.
     pub own_node: bool,
 }
 
@@ -173,6 +173,7 @@ impl Compiler {
         self.desired.nat.own_addresses = addresses;
         let mut touched = self.node_ports_changed();
         touched.nat = true;
+        touched.own_node = true;
         touched
     }
 

@@ -19,3 +19,4 @@ mod objects;
 mod row;
 mod sctp;
 mod source;
+mod takeover;

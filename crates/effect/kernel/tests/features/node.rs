@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use weft_compile::{Compiler, ProxySettings, Settings, Touched};
-use weft_desired::IpFamily;
+use weft_desired::{Desired, IpFamily, NodeNat, Table};
 use weft_iptables::Options;
-use weft_kernel::iptables::Rules;
+use weft_kernel::iptables::{self, Rules, Whose};
 use weft_kernel::service::{self, ServiceTable};
 use weft_model::{Change, Object};
 use weft_sys::nft::Connection;
@@ -44,8 +44,51 @@ pub(crate) fn each(proxy: &ProxySettings, objects: &[Object], mut with: impl FnM
     }
 }
 
+/// The rules of a back end that another one has taken the place of.
+pub(crate) struct Left(Programmed);
+
+impl Left {
+    /// They go, as the agent takes them away.
+    pub(crate) fn remove(self, lab: &Lab) {
+        match self.0 {
+            Programmed::Nftables(mut table) => {
+                table.reconcile(&Table::new(), &NodeNat::default()).unwrap();
+            }
+            Programmed::Iptables(_) => {
+                let remove = || iptables::remove(&IpFamily::BOTH, Whose::Ours);
+                lab.node.run(remove).unwrap().unwrap();
+            }
+        }
+    }
+}
+
+impl Programmed {
+    /// A back end that has written nothing but constant rules.
+    fn new(back_end: BackEnd, lab: &Lab) -> Self {
+        match back_end {
+            BackEnd::Nftables => {
+                let connection = Connection::in_namespace(lab.node.as_fd()).unwrap();
+                let table = ServiceTable::adopt(connection, &service::IpFamily::BOTH);
+                Programmed::Nftables(table.unwrap())
+            }
+            BackEnd::Iptables => {
+                let rules = || Rules::find(&IpFamily::BOTH, &Options::default());
+                Programmed::Iptables(lab.node.run(rules).unwrap().unwrap())
+            }
+        }
+    }
+}
+
 impl Node {
-    fn new(back_end: BackEnd, proxy: ProxySettings, objects: Vec<Object>) -> Self {
+    /// With its Services.
+    pub(crate) fn new(back_end: BackEnd, proxy: ProxySettings, objects: Vec<Object>) -> Self {
+        let mut node = Self::bare(back_end, proxy, objects);
+        node.reconcile();
+        node
+    }
+
+    /// Before anything was written.
+    pub(crate) fn bare(back_end: BackEnd, proxy: ProxySettings, objects: Vec<Object>) -> Self {
         let lab = Lab::new(3);
         // Every refusal counts here.
         for key in ["net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"] {
@@ -61,25 +104,28 @@ impl Node {
         compiler.set_own_addresses(objects::node_addresses());
         let all = objects::scene().into_iter().chain(objects);
         compiler.apply_all(all.map(Change::Put));
-        let programmed = match back_end {
-            BackEnd::Nftables => {
-                let connection = Connection::in_namespace(lab.node.as_fd()).unwrap();
-                let table = ServiceTable::adopt(connection, &service::IpFamily::BOTH);
-                Programmed::Nftables(table.unwrap())
-            }
-            BackEnd::Iptables => {
-                let rules = || Rules::find(&IpFamily::BOTH, &Options::default());
-                Programmed::Iptables(lab.node.run(rules).unwrap().unwrap())
-            }
-        };
-        let mut node = Self {
+        Self {
+            programmed: Programmed::new(back_end, &lab),
             lab,
             back_end,
             compiler,
-            programmed,
+        }
+    }
+
+    pub(crate) fn desired(&self) -> &Desired {
+        self.compiler.desired()
+    }
+
+    /// The other back end comes, beside this one.
+    pub(crate) fn take_over(&mut self) -> Left {
+        self.back_end = match self.back_end {
+            BackEnd::Nftables => BackEnd::Iptables,
+            BackEnd::Iptables => BackEnd::Nftables,
         };
-        node.reconcile();
-        node
+        let programmed = Programmed::new(self.back_end, &self.lab);
+        let left = Left(std::mem::replace(&mut self.programmed, programmed));
+        self.reconcile();
+        left
     }
 
     /// Objects change while everything runs.
@@ -96,7 +142,7 @@ impl Node {
         self.programme(&touched);
     }
 
-    fn reconcile(&mut self) {
+    pub(crate) fn reconcile(&mut self) {
         let desired = self.compiler.desired();
         match &mut self.programmed {
             Programmed::Nftables(table) => {
@@ -123,8 +169,8 @@ impl Node {
                 table.apply(changes).unwrap();
                 table.forget_clients().unwrap();
             }
-            // What rules say besides Services is only written anew as a whole.
-            Programmed::Iptables(_) if touched.nat => self.reconcile(),
+            // What a node's own addresses are stands in its rules.
+            Programmed::Iptables(_) if touched.own_node => self.reconcile(),
             Programmed::Iptables(rules) => {
                 let changes = touched.services.iter().map(|key| {
                     let entry = desired.services.get(key);
