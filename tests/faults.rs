@@ -11,13 +11,13 @@ use crate::lab::{Lab, Running, eventually, expect};
 const TRAFFIC: &str = include_str!("lab/traffic.py");
 
 /// A lab with two servers behind a Service, and traffic to it from a pod.
-struct Scene {
+pub(crate) struct Scene {
     traffic: Running,
-    lab: Lab,
+    pub(crate) lab: Lab,
 }
 
 impl Scene {
-    fn new(purpose: &str) -> Self {
+    pub(crate) fn new(purpose: &str) -> Self {
         let lab = Lab::up(purpose, &["--ip-family", "dual"]);
         let mut objects = vec![service()];
         for (name, node) in [("a", "node-1"), ("b", "node-2")] {
@@ -67,7 +67,7 @@ impl Scene {
 
     /// Waits until every kind of traffic has succeeded some more times; fails if one ever failed.
     #[track_caller]
-    fn traffic_flows(&self) {
+    pub(crate) fn traffic_flows(&self) {
         let counts = || -> BTreeMap<String, u64> {
             let line = self.traffic.line("counts", |_| true);
             match serde_json::from_str(&line) {
@@ -93,7 +93,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn nothing_failed(self) {
+    pub(crate) fn nothing_failed(self) {
         for line in self.traffic.finish() {
             assert!(line.starts_with('{'), "traffic failed: {line}");
         }
@@ -120,7 +120,7 @@ impl Scene {
 
     /// A pod made now becomes ready on a node, and is reached through a Service made now.
     #[track_caller]
-    fn something_new_works(&self, name: &str, node: &str) {
+    pub(crate) fn something_new_works(&self, name: &str, node: &str) {
         let mut service = service();
         service["metadata"]["name"] = json!(name);
         service["spec"]["selector"] = json!({"app": name});
@@ -134,27 +134,6 @@ impl Scene {
             let met = probe::ask(&self.lab, "default/client", &asks);
             expect(met, |met| met.iter().all(|met| met[0].failure().is_none()))
         });
-    }
-
-    /// Edits the agents' configuration and replaces their pods, as one does with kube-proxy.
-    #[track_caller]
-    fn set_mode(&self, mode: &str) {
-        let map = ["-n", "kube-system", "configmap", "weft"];
-        let text = self.lab.field(&map, "{.data.config\\.yaml}").unwrap();
-        let edited: Vec<String> = text
-            .lines()
-            .map(|line| match line.starts_with("mode:") {
-                true => format!("mode: {mode}"),
-                false => line.to_owned(),
-            })
-            .collect();
-        let patch = json!({"data": {"config.yaml": edited.join("\n")}}).to_string();
-        let patch = ["patch", "--type", "merge", "-p", &patch];
-        let patch = [&patch[..], &map].concat();
-        self.lab.kubectl(&patch).ok();
-        let agents = ["-l", "k8s-app=weft-agent", "-n", "kube-system"];
-        let delete = [&["delete", "pods"][..], &agents].concat();
-        self.lab.kubectl(&delete).ok();
     }
 
     /// Both DNS replicas are there and ready.
@@ -217,7 +196,7 @@ fn back_ends_replace_each_other_and_no_request_fails() {
         .field(&["service", "probes"], "{.spec.clusterIP}")
         .unwrap();
     for (mode, name) in [("iptables", "chained"), ("nftables", "mapped")] {
-        scene.set_mode(mode);
+        scene.lab.set_mode(mode);
         for node in ["node-1", "node-2"] {
             eventually("the rules are the mode's", || {
                 let saved = scene.lab.exec(node, &["iptables-save", "-t", "nat"]);

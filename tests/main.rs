@@ -37,6 +37,7 @@ mod refusals;
 mod replaying;
 mod rollouts;
 mod services;
+mod sig_network;
 mod silence;
 mod stateful;
 mod storage;

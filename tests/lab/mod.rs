@@ -402,6 +402,27 @@ impl Lab {
         )
     }
 
+    /// Edits the agents' configuration and replaces their pods, as one does with kube-proxy.
+    #[track_caller]
+    pub(crate) fn set_mode(&self, mode: &str) {
+        let map = ["-n", "kube-system", "configmap", "weft"];
+        let text = self.field(&map, "{.data.config\\.yaml}").unwrap();
+        let edited: Vec<String> = text
+            .lines()
+            .map(|line| match line.starts_with("mode:") {
+                true => format!("mode: {mode}"),
+                false => line.to_owned(),
+            })
+            .collect();
+        let patch = serde_json::json!({"data": {"config.yaml": edited.join("\n")}}).to_string();
+        let patch = ["patch", "--type", "merge", "-p", &patch];
+        let patch = [&patch[..], &map].concat();
+        self.kubectl(&patch).ok();
+        let agents = ["-l", "k8s-app=weft-agent", "-n", "kube-system"];
+        let delete = [&["delete", "pods"][..], &agents].concat();
+        self.kubectl(&delete).ok();
+    }
+
     /// A node's addresses on the node network.
     #[track_caller]
     pub(crate) fn node_ips(&self, node: &str) -> Vec<String> {
