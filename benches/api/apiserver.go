@@ -44,26 +44,48 @@ func newAPIServer(url, pki string, connections int) (*apiServer, error) {
 	return server, nil
 }
 
-// credentials makes a client's certificate with the authority in the folder.
-func credentials(pki string) (*tls.Config, error) {
+// authorityIn reads the certificate authority in the folder.
+func authorityIn(pki string) (*x509.Certificate, any, error) {
 	authorityText, err := os.ReadFile(filepath.Join(pki, "ca.crt"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	keyText, err := os.ReadFile(filepath.Join(pki, "ca.key"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	block, _ := pem.Decode(authorityText)
 	keyBlock, _ := pem.Decode(keyText)
 	if block == nil || keyBlock == nil {
-		return nil, fmt.Errorf("%s: no certificate authority", pki)
+		return nil, nil, fmt.Errorf("%s: no certificate authority", pki)
 	}
 	authority, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	authorityKey, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	key, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	return authority, key, err
+}
+
+func certificateFor(name string) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{CommonName: name, Organization: []string{"system:masters"}},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+}
+
+func signed(template, authority *x509.Certificate, key *ecdsa.PrivateKey, authorityKey any) (tls.Certificate, error) {
+	certificate, err := x509.CreateCertificate(rand.Reader, template, authority, &key.PublicKey, authorityKey)
+	return tls.Certificate{Certificate: [][]byte{certificate}, PrivateKey: key}, err
+}
+
+// credentials makes a client's certificate with the authority in the folder.
+func credentials(pki string) (*tls.Config, error) {
+	authority, authorityKey, err := authorityIn(pki)
 	if err != nil {
 		return nil, err
 	}
@@ -71,24 +93,13 @@ func credentials(pki string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		Subject:      pkix.Name{CommonName: "bench", Organization: []string{"system:masters"}},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	certificate, err := x509.CreateCertificate(rand.Reader, template, authority, &key.PublicKey, authorityKey)
+	certificate, err := signed(certificateFor("bench"), authority, key, authorityKey)
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(authority)
-	return &tls.Config{
-		RootCAs:      roots,
-		Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}},
-	}, nil
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{certificate}}, nil
 }
 
 func (s *apiServer) client(number int) *http.Client {

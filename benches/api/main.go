@@ -29,7 +29,7 @@ func main() {
 
 func run() error {
 	if len(os.Args) < 2 {
-		return fmt.Errorf("usage: bench-api fill|ready|list|put|fanout FLAGS")
+		return fmt.Errorf("usage: bench-api fill|ready|list|put|fanout|minimal FLAGS")
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	url := flags.String("url", "", "the API server")
@@ -42,9 +42,13 @@ func run() error {
 	duration := flags.Duration("duration", 2*time.Second, "how long")
 	path := flags.String("path", "", "of the list")
 	limit := flags.Int("limit", 0, "of a page")
+	file := flags.String("file", "", "the journal of the minimal server")
 	deadline := flags.Duration("deadline", 5*time.Minute, "for all of it")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
+	}
+	if os.Args[1] == "minimal" {
+		return minimal(*pki, *file)
 	}
 	// Whatever a server does: a measurement that hangs is none.
 	time.AfterFunc(*deadline, func() {
@@ -91,6 +95,12 @@ func text(size int) string {
 	return string(letters)
 }
 
+// numbered makes a value another one: a write that changes nothing is answered, and not written.
+func numbered(number int, value string) string {
+	mark := fmt.Sprintf("%d-", number)
+	return mark + value[min(len(mark), len(value)):]
+}
+
 // put lets each client write one value after the other.
 func put(server target, clients int, duration time.Duration, size int) error {
 	value := text(size)
@@ -104,7 +114,7 @@ func put(server target, clients int, duration time.Duration, size int) error {
 		go func() {
 			defer all.Done()
 			for number := 0; time.Now().Before(end); number++ {
-				if errors[client] = server.put(client, number, value); errors[client] != nil {
+				if errors[client] = server.put(client, number, numbered(number, value)); errors[client] != nil {
 					return
 				}
 				done[client]++

@@ -5,7 +5,7 @@
 //! is etcd's.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -198,9 +198,11 @@ pub(crate) fn measure(weft: &Path, sizes: Sizes, report: &mut Report) -> anyhow:
             format!("-connections={CONNECTIONS}"),
         ]
     });
+    let minimal = Minimal::start(&api)?;
     for writers in WRITERS {
-        writes(&api, etcd.as_deref(), writers, pairs, report)?;
+        writes(&api, etcd.as_deref(), &minimal, writers, pairs, report)?;
     }
+    drop(minimal);
     fanouts(&api, etcd.as_deref(), sizes, report)?;
     let memory = Memory::of(server.pid()?)?;
     report.value(
@@ -224,8 +226,13 @@ fn filled(api: &Api<'_>, services: u32, report: &mut Report) -> anyhow::Result<S
     lists(api, report)?;
     let memory = Memory::of(server.pid()?)?;
     report.value("resident memory", Unit::Kibibytes, memory.resident() as f64);
-    let file = fs::metadata(api.folder.join("store.redb"))?.len();
-    report.value("the store's file", Unit::Kibibytes, file as f64 / 1024.0);
+    for (what, name) in [
+        ("the store's file", "store.redb"),
+        ("one of the two parts of its log", "store.redb.log0"),
+    ] {
+        let file = fs::metadata(api.folder.join(name))?.len();
+        report.value(what, Unit::Kibibytes, file as f64 / 1024.0);
+    }
     Ok(server)
 }
 
@@ -286,10 +293,46 @@ fn lists(api: &Api<'_>, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Durable writes of so many clients at once, beside etcd and beside the disk.
+/// A server that only puts what it is sent into a file, with group commit: what HTTP, TLS and the
+/// client alone cost.
+struct Minimal {
+    // Ends with its input.
+    server: std::process::Child,
+    url: String,
+}
+
+impl Minimal {
+    fn start(api: &Api<'_>) -> anyhow::Result<Self> {
+        let mut server = Command::new(api.program)
+            .arg("minimal")
+            .arg(format!("-pki={}", api.folder.join("pki").display()))
+            .arg(format!("-file={}", api.folder.join("minimal").display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut address = String::new();
+        let output = server.stdout.take().context("it has no output")?;
+        BufReader::new(output).read_line(&mut address)?;
+        Ok(Self {
+            server,
+            url: format!("https://{}", address.trim()),
+        })
+    }
+}
+
+impl Drop for Minimal {
+    fn drop(&mut self) {
+        drop(self.server.stdin.take());
+        let _ = self.server.wait();
+    }
+}
+
+/// Durable writes of so many clients at once, beside etcd, beside the disk, and beside a server
+/// that does nothing else.
 fn writes(
     api: &Api<'_>,
     etcd: Option<&[String]>,
+    minimal: &Minimal,
     writers: u32,
     pairs: usize,
     report: &mut Report,
@@ -300,8 +343,8 @@ fn writes(
         format!("-duration={}ms", WRITING.as_millis()),
     ];
     let rate = |told: Value| told["rate"].as_f64().context("no rate");
-    let (mut ours, mut theirs, mut disk) =
-        (Samples::default(), Samples::default(), Samples::default());
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    let (mut disk, mut least) = (Samples::default(), Samples::default());
     for _ in 0..pairs {
         ours.push(rate(run(api.client("put").args(&flags))?)?);
         if let Some(etcd) = etcd {
@@ -311,6 +354,10 @@ fn writes(
                 .args(&flags))?)?);
         }
         disk.push(synced(&api.folder, writers)?);
+        let mut client = api.client("put");
+        // The last one counts.
+        client.arg(format!("-url={}", minimal.url)).args(&flags);
+        least.push(rate(run(&mut client)?)?);
     }
     let unit = Unit::Rate("per second");
     let name = format!("durable writes of 1 KiB by {writers} at once");
@@ -318,6 +365,8 @@ fn writes(
         report.pairs(&name, unit, &ours, PEER, &theirs);
     }
     report.pairs(&name, unit, &ours, "the disk, group commit", &disk);
+    let peer = "a server that only writes and syncs";
+    report.pairs(&name, unit, &ours, peer, &least);
     Ok(())
 }
 

@@ -44,8 +44,8 @@ Sections:
   services    programming of 10,000 Services beside `nft -f` of the same state
   dns         queries per second of `weft dns` in a pod beside unbound in a pod
   api         the API server with 10,000 Services and EndpointSlices: lists, memory, restart; durable
-              writes and 1,000 watchers beside etcd (Debian's package etcd-server), and beside
-              the disk's own syncs
+              writes and 1,000 watchers beside etcd (Debian's package etcd-server), beside the
+              disk's own syncs, and beside a server that only writes and syncs
   throughput  TCP from pod to pod across nodes beside the same links wired by hand
 
 A ratio above 1 means that weft is better. `>=` gives the lower 95 % bound of the median ratio:
