@@ -18,6 +18,7 @@ use crate::delete::{self, DeleteOptions, Deleted};
 use crate::discovery;
 use crate::identity::{Identity, Peer};
 use crate::negotiate::{self, Accepted, Encoding, PatchType, ProtobufDecoder, Shape, negotiate};
+use crate::object::Object;
 use crate::openapi::{self, Documents};
 use crate::options::{self, WriteOptions, delete_options};
 use crate::patch;
@@ -255,19 +256,27 @@ impl Api {
     }
 
     fn get(&self, call: &Call, route: &Route) -> Result<Response<Answer>, ApiError> {
-        let accepted = negotiate(&call.head.headers)?;
+        negotiate(&call.head.headers)?;
         let object = self
             .store
             .get(&route.resource, &route.namespace, &route.name)
             .ok_or_else(|| ApiError::not_found(&route.resource, &route.name))?;
+        self.held(call, &route.resource, &object, StatusCode::OK)
+    }
+
+    /// One object that the store has, in the form the client accepts: mostly the text as it is.
+    fn held(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        object: &Object,
+        status: StatusCode,
+    ) -> Result<Response<Answer>, ApiError> {
+        let accepted = negotiate(&call.head.headers)?;
         if accepted.shape == Shape::Plain && accepted.encoding == Encoding::Json {
-            return Ok(whole(
-                StatusCode::OK,
-                "application/json",
-                object.json.clone(),
-            ));
+            return Ok(whole(status, "application/json", object.json.clone()));
         }
-        self.object(call, &route.resource, object.value(), StatusCode::OK)
+        self.object(call, resource, object.value(), status)
     }
 
     /// One object in the form the client accepts.
@@ -396,7 +405,7 @@ impl Api {
         } else {
             StatusCode::OK
         };
-        let mut response = self.object(call, resource, written.object.value(), status)?;
+        let mut response = self.held(call, resource, &written.object, status)?;
         for warning in told(&written.warnings) {
             warn(&mut response, &warning);
         }

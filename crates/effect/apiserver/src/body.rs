@@ -1,5 +1,6 @@
 //! Bodies: bounded ones from clients, whole or streamed ones to them.
 
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,10 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The longest body a client may send, as in Kubernetes.
 const MAX_BODY: usize = 3 << 20;
+/// What of a longer one is taken and thrown away, so that its client reads the answer.
+const MAX_DISCARDED: usize = 32 << 20;
+/// And for how long, as Go's servers do.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// An answer of known length.
 pub(crate) fn whole(
@@ -129,16 +134,33 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(ApiError::too_large(MAX_BODY));
+    let mut body = pin!(body);
+    if body.size_hint().lower() <= MAX_BODY as u64 {
+        let read = Limited::new(body.as_mut(), MAX_BODY).collect();
+        match tokio::time::timeout(patience, read).await {
+            Err(_) => return Err(ApiError::request_timeout()),
+            Ok(Ok(collected)) => return Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {}
+            Ok(Err(error)) => {
+                let why = format!("the body broke off: {error}");
+                return Err(ApiError::bad_request(why));
+            }
+        }
     }
-    let read = tokio::time::timeout(patience, Limited::new(body, MAX_BODY).collect());
-    match read.await {
-        Err(_) => Err(ApiError::request_timeout()),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(MAX_BODY)),
-        Ok(Err(error)) => Err(ApiError::bad_request(format!(
-            "the body broke off: {error}"
-        ))),
+    // Who goes on for longer loses the connection.
+    let _ = tokio::time::timeout(LINGER.min(patience), discard(body)).await;
+    Err(ApiError::too_large(MAX_BODY))
+}
+
+/// Takes what a client still sends, within bounds: over HTTP/1 one that is writing when its
+/// connection is closed does not come to read why.
+async fn discard<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
+    let mut left = MAX_DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }

@@ -105,10 +105,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
         if length >= RECORD && kept.waiting.is_empty() {
             return Pin::new(&mut kept.io).poll_write_vectored(context, pieces);
         }
-        if kept.waiting.capacity() - kept.waiting.len() < length && length < RECORD {
-            let few = kept.waiting.is_empty();
-            kept.waiting.reserve(if few { length } else { MOST });
-        }
         for piece in pieces {
             kept.waiting.extend_from_slice(piece);
         }

@@ -45,6 +45,7 @@ mod strict;
 mod subresource;
 mod swagger;
 mod table;
+mod threads;
 mod token;
 mod traffic;
 mod upstream;
@@ -53,7 +54,7 @@ mod write;
 
 pub use connection::Patience;
 pub use custom::{CommonRules, Scale};
-pub use disk::{StoreError, stored_version};
+pub use disk::{StoreError, exercise_log, stored_version};
 pub use exercise::{
     exercise_apply, exercise_options, exercise_patch, exercise_schema, exercise_selector,
 };

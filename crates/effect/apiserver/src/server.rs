@@ -32,14 +32,13 @@ use crate::resource::{Admission, NoAdmission, Registry};
 use crate::state::HistoryLimits;
 use crate::status::ApiError;
 use crate::store::Store;
+use crate::threads::{Arrived, Threads};
 use crate::token::TokenKey;
 use crate::upstream::Upstreams;
 use crate::write::{self, FieldValidation, Request};
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
-/// How long requests may take to finish when the server stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a failed accept, such as one without a free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a server needs.
@@ -116,6 +115,9 @@ pub enum ServerError {
     /// A listener can't be used.
     #[error("the API server can't use its listener")]
     Listener(#[source] io::Error),
+    /// The threads that serve connections can't be started.
+    #[error("the API server's threads can't be started")]
+    Threads(#[source] io::Error),
     /// What goes with the stored objects can't be completed.
     #[error("the stored objects can't be repaired: {0}")]
     Repair(#[source] Box<ApiError>),
@@ -274,6 +276,7 @@ impl Server {
         listeners: Vec<TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
+        let threads = Arc::new(Threads::start().map_err(ServerError::Threads)?);
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut acceptors = JoinSet::new();
         for listener in listeners {
@@ -291,6 +294,7 @@ impl Server {
                     stop: self.stop.subscribe(),
                 },
                 permits: permits.clone(),
+                threads: threads.clone(),
             };
             acceptors.spawn(connections.accept(listener));
         }
@@ -298,6 +302,9 @@ impl Server {
         shutdown.await;
         self.stop.send_replace(true);
         while acceptors.join_next().await.is_some() {}
+        if let Some(threads) = Arc::into_inner(threads) {
+            threads.end().await;
+        }
         self.api.store.close().await;
         Ok(())
     }
@@ -306,11 +313,11 @@ impl Server {
 struct Connections {
     shared: Shared,
     permits: Arc<Semaphore>,
+    threads: Arc<Threads>,
 }
 
 impl Connections {
     async fn accept(mut self, listener: tokio::net::TcpListener) {
-        let mut open = JoinSet::new();
         let mut refused = false;
         loop {
             let Ok(permit) = self.permits.clone().acquire_owned().await else {
@@ -320,15 +327,17 @@ impl Connections {
                 accepted = listener.accept() => accepted,
                 _ = self.shared.stop.wait_for(|stop| *stop) => break,
             };
+            let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
             match accepted {
                 Ok((stream, peer)) => {
                     if std::mem::take(&mut refused) {
                         tracing::info!("connections can be accepted again");
                     }
-                    let serving = self.shared.clone().serve(stream, peer);
-                    open.spawn(async move {
-                        serving.await;
-                        drop(permit);
+                    self.threads.take(Arrived {
+                        stream,
+                        peer,
+                        shared: self.shared.clone(),
+                        permit,
                     });
                 }
                 Err(error) => {
@@ -339,12 +348,6 @@ impl Connections {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-            while open.try_join_next().is_some() {}
-        }
-        drop(listener);
-        let drained = async { while open.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
-            open.shutdown().await;
         }
     }
 }

@@ -152,14 +152,19 @@ impl State {
     }
 
     /// Takes what the disk holds.
-    pub(crate) fn load(&mut self, collection: &str, object: Object) {
+    pub(crate) fn load(&mut self, collection: &str, object: Arc<Object>) {
         let key = object.key().into_boxed_str();
         let start = self.start;
         self.collections
             .entry(collection.into())
             .or_insert_with(|| Collection::new(start))
             .objects
-            .insert(key, Arc::new(object));
+            .insert(key, object);
+    }
+
+    /// Takes back an object that the disk has not any more.
+    pub(crate) fn unload(&mut self, collection: &str, key: &str) {
+        self.collection(collection).objects.remove(key);
     }
 
     /// Loading is over; `version` is the newest on disk, `changed` has that of each

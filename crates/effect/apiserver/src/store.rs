@@ -251,7 +251,7 @@ impl Writer {
             self.batch(jobs);
         }
         drop(messages);
-        drop(self);
+        self.disk.close();
         if let Some(reply) = close {
             let _ = reply.send(());
         }
@@ -299,10 +299,7 @@ impl Writer {
                 .map(|(collection, event)| (collection.as_str(), event.version()))
                 .collect(),
         };
-        let committed = self.disk.commit(&commit, |collection, key| {
-            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            state.get(collection, key)
-        });
+        let committed = self.disk.commit(&commit);
         let mut news = None;
         match &committed {
             Ok(()) => {

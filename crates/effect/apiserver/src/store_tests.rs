@@ -256,9 +256,12 @@ async fn what_was_acknowledged_survives_a_crash() {
     put(&store, "b", 2).await;
     remove(&store, "b").await;
     let last = put(&store, "a", 3).await;
-    // The file as a killed process leaves it: nothing is closed.
+    // The files as a killed process leaves them: nothing is closed.
     let crashed = directory.path().join("crashed");
-    std::fs::copy(&path, &crashed).unwrap();
+    for end in ["", ".log0", ".log1"] {
+        let named = |path: &Path| format!("{}{end}", path.display());
+        std::fs::copy(named(&path), named(&crashed)).unwrap();
+    }
     let after = open(&crashed, 100);
     assert_eq!(listed(&after, None), pairs(&[("a", 3)]));
     assert_eq!(

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use weft_apiserver::{
-    exercise_apply, exercise_options, exercise_patch, exercise_schema, exercise_selector,
+    exercise_apply, exercise_log, exercise_options, exercise_patch, exercise_schema,
+    exercise_selector,
 };
 
 fn replay(target: &str, exercise: fn(&[u8])) {
@@ -49,4 +50,9 @@ fn selectors() {
 #[test]
 fn schemas() {
     replay("api_schema", exercise_schema);
+}
+
+#[test]
+fn logs() {
+    replay("store_log", exercise_log);
 }

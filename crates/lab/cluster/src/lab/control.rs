@@ -119,8 +119,8 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
     config
         .bootstrap
         .extend(kubernetes_service(&options, &kubernetes));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // It accepts connections; they are served by threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;

@@ -4,7 +4,7 @@
 //! lock               held by the front that uses the folder, and by its lab's PID 1
 //! lab.json           what the lab is; written once the lab was started
 //! pki/               the certificate authority and the key of service-account tokens
-//! store.redb         the API server's objects
+//! store.redb         the API server's objects, and their log: store.redb.log0, store.redb.log1
 //! nodes/NAME/        of each node: /var/lib/weft, /var/lib/cni, /var/lib/kubelet, /var/log
 //! ```
 
@@ -499,8 +499,9 @@ fn is_unused(folder: &Path) -> Result<bool, Error> {
     for entry in fs::read_dir(folder).map_err(on("list", folder))? {
         let name = entry.map_err(on("list", folder))?.file_name();
         // A file system's own folder does not count.
-        let known = [LOCK, PKI, NODES, STORE, "lab.new", "lost+found"];
-        if !known.iter().any(|known| name == **known) {
+        let known = [LOCK, PKI, NODES, "lab.new", "lost+found"];
+        let store = name.as_encoded_bytes().starts_with(STORE.as_bytes());
+        if !store && !known.iter().any(|known| name == **known) {
             return Ok(false);
         }
     }
