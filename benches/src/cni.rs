@@ -1,5 +1,7 @@
 //! The CNI plugin beside Debian's chain of plugins, and beside the kernel alone.
 
+mod crowd;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -35,7 +37,7 @@ impl<'a> Node<'a> {
             "cniVersion": "1.0.0", "name": "weft", "type": "weft", "mtu": 1500,
             "nodeAddresses": ["172.30.0.11"],
             "stateDir": state.join("state"),
-            "ipam": {"type": "weft", "ranges": ["10.244.1.0/24"], "dataDir": state.join("networks")},
+            "ipam": {"type": "weft", "ranges": ["10.244.0.0/22"], "dataDir": state.join("networks")},
         });
         Ok(Node {
             namespace,
@@ -49,7 +51,7 @@ impl<'a> Node<'a> {
             "cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "mtu": 1500,
             "hairpinMode": true, "isDefaultGateway": true,
             "ipam": {
-                "type": "host-local", "ranges": [[{"subnet": "10.244.1.0/24"}]],
+                "type": "host-local", "ranges": [[{"subnet": "10.244.0.0/22"}]],
                 "dataDir": state.join("host-local"),
             },
         });
@@ -263,6 +265,8 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
             }
         }
     }
+    crowd::start(&ours, &theirs, report)?;
+    crowd::taken(weft, &pods, pairs, report)?;
     let [ours, theirs, kernel] = &sides;
     for (place, verb) in ["ADD", "DEL"].into_iter().enumerate() {
         let both =

@@ -16,6 +16,7 @@ mod host_port;
 pub(crate) mod install;
 mod link;
 pub(crate) mod live;
+mod sysctl;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -114,6 +115,8 @@ fn facts(record: &Attachment) -> attachment::Attachment {
         mtu: record.mtu,
         addresses: record.addresses.clone(),
         node_addresses: record.node_addresses.clone(),
+        mac: record.mac,
+        routes: record.routes.clone(),
     }
 }
 
@@ -166,6 +169,8 @@ fn open_namespace(path: &str) -> Result<OwnedFd, Error> {
 fn pool_error(error: &PoolError) -> Error {
     match error {
         PoolError::Io { .. } => Error::new(Code::Io, error.to_string()),
+        PoolError::Taken { .. } => Error::new(Code::TryAgain, error.to_string())
+            .with_details("try again when its owner has ended, or ask for another address"),
         PoolError::Exhausted { .. } => Error::new(Code::TryAgain, error.to_string()).with_details(
             "try again when a pod of this node has ended, or give the node a larger range",
         ),

@@ -276,6 +276,8 @@ fn finish_pod(
         .map_err(in_pod("look it up"))?
         .index;
     let mut batch = switched_on(index);
+    // The runtime's task, and not every runtime does it.
+    batch.set_link(LOOPBACK, up());
     for address in &link.addresses {
         batch.add_address(index, IpNet::from(*address), AS_IT_IS);
     }
@@ -298,6 +300,16 @@ const AS_IT_IS: AddressFlags = AddressFlags {
     no_duplicate_detection: true,
 };
 
+/// LOOPBACK_IFINDEX, `include/net/net_namespace.h`: the same in every namespace.
+const LOOPBACK: u32 = 1;
+
+fn up() -> LinkChange<'static> {
+    LinkChange {
+        up: Some(true),
+        ..LinkChange::default()
+    }
+}
+
 fn switched_on(index: u32) -> Batch {
     let mut batch = Batch::new();
     // In two steps: a link that comes up before its address mode is set may get a
@@ -310,13 +322,7 @@ fn switched_on(index: u32) -> Batch {
                 ..LinkChange::default()
             },
         )
-        .set_link(
-            index,
-            LinkChange {
-                up: Some(true),
-                ..LinkChange::default()
-            },
-        );
+        .set_link(index, up());
     batch
 }
 
@@ -350,24 +356,21 @@ fn host_routes(index: u32, link: &PodLink) -> Vec<RouteSpec> {
 }
 
 fn pod_routes(index: u32, link: &PodLink) -> Vec<RouteSpec> {
-    link.gateways
+    let router = |destination: &IpNet| {
+        let mut gateways = link.gateways.iter().copied();
+        gateways.find(|gateway| gateway.is_ipv4() == destination.addr().is_ipv4())
+    };
+    link.routes
         .iter()
-        .map(|gateway| {
+        .filter_map(|destination| {
             let next_hop = NextHop::Gateway {
-                address: *gateway,
+                address: router(destination)?,
                 device: Some(index),
                 on_link: true,
             };
-            RouteSpec::new(everything_like(*gateway), next_hop, mark::ROUTE_POD)
+            Some(RouteSpec::new(*destination, next_hop, mark::ROUTE_POD))
         })
         .collect()
-}
-
-fn everything_like(address: IpAddr) -> IpNet {
-    match address {
-        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
-        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
-    }
 }
 
 fn on_host(

@@ -171,6 +171,48 @@ pub fn set_in(namespace: BorrowedFd<'_>, setting: Setting<'_>) -> Result<bool, E
     })?
 }
 
+/// Gives a setting that somebody else chose, by its file under `/proc/sys`, a value in the
+/// network namespace that `namespace` refers to.
+///
+/// # Errors
+/// See [`Error`].
+pub fn write_in(namespace: BorrowedFd<'_>, key: &str, value: &str) -> Result<(), Error> {
+    in_namespace(namespace, key, || {
+        fs::write(format!("/proc/sys/{key}"), value).map_err(|source| Error::File {
+            action: "set",
+            key: key.to_owned(),
+            source,
+        })
+    })
+}
+
+/// The value of a setting there, as the kernel prints it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn read_in(namespace: BorrowedFd<'_>, key: &str) -> Result<String, Error> {
+    in_namespace(namespace, key, || {
+        let text =
+            fs::read_to_string(format!("/proc/sys/{key}")).map_err(|source| Error::File {
+                action: "read",
+                key: key.to_owned(),
+                source,
+            })?;
+        Ok(text.trim().to_owned())
+    })
+}
+
+fn in_namespace<T: Send>(
+    namespace: BorrowedFd<'_>,
+    key: &str,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    namespace::in_net(namespace, work).map_err(|source| Error::Namespace {
+        key: key.to_owned(),
+        source,
+    })?
+}
+
 fn path(setting: Setting<'_>) -> String {
     format!("/proc/sys/{}", setting.key())
 }

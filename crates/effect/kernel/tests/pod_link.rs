@@ -72,6 +72,7 @@ fn link(number: u8) -> PodLink {
             IpAddr::from([0xfd00, 0x10, 0x244, 1, 0, 0, 0, u16::from(number)]),
         ],
         gateways: vec!["169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+        routes: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         node_addresses: NODE
             .iter()
             .map(|address| address.parse().unwrap())

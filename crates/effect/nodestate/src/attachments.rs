@@ -10,6 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weft_proto::cni::{AttachmentKey, ContainerId, InterfaceName, NetworkName};
@@ -47,6 +48,12 @@ pub struct Attachment {
     /// The node's own addresses, at most one a family.
     #[serde(default)]
     pub node_addresses: Vec<IpAddr>,
+    /// The Ethernet address that the pod's end was asked to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<[u8; 6]>,
+    /// What the pod sends by this interface; absent: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<IpNet>>,
     /// Whose it is, if the runtime said so.
     #[serde(default)]
     pub pod: Option<Pod>,

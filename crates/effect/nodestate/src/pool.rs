@@ -99,6 +99,16 @@ pub enum PoolError {
         /// The numbers.
         usage: Usage,
     },
+    /// The address that was asked for is another's.
+    #[error("network {network}: address {address} was asked for and belongs to {owner}")]
+    Taken {
+        /// The network.
+        network: NetworkName,
+        /// The address.
+        address: IpAddr,
+        /// Whose it is.
+        owner: String,
+    },
 }
 
 impl PoolError {
@@ -175,13 +185,17 @@ impl Pool {
         let mut addresses = Vec::new();
         let mut new = Vec::new();
         for (number, set) in ipam.sets.iter().enumerate() {
-            let kept = held
-                .iter()
-                .copied()
-                .find(|address| set.contains(*address) && !ipam.reserved.contains(address));
-            let taken = match kept {
-                Some(address) => Ok(address),
-                None => self
+            let asked = ipam.asked.iter().copied().find(|one| set.contains(*one));
+            let kept = held.iter().copied().find(|address| match asked {
+                Some(asked) => *address == asked,
+                None => set.contains(*address) && !ipam.reserved.contains(address),
+            });
+            let taken = match (kept, asked) {
+                (Some(address), _) => Ok(address),
+                (None, Some(asked)) => self
+                    .take_asked(asked, content)
+                    .inspect(|address| new.push(*address)),
+                (None, None) => self
                     .take(number, set, &ipam.reserved, content)
                     .inspect(|address| new.push(*address)),
             };
@@ -227,6 +241,19 @@ impl Pool {
         };
         self.remember_last(number, address)?;
         Ok(address)
+    }
+
+    /// Takes this address and no other.
+    fn take_asked(&self, address: IpAddr, content: &Content) -> Result<IpAddr, PoolError> {
+        if self.link(content, address)? {
+            return Ok(address);
+        }
+        let owner = self.reservation(address)?.unwrap_or_default();
+        Err(PoolError::Taken {
+            network: self.network.clone(),
+            address,
+            owner: owner.trim().replace("\r\n", "/"),
+        })
     }
 
     fn take_by_index(

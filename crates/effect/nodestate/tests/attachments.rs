@@ -27,6 +27,8 @@ fn record(key: AttachmentKey) -> Attachment {
         mtu: 1500,
         addresses: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
         node_addresses: vec!["172.30.0.11".parse().unwrap()],
+        mac: None,
+        routes: None,
         pod: Some(Pod {
             namespace: "default".to_owned(),
             name: "web-0".to_owned(),

@@ -32,6 +32,9 @@ fn ipam(sets: &[&[&str]]) -> Ipam {
             })
             .collect(),
         reserved: BTreeSet::new(),
+        excluded: BTreeSet::new(),
+        asked: Vec::new(),
+        routes: None,
     }
 }
 
@@ -292,6 +295,8 @@ fn write_record(data_dir: &Path, container: &str, addresses: &[IpAddr]) {
         mtu: 1500,
         addresses: addresses.to_vec(),
         node_addresses: Vec::new(),
+        mac: None,
+        routes: None,
         pod: None,
         key,
     };

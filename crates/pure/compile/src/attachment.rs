@@ -43,6 +43,10 @@ pub struct Attachment {
     pub addresses: Vec<IpAddr>,
     /// The node's own addresses, at most one a family.
     pub node_addresses: Vec<IpAddr>,
+    /// The Ethernet address that the pod's end was asked to have.
+    pub mac: Option<[u8; 6]>,
+    /// What the pod sends by this interface; `None`: everything.
+    pub routes: Option<Vec<IpNet>>,
 }
 
 /// What a node holds for one attachment.
@@ -88,18 +92,32 @@ pub fn attachment(attachment: &Attachment) -> AttachmentItems {
             (key, Entry { value, origin })
         })
         .collect();
+    let gateways: Vec<IpAddr> = attachment
+        .addresses
+        .iter()
+        .copied()
+        .map(gateway_like)
+        .collect();
     let link = PodLink {
         alias: alias(attachment).into(),
         host_name,
         mtu: attachment.mtu,
         host_mac: mac(&attachment.digest, HOST_MAC),
-        pod_mac: mac(&attachment.digest, POD_MAC),
-        gateways: attachment
-            .addresses
-            .iter()
-            .copied()
-            .map(gateway_like)
-            .collect(),
+        pod_mac: attachment
+            .mac
+            .unwrap_or_else(|| mac(&attachment.digest, POD_MAC)),
+        routes: match &attachment.routes {
+            None => gateways.iter().copied().map(everything_like).collect(),
+            Some(routes) => routes
+                .iter()
+                .copied()
+                .filter(|route| {
+                    let is_same = |gateway: &IpAddr| gateway.is_ipv4() == route.addr().is_ipv4();
+                    gateways.iter().any(is_same)
+                })
+                .collect(),
+        },
+        gateways,
         addresses: attachment.addresses.clone(),
         // An address of a family the pod does not speak is of no use on its link.
         node_addresses: attachment
@@ -140,6 +158,13 @@ fn gateway_like(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
         IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
+    }
+}
+
+fn everything_like(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
     }
 }
 
@@ -205,6 +230,8 @@ mod tests {
                 "fd00:10:244:1::5".parse().unwrap(),
             ],
             node_addresses: vec!["172.30.0.11".parse().unwrap()],
+            mac: None,
+            routes: None,
         }
     }
 
@@ -225,6 +252,24 @@ mod tests {
             .map(|(key, _)| key.destination.to_string())
             .collect();
         assert_eq!(destinations, ["10.244.1.5/32", "fd00:10:244:1::5/128"]);
+    }
+
+    #[test]
+    fn a_further_interface_has_the_address_and_routes_that_were_asked_for() {
+        let routes = ["10.96.0.0/12", "fd00:96::/108"].map(|net| net.parse().unwrap());
+        let items = attachment(&Attachment {
+            mac: Some([2, 0, 0, 0, 0, 9]),
+            routes: Some(routes.to_vec()),
+            addresses: vec!["10.244.1.5".parse().unwrap()],
+            ..sample()
+        });
+        let link = items.link.1.value;
+        assert_eq!(link.pod_mac, [2, 0, 0, 0, 0, 9]);
+        // No route of a family that the pod does not speak.
+        assert_eq!(link.routes, routes[..1]);
+        let whole = attachment(&sample()).link.1.value;
+        let whole: Vec<String> = whole.routes.iter().map(ToString::to_string).collect();
+        assert_eq!(whole, ["0.0.0.0/0", "::/0"]);
     }
 
     #[test]

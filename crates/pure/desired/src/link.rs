@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 /// Which link: the container's and the interface's name, as CNI gives them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodLinkKey {
@@ -31,6 +33,8 @@ pub struct PodLink {
     /// The routers the pod sends everything to, one for each family it has an address
     /// of. No device holds these addresses.
     pub gateways: Vec<IpAddr>,
+    /// What the pod sends to its routers: everything, or for a further interface a part.
+    pub routes: Vec<IpNet>,
     /// The node's own addresses, put on the host end as /32 and /128, so that what
     /// the node sends to the pod has the node's address as source.
     pub node_addresses: Vec<IpAddr>,

@@ -8,6 +8,7 @@
 //! (<https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md>), and the
 //! older result formats back to 0.3.0.
 
+mod asked;
 mod config;
 mod environment;
 mod error;
@@ -18,6 +19,7 @@ mod port_mapping;
 mod ranges;
 mod request;
 mod result;
+mod sysctl;
 mod version;
 
 pub use config::{Config, DEFAULT_DATA_DIR, DEFAULT_MTU, DEFAULT_STATE_DIR, Remark};
@@ -29,4 +31,5 @@ pub use port_mapping::PortMapping;
 pub use ranges::{Ipam, Range, RangeSet};
 pub use request::{Attach, Collect, Detach, Refusal, Request, Status};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route, version_answer};
+pub use sysctl::Sysctl;
 pub use version::Version;

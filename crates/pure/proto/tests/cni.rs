@@ -210,6 +210,39 @@ fn every_wrong_field_is_named_with_its_code() {
             "runtimeConfig.portMappings[0].protocol: \"icmp\"",
         ),
         (
+            with("/runtimeConfig", json!({"mac": "01:00:5e:00:00:01"})),
+            Code::InvalidConfig,
+            "runtimeConfig.mac: \"01:00:5e:00:00:01\" is the address of a group",
+        ),
+        (
+            with("/runtimeConfig", json!({"mac": "02:00:5e:00:00"})),
+            Code::InvalidConfig,
+            "runtimeConfig.mac: \"02:00:5e:00:00\" is not an Ethernet address",
+        ),
+        (
+            with("/args", json!({"cni": {"ips": ["10.9.0.1"]}})),
+            Code::InvalidConfig,
+            "args.cni.ips[0]: 10.9.0.1 is in none of ipam.ranges",
+        ),
+        (
+            with("/sysctl", json!({"net.ipv4.ip_forward": 1})),
+            Code::Decode,
+            "sysctl.net.ipv4.ip_forward: must be a string",
+        ),
+        (
+            with(
+                "/ipam/routes",
+                json!([{"dst": "10.0.0.0/8", "gw": "10.0.0.1"}]),
+            ),
+            Code::UnsupportedField,
+            "ipam.routes[0].gw:",
+        ),
+        (
+            with("/ipam/exclude", json!(["10.244.0.0/16"])),
+            Code::InvalidConfig,
+            "ipam.exclude[0]: 10.244.0.0/16 has more than 4096 addresses",
+        ),
+        (
             with("/runtimeConfig", json!({"bandwidth": {"ingressRate": 1}})),
             Code::UnsupportedField,
             "runtimeConfig.bandwidth:",
@@ -354,7 +387,7 @@ fn unknown_fields_are_reported_with_their_path() {
     let mut config = with("/mtuu", json!(1));
     config["ipam"]["ranges"] = json!([{"subnet": "10.0.0.0/24", "gatway": "10.0.0.1"}]);
     config["ipam"]["x"] = json!(null);
-    config["args"] = json!({"cni": {}});
+    config["args"] = json!({"cni": {"labels": []}, "other": {}});
     config["capabilities"] = json!({"ips": true});
     config["runtimeConfig"] = json!({"portMappings": [], "bandwidth": {}});
     let fields: Vec<String> = add(&config)
@@ -365,7 +398,13 @@ fn unknown_fields_are_reported_with_their_path() {
         .collect();
     assert_eq!(
         fields,
-        ["ipam.ranges[0].gatway", "ipam.x", "args.cni", "mtuu"]
+        [
+            "ipam.ranges[0].gatway",
+            "ipam.x",
+            "args.cni.labels",
+            "args.other",
+            "mtuu"
+        ]
     );
 }
 
@@ -567,7 +606,6 @@ fn documents() -> impl Strategy<Value = Value> {
         "nodeAddresses",
         "prevResult",
         "interfaces",
-        "ips",
         "address",
         "interface",
         "routes",
@@ -576,6 +614,10 @@ fn documents() -> impl Strategy<Value = Value> {
         "dns",
         "search",
         "runtimeConfig",
+        "ips",
+        "mac",
+        "sysctl",
+        "cni",
         "args",
         "cni.dev/valid-attachments",
         "containerID",

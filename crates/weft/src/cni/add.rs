@@ -12,7 +12,9 @@ use weft_proto::cni::{AddResult, Attach, Error, Interface, IpConfig, Route};
 use weft_sys::namespace;
 use weft_sys::rtnl::Mac;
 
-use super::{compiled, del, host_port, link, note, open_namespace, pool_error, record_error};
+use super::{
+    compiled, del, host_port, link, note, open_namespace, pool_error, record_error, sysctl,
+};
 
 /// Attaches a container; called again after a failure or a crash it goes on from
 /// where it is.
@@ -74,6 +76,7 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         .write(&record, Durability::Power)
         .map_err(|error| record_error(&error))
         .and_then(|()| link::attach(&record.key, namespace.as_fd(), &link))
+        .and_then(|()| sysctl::apply(request, namespace.as_fd()))
         .and_then(|()| open_ports(request, &record, &link));
     if let Err(error) = attached {
         return Err(match del::undo(&records, &record) {
@@ -110,6 +113,8 @@ fn intent(request: &Attach, namespace: BorrowedFd<'_>) -> Attachment {
         mtu: request.mtu,
         addresses: Vec::new(),
         node_addresses: request.node_addresses.clone(),
+        mac: request.mac,
+        routes: request.ipam.routes.clone(),
         pod: request.pod.as_ref().map(|pod| Pod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
@@ -149,17 +154,10 @@ pub(super) fn result(request: &Attach, link: &PodLink) -> AddResult {
             })
             .collect(),
         routes: link
-            .gateways
+            .routes
             .iter()
-            .map(|gateway| Route::via(everywhere_like(*gateway), Some(*gateway)))
+            .map(|destination| Route::via(*destination, gateway_like(destination.addr())))
             .collect(),
         dns: request.dns.clone(),
-    }
-}
-
-fn everywhere_like(address: IpAddr) -> IpNet {
-    match address {
-        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
-        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
     }
 }

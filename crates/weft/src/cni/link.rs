@@ -9,9 +9,6 @@ use weft_sys::rtnl::Conversation;
 
 use super::{chain, note};
 
-/// LOOPBACK_IFINDEX, `include/net/net_namespace.h`: the same in every namespace.
-const LOOPBACK: u32 = 1;
-
 /// Makes the link. One that an earlier attempt left is kept if it is whole and made
 /// anew if it is not.
 pub(super) fn attach(
@@ -38,16 +35,13 @@ pub(super) fn attach(
         }
         remove(&mut host, &link.host_name)?;
     }
-    // The runtime's task, and not every runtime does it.
-    Conversation::in_namespace(pod)
-        .and_then(|mut inside| inside.set_up(LOOPBACK))
-        .map_err(|error| failed(&error))?;
     pod_link::set_up(&mut host, pod, interface, link).map_err(|error| {
         let answer = failed(&error);
         if is_taken(&error) {
             answer.with_details(format!(
-                "the pod has a {interface}, or the node has a route to one of {:?}, already",
-                link.addresses
+                "the pod has a {interface} or one of the routes {:?} already (a further interface \
+                 of a pod needs ipam.routes), or the node has a route to one of {:?}",
+                link.routes, link.addresses
             ))
         } else {
             answer

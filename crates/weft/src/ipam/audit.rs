@@ -250,6 +250,8 @@ mod tests {
             mtu: 1500,
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             node_addresses: Vec::new(),
+            mac: None,
+            routes: None,
             pod: None,
         };
         Recorded { attachment, lives }

@@ -6,6 +6,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod asked;
+mod chains;
 mod ipam;
 mod kills;
 mod node;

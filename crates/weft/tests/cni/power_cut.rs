@@ -307,6 +307,9 @@ fn assert_promises(root: &Path, promises: &[(&String, &Vec<IpAddr>)], state: &st
             })
             .collect(),
         reserved: BTreeSet::new(),
+        excluded: BTreeSet::new(),
+        asked: Vec::new(),
+        routes: None,
     };
     for (container, addresses) in promises {
         let found = records.read(&key(container));

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::fields::{Fields, invalid, missing, parse, text, unsupported};
-use super::port_mapping::port_mappings;
+use super::asked::asked;
+use super::fields::{Fields, invalid, missing, parse, text};
 use super::ranges::{absolute, data_dir, ipam};
 use super::result::{Dns, dns};
-use super::{AddResult, Code, Error, Ipam, NetworkName, PortMapping, Version};
+use super::sysctl::sysctls;
+use super::{AddResult, Code, Error, Ipam, NetworkName, PortMapping, Sysctl, Version};
 
 /// Where host-local keeps its reservations, and so do we (`ipam.dataDir`).
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
@@ -61,6 +62,8 @@ pub(super) struct LinkConfig {
     pub(super) mtu: u32,
     pub(super) node_addresses: Vec<IpAddr>,
     pub(super) mappings: Vec<PortMapping>,
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) sysctls: Vec<Sysctl>,
     pub(super) ipam: Ipam,
     pub(super) dns: Dns,
     pub(super) previous: Option<AddResult>,
@@ -127,7 +130,7 @@ impl LinkConfig {
             "cni.dev/valid-attachments",
             "cni.dev/attachments",
         ]);
-        let ipam = ipam(fields.take("ipam"), remarks)?;
+        let mut ipam = ipam(fields.take("ipam"), remarks)?;
         let mtu = fields.take_u32("mtu")?.unwrap_or(DEFAULT_MTU);
         let smallest = if ipam.sets.iter().all(super::RangeSet::is_ipv4) {
             SMALLEST_MTU
@@ -157,25 +160,11 @@ impl LinkConfig {
             }
             node_addresses.push(address);
         }
-        let mut mappings = Vec::new();
-        if let Some(section) = fields.take("runtimeConfig") {
-            let path = "runtimeConfig";
-            Fields::of(path, section)?;
-            for (key, value) in section.as_object().into_iter().flatten() {
-                if key == "portMappings" {
-                    mappings = port_mappings("runtimeConfig.portMappings", value)?;
-                } else if !is_empty(value) {
-                    return Err(unsupported(
-                        &format!("{path}.{key}"),
-                        value,
-                        "declare the capability on a plugin that has it",
-                    ));
-                }
-            }
+        let asked = asked(fields.take("runtimeConfig"), fields.take("args"), remarks)?;
+        for (path, address) in &asked.addresses {
+            ipam.ask(path, *address)?;
         }
-        if let Some(section) = fields.take("args") {
-            Fields::of("args", section)?.finish(remarks);
-        }
+        let sysctls = sysctls("sysctl", fields.take("sysctl"))?;
         let dns = dns("dns", fields.take("dns"), remarks)?;
         let previous = fields
             .take("prevResult")
@@ -185,22 +174,12 @@ impl LinkConfig {
         Ok(Self {
             mtu,
             node_addresses,
-            mappings,
+            mappings: asked.mappings,
+            mac: asked.mac,
+            sysctls,
             ipam,
             dns,
             previous,
         })
-    }
-}
-
-/// A capability whose value asks for nothing.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(flag) => !flag,
-        Value::Number(_) => false,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
     }
 }

@@ -86,8 +86,88 @@ pub struct Ipam {
     /// At most one set a family; the index of a set is the suffix of its
     /// `last_reserved_ip` file. Empty only where the command needs no range.
     pub sets: Vec<RangeSet>,
-    /// Addresses that no pod gets: routers, and what the section excludes.
+    /// Addresses that no pod gets by itself: routers, what the section excludes, and what it
+    /// reserves for those who ask.
     pub reserved: BTreeSet<IpAddr>,
+    /// Of them, those that nobody gets who asks either.
+    pub excluded: BTreeSet<IpAddr>,
+    /// Addresses that the runtime asks for, at most one a set.
+    pub asked: Vec<IpAddr>,
+    /// `routes`: what the pod sends by this interface; `None`: everything.
+    pub routes: Option<Vec<IpNet>>,
+}
+
+/// A longer list costs every ADD more than a smaller range would.
+const LONGEST_LIST: usize = 4096;
+
+impl Ipam {
+    /// Notes that the runtime asks for an address, at a path.
+    pub(super) fn ask(&mut self, path: &str, address: IpAddr) -> Result<(), Error> {
+        if !self.sets.iter().any(|set| set.contains(address)) {
+            return Err(invalid(
+                path,
+                &format!("{address} is in none of ipam.ranges"),
+            ));
+        }
+        if self.excluded.contains(&address) {
+            return Err(invalid(
+                path,
+                &format!("{address} is excluded, or a range's gateway"),
+            ));
+        }
+        self.asked.push(address);
+        Ok(())
+    }
+}
+
+/// A list of addresses and ranges (`10.244.1.64/28`).
+fn listed(path: &str, value: &Value, into: &mut BTreeSet<IpAddr>) -> Result<(), Error> {
+    let text = text(path, value)?;
+    if let Ok(address) = text.parse() {
+        into.insert(address);
+    } else {
+        let net = subnet(path, text)?;
+        let bits = u32::from(net.max_prefix_len() - net.prefix_len());
+        if bits > LONGEST_LIST.ilog2() {
+            return Err(invalid(
+                path,
+                &format!("{net} has more than {LONGEST_LIST} addresses; end the range before it"),
+            ));
+        }
+        let low = number(net.network());
+        into.extend((0..1_u128 << bits).map(|offset| address(low + offset, net.addr().is_ipv4())));
+    }
+    if into.len() > LONGEST_LIST {
+        return Err(invalid(
+            path,
+            &format!("makes more than {LONGEST_LIST} addresses; choose smaller ranges"),
+        ));
+    }
+    Ok(())
+}
+
+/// `routes`, as host-local has them: what goes by this interface. The router is always weft's.
+fn routes(fields: &mut Fields<'_>, remarks: &mut Vec<Remark>) -> Result<Option<Vec<IpNet>>, Error> {
+    if fields.take("routes").is_none() {
+        return Ok(None);
+    }
+    let mut routes = Vec::new();
+    for (path, value) in fields.take_list("routes")? {
+        let mut fields = Fields::of(&path, value)?;
+        let place = fields.path("dst");
+        let text = fields.take_text("dst")?.ok_or_else(|| missing(&place))?;
+        let net: IpNet = parse(&place, text, "a range such as 10.96.0.0/12")?;
+        if let Some(gateway) = fields.take("gw") {
+            return Err(unsupported(
+                &fields.path("gw"),
+                gateway,
+                "the pod's router is the node itself; leave it out",
+            ));
+        }
+        fields.finish(remarks);
+        routes.push(net.trunc());
+    }
+    Ok(Some(routes))
 }
 
 /// `ipam.dataDir`, checked.
@@ -133,10 +213,15 @@ pub(super) fn ipam(section: Option<&Value>, remarks: &mut Vec<Remark>) -> Result
         }
     }
     fields.ignore(&["dataDir"]);
-    let mut reserved = BTreeSet::new();
+    let mut excluded = BTreeSet::new();
     for (path, value) in fields.take_list("exclude")? {
-        reserved.insert(parse(&path, text(&path, value)?, "an IP address")?);
+        listed(&path, value, &mut excluded)?;
     }
+    let mut reserved = BTreeSet::new();
+    for (path, value) in fields.take_list("reserve")? {
+        listed(&path, value, &mut reserved)?;
+    }
+    let routes = routes(&mut fields, remarks)?;
     let mut sets: Vec<RangeSet> = Vec::new();
     for (path, value) in fields.take_list("ranges")? {
         match value {
@@ -144,7 +229,7 @@ pub(super) fn ipam(section: Option<&Value>, remarks: &mut Vec<Remark>) -> Result
             Value::Array(_) => {
                 let mut set = RangeSet { ranges: Vec::new() };
                 for (path, value) in items(&path, value)? {
-                    let range = range(&path, value, &mut reserved, remarks)?;
+                    let range = range(&path, value, &mut excluded, remarks)?;
                     if set
                         .ranges
                         .first()
@@ -173,7 +258,7 @@ pub(super) fn ipam(section: Option<&Value>, remarks: &mut Vec<Remark>) -> Result
             }
             // Ranges outside of lists are gathered by family.
             Value::String(_) | Value::Object(_) => {
-                let range = range(&path, value, &mut reserved, remarks)?;
+                let range = range(&path, value, &mut excluded, remarks)?;
                 no_overlap(&path, &range, &sets)?;
                 match sets
                     .iter_mut()
@@ -199,13 +284,20 @@ pub(super) fn ipam(section: Option<&Value>, remarks: &mut Vec<Remark>) -> Result
         ));
     }
     fields.finish(remarks);
-    Ok(Ipam { sets, reserved })
+    reserved.extend(&excluded);
+    Ok(Ipam {
+        sets,
+        reserved,
+        excluded,
+        asked: Vec::new(),
+        routes,
+    })
 }
 
 fn range(
     path: &str,
     value: &Value,
-    reserved: &mut BTreeSet<IpAddr>,
+    excluded: &mut BTreeSet<IpAddr>,
     remarks: &mut Vec<Remark>,
 ) -> Result<Range, Error> {
     if let Value::String(text) = value {
@@ -238,7 +330,7 @@ fn range(
     if let Some(last) = bound("rangeEnd")? {
         range.last = last;
     }
-    reserved.extend(bound("gateway")?);
+    excluded.extend(bound("gateway")?);
     if range.first > range.last {
         return Err(invalid(
             path,

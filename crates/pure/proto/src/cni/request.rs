@@ -9,7 +9,7 @@ use super::config::{LinkConfig, decode, version};
 use super::fields::{Fields, invalid, missing};
 use super::{
     AddResult, AttachmentKey, Code, Command, Config, ContainerId, Dns, Environment, Error,
-    InterfaceName, Ipam, PodIdentity, PortMapping, Version,
+    InterfaceName, Ipam, PodIdentity, PortMapping, Sysctl, Version,
 };
 
 /// What a runtime asks for.
@@ -46,6 +46,10 @@ pub struct Attach {
     pub node_addresses: Vec<IpAddr>,
     /// `runtimeConfig.portMappings`.
     pub mappings: Vec<PortMapping>,
+    /// `runtimeConfig.mac` or `args.cni.mac`: the pod's end's Ethernet address.
+    pub mac: Option<[u8; 6]>,
+    /// `sysctl`.
+    pub sysctls: Vec<Sysctl>,
     /// `ipam`.
     pub ipam: Ipam,
     /// `dns`, to be handed back in the result.
@@ -216,6 +220,8 @@ fn attach(
         mtu: link.mtu,
         node_addresses: link.node_addresses,
         mappings: link.mappings,
+        mac: link.mac,
+        sysctls: link.sysctls,
         ipam: link.ipam,
         dns: link.dns,
         previous: link.previous,

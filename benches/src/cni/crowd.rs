@@ -1,0 +1,151 @@
+//! Many pods at once, and many pods already there.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::json;
+use weft_netlab::Namespace;
+
+use super::{Node, PEER};
+use crate::report::{Report, Samples, Unit};
+
+/// Pods that start at once.
+const AT_ONCE: usize = 200;
+/// How often: each time a side has its total time.
+const ROUNDS: usize = 5;
+/// Addresses that are taken.
+const TAKEN: u32 = 65_000;
+
+/// Adds as many pods as there are namespaces at once, then deletes them; gives the total time
+/// of the adds and each one's.
+fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
+    let name = |number: usize| format!("crowd-{number}");
+    let started = Instant::now();
+    let added = std::thread::scope(|scope| {
+        let calls: Vec<_> = pods
+            .iter()
+            .enumerate()
+            .map(|(number, pod)| {
+                scope.spawn(move || {
+                    let started = Instant::now();
+                    let result = node.add(&name(number), pod)?;
+                    anyhow::Ok((started.elapsed(), result))
+                })
+            })
+            .collect();
+        calls
+            .into_iter()
+            .map(|call| call.join().ok().context("a thread panicked")?)
+            .collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    let total = started.elapsed();
+    let mut each = Samples::default();
+    for (number, (pod, (time, result))) in pods.iter().zip(&added).enumerate() {
+        each.push_time(*time);
+        node.del(&name(number), pod, result)?;
+    }
+    Ok((total, each))
+}
+
+/// 200 ADDs at once, beside the peer's.
+pub(super) fn start(ours: &Node<'_>, theirs: &Node<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let pods = (0..AT_ONCE)
+        .map(|number| Namespace::new(&format!("crowd-{number}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut totals: [Samples; 2] = Default::default();
+    let mut each: [Samples; 2] = Default::default();
+    for _ in 0..ROUNDS {
+        for (side, node) in [ours, theirs].into_iter().enumerate() {
+            let (total, times) = at_once(node, &pods)?;
+            totals[side].push_time(total);
+            each[side].extend(&times);
+        }
+    }
+    let name = format!("{AT_ONCE} ADDs at once, all of them");
+    report.pairs(&name, Unit::Seconds, &totals[0], PEER, &totals[1]);
+    let name = format!("{AT_ONCE} ADDs at once, one of them");
+    report.compare(
+        &name,
+        Unit::Seconds,
+        (&each[0], &each[0]),
+        PEER,
+        (&each[1], &each[1]),
+    );
+    Ok(())
+}
+
+/// A node whose pool has so many addresses taken, by pods of another plugin.
+fn crowded<'a>(weft: &'a Path, state: &Path, taken: u32) -> anyhow::Result<Node<'a>> {
+    let mut node = Node::weft(weft, state)?;
+    for (_, config) in &mut node.chain {
+        config["ipam"]["ranges"] = json!(["10.16.0.0/16"]);
+    }
+    let pool = state.join("networks/weft");
+    fs::create_dir_all(&pool)?;
+    let owner = pool.join("owner");
+    fs::write(&owner, "theirs\r\neth0")?;
+    // From the top, so that the pool is full but for its first addresses.
+    for number in 0..taken {
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 16, 255, 254)) - number);
+        fs::hard_link(&owner, pool.join(address.to_string()))?;
+    }
+    fs::remove_file(owner)?;
+    Ok(node)
+}
+
+/// ADD with 65,000 addresses taken beside ADD with none, and `weft ipam check` there.
+pub(super) fn taken(
+    weft: &Path,
+    pods: &[Namespace],
+    pairs: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let states = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let full = crowded(weft, states[0].path(), TAKEN)?;
+    let empty = crowded(weft, states[1].path(), 0)?;
+    let mut sides: [(Samples, Samples); 2] = Default::default();
+    // The first one writes the index.
+    for node in [&full, &empty] {
+        node.batch(&pods[..1])?;
+    }
+    for _ in 0..pairs {
+        for (node, (medians, all)) in [&full, &empty].into_iter().zip(&mut sides) {
+            let (adds, _) = node.batch(pods)?;
+            medians.push(adds.median());
+            all.extend(&adds);
+        }
+    }
+    let [(full_medians, full_all), (empty_medians, empty_all)] = &sides;
+    report.compare(
+        "ADD with 65,000 addresses taken",
+        Unit::Seconds,
+        (full_medians, full_all),
+        "with none",
+        (empty_medians, empty_all),
+    );
+    let mut checks = Samples::default();
+    for _ in 0..5 {
+        let started = Instant::now();
+        let checked = full
+            .namespace
+            .command(weft)?
+            .args(["ipam", "check", "-o", "json", "--config"])
+            .arg(states[0].path().join("none"))
+            .arg("--data-dir")
+            .arg(states[0].path().join("networks"))
+            .arg("--state-dir")
+            .arg(states[0].path().join("state"))
+            .output()?;
+        checks.push_time(started.elapsed());
+        anyhow::ensure!(checked.stdout.len() > 1_000_000, "{checked:?}");
+    }
+    report.spread(
+        "weft ipam check of 65,000 addresses",
+        Unit::Seconds,
+        &checks,
+    );
+    Ok(())
+}

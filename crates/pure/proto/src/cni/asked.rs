@@ -1,0 +1,124 @@
+//! What the runtime asks for one container: `runtimeConfig` (CNI conventions, "Dynamic Plugin
+//! specific fields") and `args.cni`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::fields::{Fields, invalid, items, text, unsupported};
+use super::port_mapping::port_mappings;
+use super::{Error, PortMapping, Remark};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) mappings: Vec<PortMapping>,
+    /// Each with the field that has it.
+    pub(super) addresses: Vec<(String, IpAddr)>,
+    pub(super) mac: Option<[u8; 6]>,
+}
+
+pub(super) fn asked(
+    runtime: Option<&Value>,
+    args: Option<&Value>,
+    remarks: &mut Vec<Remark>,
+) -> Result<Asked, Error> {
+    let mut asked = Asked::default();
+    if let Some(section) = args {
+        let mut fields = Fields::of("args", section)?;
+        if let Some(section) = fields.take("cni") {
+            let mut fields = Fields::of("args.cni", section)?;
+            asked.addresses = addresses("args.cni.ips", fields.take("ips"))?;
+            asked.mac = mac("args.cni.mac", fields.take("mac"))?;
+            fields.finish(remarks);
+        }
+        fields.finish(remarks);
+    }
+    let Some(section) = runtime else {
+        return Ok(asked);
+    };
+    Fields::of("runtimeConfig", section)?;
+    for (key, value) in section.as_object().into_iter().flatten() {
+        let path = format!("runtimeConfig.{key}");
+        match key.as_str() {
+            _ if is_empty(value) => {}
+            "portMappings" => asked.mappings = port_mappings(&path, value)?,
+            "ips" => asked.addresses = addresses(&path, Some(value))?,
+            "mac" => asked.mac = mac(&path, Some(value))?,
+            _ => {
+                return Err(unsupported(
+                    &path,
+                    value,
+                    "declare the capability on a plugin that has it",
+                ));
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// Addresses, with or without the length of their network.
+fn addresses(path: &str, list: Option<&Value>) -> Result<Vec<(String, IpAddr)>, Error> {
+    let Some(list) = list else {
+        return Ok(Vec::new());
+    };
+    let mut addresses: Vec<(String, IpAddr)> = Vec::new();
+    for (path, value) in items(path, list)? {
+        let text = text(&path, value)?;
+        let address: Result<IpAddr, _> = text.parse();
+        let address = address
+            .or_else(|_| text.parse::<IpNet>().map(|net| net.addr()))
+            .map_err(|_| invalid(&path, &format!("{text:?} is not an IP address")))?;
+        if addresses
+            .iter()
+            .any(|(_, other)| other.is_ipv4() == address.is_ipv4())
+        {
+            return Err(invalid(
+                &path,
+                &format!("{address} is a second address of its family"),
+            ));
+        }
+        addresses.push((path, address));
+    }
+    Ok(addresses)
+}
+
+fn mac(path: &str, value: Option<&Value>) -> Result<Option<[u8; 6]>, Error> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let text = text(path, value)?;
+    let complain = |complaint: &str| Err(invalid(path, &format!("{text:?} {complaint}")));
+    let mut mac = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2);
+        let Some(number) = part.and_then(|part| u8::from_str_radix(part, 16).ok()) else {
+            return complain("is not an Ethernet address such as 02:00:00:00:00:01");
+        };
+        *byte = number;
+    }
+    if parts.next().is_some() {
+        return complain("is not an Ethernet address such as 02:00:00:00:00:01");
+    }
+    // is_valid_ether_addr() in the kernel.
+    if mac[0] & 1 == 1 {
+        return complain("is the address of a group");
+    }
+    if mac == [0; 6] {
+        return complain("is no address");
+    }
+    Ok(Some(mac))
+}
+
+/// A capability whose value asks for nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(flag) => !flag,
+        Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
