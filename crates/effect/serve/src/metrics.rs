@@ -401,9 +401,9 @@ impl Register {
     }
 }
 
-/// kube-proxy's: finer below a second, coarser above a minute.
+/// kube-proxy's: finer below a second, coarser above a minute, and one that nothing is in.
 fn programming_buckets() -> Vec<f64> {
-    let below = [0.25, 0.5].into_iter();
+    let below = [0.0, 0.25, 0.5].into_iter();
     let seconds = (1..60).map(f64::from);
     let fives = (60..120).step_by(5).map(f64::from);
     let halves_of_minutes = (120..=300).step_by(30).map(f64::from);
