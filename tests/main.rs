@@ -34,6 +34,7 @@ mod ownership;
 mod pods;
 mod publish;
 mod refusals;
+mod repair;
 mod replaying;
 mod rollouts;
 mod services;

@@ -9,14 +9,16 @@
 
 mod error;
 mod program;
+mod watch;
 
 use std::collections::BTreeMap;
 
 use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table as Entries, View};
 use weft_iptables::{Options, Programme, Restore, Table, cleanup, is_ours};
-use weft_sys::nft::{Connection, Generation};
+use weft_sys::nft::Notifications;
 
 use self::program::Programs;
+use self::watch::Watch;
 
 pub use self::error::Error;
 pub use self::program::Variant;
@@ -70,15 +72,6 @@ struct Family {
     programme: Programme,
 }
 
-/// How it is noticed that somebody else changed rules.
-#[derive(Debug)]
-enum Watch {
-    /// iptables rules are nf_tables rules, and those have a number that every change moves.
-    Generation(Connection, Option<Generation>),
-    /// By looking whether the canaries and jumps are there.
-    Look,
-}
-
 impl Rules {
     /// Chooses iptables' variant (nf_tables or legacy) as the machine's other users have it.
     ///
@@ -86,19 +79,16 @@ impl Rules {
     /// [`Error::Missing`] where iptables is not installed.
     pub fn find(families: &[IpFamily], options: &Options) -> Result<Self, Error> {
         let variant = program::chosen_variant()?;
-        let families = families
-            .iter()
-            .map(|family| Family {
-                programs: Programs::new(*family, variant),
-                programme: Programme::new(*family, options.clone()),
-            })
-            .collect();
         let watch = match variant {
-            Variant::Nft => Watch::Generation(Connection::open()?, None),
-            Variant::Legacy => Watch::Look,
+            Variant::Nft => Watch::told()?,
+            Variant::Legacy => Watch::shapes(families),
         };
+        let families = families.iter().map(|family| Family {
+            programs: Programs::new(*family, variant),
+            programme: Programme::new(*family, options.clone()),
+        });
         Ok(Self {
-            families,
+            families: families.collect(),
             settled: false,
             watch,
         })
@@ -122,19 +112,20 @@ impl Rules {
         nat: &NodeNat,
     ) -> Result<Report, Error> {
         self.settled = false;
+        self.watch.forget()?;
         let mut report = Report::default();
         for family in &mut self.families {
             let listing = family.programs.save()?;
             let restore = family.programme.reconcile(services, nat, &listing);
             if !restore.is_empty() {
-                family.programs.restore(&restore)?;
+                self.watch.own(|| family.programs.restore(&restore))?;
                 report.add(&restore);
                 let printed = family.programs.save()?;
                 family.programme.settle(services, &printed);
             }
         }
+        self.watch.settle(0)?;
         self.settled = true;
-        self.remember()?;
         Ok(report)
     }
 
@@ -152,7 +143,6 @@ impl Rules {
         if !self.settled {
             return Err(Error::Unsettled);
         }
-        let undisturbed = self.same_generation()?;
         self.settled = false;
         let changes: BTreeMap<_, _> = changes.into_iter().collect();
         let mut report = Report::default();
@@ -160,16 +150,19 @@ impl Rules {
             let changes = changes.iter().map(|(key, port)| (*key, *port));
             let restore = family.programme.apply(changes, all);
             if !restore.is_empty() {
-                family.programs.restore(&restore)?;
+                self.watch.own(|| family.programs.restore(&restore))?;
                 report.add(&restore);
             }
         }
         self.settled = true;
-        // What somebody else did is still to be found.
-        if undisturbed {
-            self.remember()?;
-        }
         Ok(report)
+    }
+
+    /// Whether the rules are those of a node of these addresses and settings; if they are not,
+    /// [`Rules::reconcile`] has to be called.
+    pub fn fits(&self, nat: &NodeNat) -> bool {
+        let mut families = self.families.iter();
+        families.all(|family| family.programme.fits(nat))
     }
 
     /// How many rules of ours a table has, of all families.
@@ -184,44 +177,17 @@ impl Rules {
     }
 
     /// Whether somebody else may have changed rules since the last call of
-    /// [`Rules::reconcile`]. Cheap: to be asked every second.
-    ///
-    /// # Errors
-    /// What the kernel or a program could not say.
-    pub fn disturbed(&mut self) -> Result<bool, Error> {
-        if let Watch::Generation(..) = &self.watch {
-            return Ok(!self.same_generation()?);
-        }
-        for family in &self.families {
-            if !family.programs.has_jumps()? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// To be called after a change of nf_tables that was the caller's own, if nothing was
-    /// disturbed before it.
+    /// [`Rules::reconcile`]. Runs no program.
     ///
     /// # Errors
     /// What the kernel could not say.
-    pub fn undisturbed(&mut self) -> Result<(), Error> {
-        self.remember()
+    pub fn disturbed(&mut self) -> Result<bool, Error> {
+        self.watch.disturbed()
     }
 
-    /// Whether the kernel's number is the one that is remembered.
-    fn same_generation(&mut self) -> Result<bool, Error> {
-        match &mut self.watch {
-            Watch::Generation(connection, known) => Ok(*known == Some(connection.generation()?)),
-            Watch::Look => Ok(false),
-        }
-    }
-
-    fn remember(&mut self) -> Result<(), Error> {
-        if let Watch::Generation(connection, known) = &mut self.watch {
-            *known = Some(connection.generation()?);
-        }
-        Ok(())
+    /// Where the kernel tells of changes, if it does; [`Rules::disturbed`] takes them.
+    pub fn notifications(&self) -> Option<&Notifications> {
+        self.watch.notifications()
     }
 }
 

@@ -23,14 +23,16 @@ mod survey;
 #[cfg(test)]
 mod verdicts;
 mod view;
+mod watch;
 mod writer;
 
 use std::collections::BTreeMap;
 
 use weft_desired::{Backend, Frontend, FrontendKey, NodeNat, Table};
-use weft_sys::nft::{Connection, Generation};
+use weft_sys::nft::{Connection, Generation, Notifications};
 
 use self::family::FamilyTable;
+use self::watch::Watch;
 use self::writer::Writer;
 
 pub use self::error::Error;
@@ -66,6 +68,7 @@ pub struct ServiceTable {
     /// What the kernel's count of transactions is if nobody else has made one since
     /// everything was read.
     generation: Option<Generation>,
+    watch: Option<Watch>,
 }
 
 impl ServiceTable {
@@ -88,6 +91,7 @@ impl ServiceTable {
             families: tables,
             settled: false,
             generation: None,
+            watch: None,
         })
     }
 
@@ -113,6 +117,9 @@ impl ServiceTable {
         nat: &NodeNat,
     ) -> Result<Report, Error> {
         self.settled = false;
+        if let Some(watch) = &mut self.watch {
+            watch.forget()?;
+        }
         self.generation = None;
         let before = self.connection.generation()?;
         let mut report = Report::default();
@@ -178,6 +185,47 @@ impl ServiceTable {
         let made = self.connection.transactions().wrapping_sub(before);
         self.generation = expected.map(|expected| expected.after(made));
         Ok(forgotten)
+    }
+
+    /// Whether the kernel keeps everybody else from changing the tables: it does where tables
+    /// can be owned (Linux 6.9), but for those that were made without.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the kernel can't be asked.
+    pub fn is_owned(&mut self) -> Result<bool, Error> {
+        for table in &self.families {
+            if !table.is_owned(&mut self.connection)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// From now on [`ServiceTable::disturbed`] knows of changes by others. Has a price: the
+    /// kernel tells of every element.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the kernel can't be asked.
+    pub fn watch(&mut self, notifications: Notifications) -> Result<(), Error> {
+        self.watch = Some(Watch::new(notifications, self.connection.port()?));
+        Ok(())
+    }
+
+    /// Where the kernel tells of changes, if it was asked to.
+    pub fn notifications(&self) -> Option<&Notifications> {
+        self.watch.as_ref().map(Watch::notifications)
+    }
+
+    /// Whether somebody else has changed the tables since the last
+    /// [`ServiceTable::reconcile`], as far as they are watched.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the kernel can't be asked.
+    pub fn disturbed(&mut self) -> Result<bool, Error> {
+        match &mut self.watch {
+            Some(watch) => watch.disturbed(),
+            None => Ok(false),
+        }
     }
 
     /// Whether [`ServiceTable::reconcile`] has to be called before changes are taken.

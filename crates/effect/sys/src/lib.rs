@@ -11,3 +11,4 @@ pub mod process;
 pub mod rtnl;
 pub mod segment;
 pub mod udp;
+pub mod xtables;

@@ -11,6 +11,7 @@
 mod batch;
 mod connection;
 mod expression;
+mod notification;
 mod object;
 mod read;
 pub(crate) mod wire;
@@ -21,6 +22,7 @@ pub use expression::{
     BitOperation, CtKey, Direction, Expression, MetaKey, NatKind, NumberMode, PayloadBase,
     Register, Reject, SetOperation, Verdict,
 };
+pub use notification::{Change, Event, Notifications};
 pub use object::{
     BaseChain, Chain, ChainKind, Counts, DataType, Element, Family, Hook, Policy, Rule, Set,
     SetFlags, Table, TableFlags, TableName,

@@ -316,6 +316,12 @@ impl Programme {
         self.printed = printed;
     }
 
+    /// Whether a node of these addresses and settings needs the rules that are there: what its
+    /// Services are aside.
+    pub fn fits(&self, nat: &NodeNat) -> bool {
+        self.settings == Settings::new(self.family, nat, &self.options)
+    }
+
     /// How many rules of ours a table has, those in the kernel's own chains included.
     pub fn rules(&self, table: Table) -> usize {
         let Frame {

@@ -239,6 +239,37 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_for_every_client_is_the_same_in_every_mode() {
+        let settings = |mode: &str| {
+            let text = format!(
+                "podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\nmode: {mode}\n\
+                 proxy: {{masqueradeAll: true, nodePortAddresses: [10.0.0.0/8, \"fd00::/8\"], \
+                 detectLocalMode: NodeCIDR}}"
+            );
+            Config::parse(&text).unwrap().proxy().unwrap()
+        };
+        let (nftables, iptables) = (settings("nftables"), settings("iptables"));
+        assert!(nftables.masquerade_all);
+        // Only iptables' packets can come from 127.0.0.1.
+        assert!(iptables.localhost_node_ports);
+        let at_home = ProxySettings {
+            localhost_node_ports: true,
+            ..nftables
+        };
+        assert_eq!(iptables, at_home);
+        for mode in ["nftables", "iptables"] {
+            let text = format!(
+                "podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\nmode: {mode}\n\
+                 proxy: {{nodePortAddresses: [10.0.0.0]}}"
+            );
+            assert!(
+                error(&text).starts_with("proxy.nodePortAddresses"),
+                "{mode}"
+            );
+        }
+    }
+
+    #[test]
     fn errors_name_the_field() {
         assert!(error("podCIDRs: [10.0.0.0/8]\nserviceCIDRs: [10.96.0.0/12]").contains("overlap"));
         assert!(error("podCIDRs: []\nserviceCIDRs: [10.96.0.0/12]").starts_with("podCIDRs: give"));

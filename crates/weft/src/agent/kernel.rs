@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ use weft_kernel::iptables::{self, Rules, Whose};
 use weft_kernel::service::{Error, IpFamily, Report, ServiceTable};
 use weft_kernel::sysctl::{self, Scope, Setting};
 use weft_kernel::{link, route, router};
-use weft_sys::nft::Connection;
+use weft_sys::nft::{Connection, Notifications};
 use weft_sys::rtnl::Conversation;
 
 use super::stale::{Ended, Endpoints, StaleFlows};
@@ -138,7 +139,7 @@ impl Kernel {
 
     /// Writes what a change made different.
     pub(super) fn apply(&mut self, desired: &Desired, touched: &Touched) -> Result<Outcome> {
-        if self.needs_reconcile(touched) {
+        if self.needs_reconcile(desired, touched) {
             return self.reconcile(desired);
         }
         let mut outcome = Outcome::default();
@@ -165,8 +166,7 @@ impl Kernel {
             Proxy::Iptables(rules) => {
                 if touched.nat {
                     let nat = without_services(&desired.nat);
-                    let services = &mut self.services;
-                    outcome.writes += beside(rules, || Ok(services.apply_nat(&nat)?.elements))?;
+                    outcome.add(&self.services.apply_nat(&nat)?);
                 }
                 if !touched.services.is_empty() {
                     let changes = touched.services.iter().map(|key| {
@@ -185,11 +185,13 @@ impl Kernel {
     }
 
     /// Whether a change can't be written by itself.
-    fn needs_reconcile(&self, touched: &Touched) -> bool {
+    fn needs_reconcile(&self, desired: &Desired, touched: &Touched) -> bool {
         let iptables = match &self.proxy {
             Proxy::Nftables { .. } => false,
-            // What a node's own addresses are stands in its rules.
-            Proxy::Iptables(rules) => rules.needs_reconcile() || touched.own_node,
+            // What the node's addresses and ranges are stands in rules of no Service.
+            Proxy::Iptables(rules) => {
+                rules.needs_reconcile() || (touched.nat && !rules.fits(&desired.nat))
+            }
         };
         iptables || self.services.needs_reconcile()
     }
@@ -230,13 +232,10 @@ impl Kernel {
                 if routed {
                     sysctl::set(Setting::RouteLocalnet(Scope::All, true))?;
                 }
-                let services = &mut self.services;
                 let nat = without_services(&desired.nat);
-                outcome.writes += beside(rules, || {
-                    let report = services.reconcile(&Table::new(), &nat)?;
-                    say_rebuilt(&report.rebuilt);
-                    Ok(report.elements + report.rebuilt.len())
-                })?;
+                let report = self.services.reconcile(&Table::new(), &nat)?;
+                outcome.add(&report);
+                say_rebuilt(&report.rebuilt);
                 let gone = self.endpoints.follow_all(&desired.frontends);
                 self.stale_flows.end(&gone);
             }
@@ -268,12 +267,23 @@ impl Kernel {
         Ok(outcome)
     }
 
-    /// Whether somebody else may have changed iptables' rules.
+    /// Whether somebody else may have changed rules.
     pub(super) fn is_disturbed(&mut self) -> Result<bool> {
-        match &mut self.proxy {
-            Proxy::Nftables { .. } => Ok(false),
-            Proxy::Iptables(rules) => Ok(rules.disturbed()?),
-        }
+        let iptables = match &mut self.proxy {
+            Proxy::Nftables { .. } => false,
+            Proxy::Iptables(rules) => rules.disturbed()?,
+        };
+        Ok(self.services.disturbed()? || iptables)
+    }
+
+    /// A socket that is readable after somebody changed rules, where the kernel tells of it.
+    pub(super) fn rule_changes(&self) -> Result<Option<OwnedFd>> {
+        let notifications = match &self.proxy {
+            Proxy::Nftables { .. } => self.services.notifications(),
+            Proxy::Iptables(rules) => rules.notifications(),
+        };
+        let socket = notifications.map(|it| it.as_fd().try_clone_to_owned());
+        socket.transpose().context("notifications of nf_tables")
     }
 
     /// After a write: what the kernel remembers of clients follows.
@@ -322,7 +332,13 @@ async fn adopt_services(families: &[IpFamily], patience: Duration) -> Result<Ser
         let connection = Connection::open().context("a netlink socket for nf_tables")?;
         match ServiceTable::adopt(connection, families) {
             Err(Error::Owned { .. }) if Instant::now() < deadline => sleep(OWNER_PAUSE).await,
-            adopted => return adopted.context("the Services in nf_tables"),
+            adopted => {
+                let mut services = adopted.context("the Services in nf_tables")?;
+                if !services.is_owned()? {
+                    services.watch(Notifications::open()?)?;
+                }
+                return Ok(services);
+            }
         }
     }
 }
@@ -334,16 +350,6 @@ fn without_services(nat: &NodeNat) -> NodeNat {
         service_ranges: Default::default(),
         ..nat.clone()
     }
-}
-
-/// Makes a change of nf_tables that is no disturbance of iptables' rules.
-fn beside(rules: &mut Rules, change: impl FnOnce() -> Result<usize>) -> Result<usize> {
-    let disturbed = rules.disturbed()?;
-    let writes = change()?;
-    if !disturbed {
-        rules.undisturbed()?;
-    }
-    Ok(writes)
 }
 
 fn say_rebuilt(reasons: &[String]) {

@@ -10,6 +10,7 @@ pub(crate) mod plugin;
 mod proxy;
 mod reporting;
 mod retry;
+mod rule_changes;
 mod serving;
 mod stale;
 
@@ -37,6 +38,7 @@ use self::network::NetworkChanges;
 use self::plugin::{Directories, NodeNetwork};
 use self::reporting::Reporter;
 use self::retry::{Extent, Failure, Retry};
+use self::rule_changes::RuleChanges;
 use crate::problems::Problems;
 
 /// How often everything is read back from the kernel and compared, whether or not
@@ -121,6 +123,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     .await?;
     kernel.count_bytes(config.nftables.count_bytes);
     let mut network = NetworkChanges::subscribe()?;
+    let mut rules = RuleChanges::on(kernel.rule_changes()?)?;
     info!(%node, mode = %config.mode, "agent started");
 
     let access = Access {
@@ -168,11 +171,15 @@ async fn serve(args: AgentArgs) -> Result<()> {
         let retry_at = agent.retry.at();
         tokio::select! {
             Some(batch) = updates.next() => agent.take(batch),
-            () = until(retry_at) => agent.reconcile("retry"),
+            () = until(retry_at) => agent.reconcile(Why::Retry),
             changed = network.settled() => {
                 changed?;
                 agent.repair_routes();
                 agent.look_at_addresses();
+            }
+            changed = rules.settled() => {
+                changed?;
+                agent.repair_rules();
             }
             _ = audit.tick() => {
                 agent.look_at_addresses();
@@ -180,7 +187,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
             }
             _ = look.tick() => {
                 agent.restore_configuration();
-                agent.repair_iptables();
+                // Where nothing tells of changes, and if a burst hid one.
+                agent.repair_rules();
             }
             _ = terminate.recv() => {
                 info!("agent stops; what the kernel holds stays in force");
@@ -194,6 +202,41 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Why everything is read back and compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// All watches are in sync for the first time.
+    Start,
+    /// A write failed.
+    Retry,
+    /// It is time.
+    Audit,
+    /// Somebody else may have changed rules.
+    Disturbed,
+    /// Somebody took the network configuration away.
+    ConfigurationGone,
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Why::Start => "start",
+            Why::Retry => "retry",
+            Why::Audit => "audit",
+            Why::Disturbed => "rules changed",
+            Why::ConfigurationGone => "network configuration gone",
+        }
+    }
+
+    /// Whether what differs then was changed by somebody else.
+    fn finds_damage(self) -> bool {
+        match self {
+            Why::Audit | Why::Disturbed => true,
+            Why::Start | Why::Retry | Why::ConfigurationGone => false,
+        }
     }
 }
 
@@ -236,7 +279,7 @@ impl Agent {
         }
         if first_sync {
             self.in_sync = true;
-            self.reconcile("start");
+            self.reconcile(Why::Start);
             // The lists as they came from the API are gone.
             weft_sys::memory::give_back();
         } else if self.in_sync && !self.pending.is_empty() {
@@ -282,12 +325,12 @@ impl Agent {
     }
 
     /// Reads everything back and repairs what differs.
-    fn reconcile(&mut self, why: &'static str) {
+    fn reconcile(&mut self, why: Why) {
         if !self.in_sync {
             return;
         }
         self.follow_own_node();
-        let repairs = self.pending.is_empty();
+        let repairs = why.finds_damage() && self.pending.is_empty();
         self.pending = Touched::default();
         let began = Instant::now();
         let written = self.kernel.reconcile(self.compiler.desired());
@@ -295,32 +338,32 @@ impl Agent {
             let desired = self.compiler.desired();
             self.reporter.wrote_all(desired, outcome, began.elapsed());
             if outcome.writes > 0 {
-                info!(
-                    why,
-                    writes = outcome.writes,
-                    "kernel brought to the desired state"
-                );
+                let (why, writes) = (why.as_str(), outcome.writes);
                 if repairs {
+                    warn!(why, writes, "somebody else changed the kernel: repaired");
                     self.reporter.repaired(why);
+                } else {
+                    info!(why, writes, "kernel brought to the desired state");
                 }
             }
         }
         let written = written.map(|outcome| self.open_for_pods(outcome));
-        self.settle(written, why, Extent::Everything);
+        self.settle(written, why.as_str(), Extent::Everything);
     }
 
     /// Looks after what others may have changed. Where the kernel tells that nobody has, its
     /// tables are not read.
     fn audit(&mut self) {
         if self.retry.at().is_some() || !self.pending.is_empty() || !self.in_sync {
-            return self.reconcile("audit");
+            return self.reconcile(Why::Audit);
         }
         let written = self.kernel.audit(self.compiler.desired());
         if let Ok(outcome) = &written
             && outcome.writes > 0
         {
-            let writes = outcome.writes;
-            info!(writes, "what others had changed is repaired");
+            let (why, writes) = (Why::Audit.as_str(), outcome.writes);
+            warn!(why, writes, "somebody else changed the kernel: repaired");
+            self.reporter.repaired(why);
         }
         let written = written.map(|outcome| self.open_for_pods(outcome));
         self.settle(written, "audit", Extent::Everything);
@@ -406,22 +449,22 @@ impl Agent {
         outcome
     }
 
-    /// Looks at iptables' rules if somebody else may have changed them.
-    fn repair_iptables(&mut self) {
+    /// Repairs rules if somebody else may have changed them.
+    fn repair_rules(&mut self) {
         if !self.in_sync || self.retry.holds_changes() {
             return;
         }
         match self.kernel.is_disturbed() {
             Ok(false) => {}
-            Ok(true) => self.reconcile("somebody else changed rules"),
-            Err(error) => self.settle(Err(error), "looking at iptables", Extent::Everything),
+            Ok(true) => self.reconcile(Why::Disturbed),
+            Err(error) => self.settle(Err(error), "looking at rules", Extent::Everything),
         }
     }
 
     /// Writes the network configuration again if somebody took it away.
     fn restore_configuration(&mut self) {
         if self.ready.ready() && !self.directories.has_configuration() {
-            self.reconcile("network configuration gone");
+            self.reconcile(Why::ConfigurationGone);
         }
     }
 

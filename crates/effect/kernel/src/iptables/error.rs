@@ -30,6 +30,15 @@ pub enum Error {
     /// The kernel could not be asked for changes.
     #[error("nf_tables: {0}")]
     Kernel(#[from] netlink::Error),
+    /// The kernel did not say what a table is like.
+    #[error("looking at the table {table}")]
+    Look {
+        /// Its name.
+        table: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A change was to be made to a state that is not known.
     #[error("iptables rules have to be read and reconciled before they are changed")]
     Unsettled,

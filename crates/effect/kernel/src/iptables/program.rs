@@ -80,39 +80,6 @@ impl Programs {
         run(&self.name("-restore"), &arguments, &text).map_err(|error| locate(error, &text))?;
         Ok(())
     }
-
-    /// Whether the canaries are there, and the jumps that a flush takes away.
-    pub(super) fn has_jumps(&self) -> Result<bool, Error> {
-        let looks = [
-            (Table::Mangle, Chain::CANARY, "-N".to_owned()),
-            (Table::Nat, Chain::CANARY, "-N".to_owned()),
-            (Table::Filter, Chain::CANARY, "-N".to_owned()),
-            (
-                Table::Nat,
-                Chain::named("PREROUTING"),
-                jump(&Chain::SERVICES),
-            ),
-            (
-                Table::Nat,
-                Chain::named("POSTROUTING"),
-                jump(&Chain::POSTROUTING),
-            ),
-            (
-                Table::Filter,
-                Chain::named("FORWARD"),
-                jump(&Chain::FORWARD),
-            ),
-        ];
-        for (table, chain, wanted) in looks {
-            let arguments = ["--wait", PATIENCE, "-t", table.name(), "-S", chain.as_str()];
-            match run(&self.name(""), &arguments, "") {
-                Ok(output) if String::from_utf8_lossy(&output.stdout).contains(&wanted) => {}
-                Ok(_) | Err(Error::Failed { .. }) => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
 }
 
 /// The variant that the machine's other users have: the one where a kubelet left its hint, or
@@ -165,10 +132,6 @@ pub(super) fn present_variants() -> Result<Vec<Variant>, Error> {
         return Err(Error::Missing("iptables-nft-restore".to_owned()));
     }
     Ok(variants)
-}
-
-fn jump(to: &Chain) -> String {
-    format!("-j {to}")
 }
 
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<Output, Error> {

@@ -309,6 +309,11 @@ impl FamilyTable {
         Ok(())
     }
 
+    /// Whether the kernel keeps others from changing it.
+    pub(super) fn is_owned(&self, connection: &mut Connection) -> Result<bool, Error> {
+        Ok(self.flags(connection)?.owner)
+    }
+
     /// The flags the table has now: a new one in its place gets the same.
     fn flags(&self, connection: &mut Connection) -> Result<TableFlags, Error> {
         let tables = connection.tables(self.name.family)?;

@@ -62,6 +62,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// `nlmsg_seq` of the request this answers; 0 for notifications.
     pub sequence: u32,
+    /// `nlmsg_pid`: the netlink port of whom this answers, or who did what it tells of.
+    pub port: u32,
     /// The family's header and attributes.
     pub payload: &'a [u8],
 }
@@ -145,6 +147,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16_at(self.rest, 4)?,
             flags: u16_at(self.rest, 6)?,
             sequence: u32_at(self.rest, 8)?,
+            port: u32_at(self.rest, 12)?,
             payload,
         };
         self.rest = self.rest.get(aligned(length)..).unwrap_or_default();
@@ -270,6 +273,7 @@ mod tests {
                 kind: NLMSG_ERROR,
                 flags: flags | NLM_F_ACK_TLVS,
                 sequence: 1,
+                port: 0,
                 payload: &payload,
             };
             assert_eq!(

@@ -168,6 +168,17 @@ impl Socket {
         first
     }
 
+    /// The port by which the kernel knows this socket.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if the kernel does not say.
+    pub fn port(&self) -> Result<u32, Error> {
+        let failed = |errno| Error::socket("read the socket's port", errno);
+        let name = rustix::net::getsockname(&self.fd).map_err(failed)?;
+        let name = SocketAddrNetlink::try_from(name).map_err(failed)?;
+        Ok(name.pid())
+    }
+
     /// Sends bytes that are whole messages, in one system call.
     ///
     /// # Errors

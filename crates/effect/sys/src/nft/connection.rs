@@ -72,6 +72,14 @@ impl Connection {
         self.socket.send_capacity()
     }
 
+    /// The netlink port that [`super::Change`]s made by this connection come from.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if the kernel does not say.
+    pub fn port(&self) -> Result<u32, Error> {
+        self.socket.port()
+    }
+
     /// Sends a transaction and waits until the kernel has made it. An empty one is not
     /// sent.
     ///

@@ -18,6 +18,11 @@ use crate::netlink::{Attributes, attributes};
 /// `struct nfgenmsg`, which every payload starts with.
 const FAMILY_HEADER: usize = 4;
 
+/// An attribute that is a text.
+pub(super) fn name(payload: &[u8], kind: u16) -> Option<String> {
+    Fields::of_message(payload).text(kind)
+}
+
 /// The attributes of one level, by their type; a type that comes twice counts once.
 struct Fields<'a> {
     values: Vec<(u16, &'a [u8])>,

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_desired::{
-    Backend, Entry, IpFamily, LocalDetection, NodeNat, Origin, Policy, PortEndpoints, Protocol,
-    ServicePort, ServicePortKey, Table,
+    Backend, Entry, IpFamily, LocalDetection, NodeNat, NodePortAddresses, Origin, Policy,
+    PortEndpoints, Protocol, ServicePort, ServicePortKey, Table,
 };
 use weft_iptables::Table::{Filter, Nat};
 use weft_iptables::{Generation, Listing, Options, Programme, Ruleset, cleanup};
@@ -212,6 +212,36 @@ fn changes_end_where_a_fresh_rendering_does() {
         let again = programme.reconcile(&services, &nat(), &kernel.listing());
         assert!(again.is_empty(), "{}", again.text());
     }
+}
+
+#[test]
+fn a_node_with_other_addresses_needs_other_rules_and_one_with_other_pods_does_not() {
+    let mut programme = Programme::new(IpFamily::V4, Options::default());
+    let at = |addresses: &[&str]| NodeNat {
+        own_addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+        node_port_addresses: NodePortAddresses::Within(["10.0.0.0/8".parse().unwrap()].into()),
+        ..nat()
+    };
+    let mut kernel = Kernel::new(FOREIGN);
+    let before = at(&["10.0.0.1"]);
+    let restore = programme.reconcile(&Table::new(), &before, &kernel.listing());
+    kernel.restore(&restore.text());
+    assert!(programme.fits(&before));
+    let mut pods = before.clone();
+    pods.local_pods
+        .insert("10.244.1.5".parse().unwrap(), "default/a".into());
+    assert!(programme.fits(&pods));
+    // Not one at which node ports answer.
+    assert!(programme.fits(&at(&["10.0.0.1", "192.0.2.1"])));
+    let after = at(&["10.0.0.1", "10.0.0.2"]);
+    assert!(!programme.fits(&after));
+    let restore = programme.reconcile(&Table::new(), &after, &kernel.listing());
+    assert!(restore.text().contains("10.0.0.2/32"), "{}", restore.text());
+    assert!(programme.fits(&after));
+    assert!(!programme.fits(&NodeNat {
+        masquerade_all: true,
+        ..after
+    }));
 }
 
 #[test]
