@@ -2,6 +2,7 @@
 
 mod agent;
 mod cni;
+mod diff;
 mod dns;
 mod internal;
 mod ipam;
@@ -35,6 +36,8 @@ enum Command {
     Agent(agent::AgentArgs),
     /// Answer the cluster's DNS queries
     Dns(dns::DnsArgs),
+    /// Show what manifests would change in a node's kernel, and for which connections
+    Diff(diff::Args),
     /// Look at Services as a node translates them
     Service(service::Args),
     /// Look after the pod addresses of this node
@@ -74,6 +77,10 @@ fn main() -> ExitCode {
         Command::Dns(args) => {
             output::log_for_machine();
             dns::run(args)
+        }
+        Command::Diff(args) => {
+            output::log_for_person();
+            Ok(diff::run(&args))
         }
         Command::Service(args) => {
             output::log_for_person();

@@ -85,7 +85,8 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-fn code(error: &anyhow::Error) -> u8 {
+/// The number of [`exit_code`].
+pub(crate) fn code(error: &anyhow::Error) -> u8 {
     const FAILED: u8 = 1;
     const USAGE: u8 = 2;
     const NOT_PERMITTED: u8 = 3;
@@ -140,6 +141,9 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.is::<InUse>() {
         return IN_USE;
     }
+    if error.is::<NotPermitted>() {
+        return NOT_PERMITTED;
+    }
     if let Some(publish::Error::Refused(refusal)) = error.downcast_ref() {
         return match refusal {
             publish::Refusal::Unknown { .. } | publish::Refusal::Port { .. } => NOT_THERE,
@@ -176,6 +180,18 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// What this user may not do.
+#[derive(Debug)]
+pub(crate) struct NotPermitted(pub(crate) String);
+
+impl std::fmt::Display for NotPermitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotPermitted {}
 
 /// A name or port that somebody else has.
 #[derive(Debug)]

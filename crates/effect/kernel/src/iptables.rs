@@ -240,6 +240,60 @@ pub fn remove(families: &[IpFamily], whose: Whose) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// What a proxy of Services has left in one variant's tables of one family.
+#[derive(Clone, Debug)]
+pub struct Leftover {
+    /// Which family.
+    pub family: IpFamily,
+    /// Which of the kernel's two implementations.
+    pub variant: Variant,
+    /// Who wrote it: weft, or else kube-proxy.
+    pub whose: Whose,
+    /// What [`Leftover::remove`] does.
+    pub report: Report,
+    restore: Restore,
+}
+
+impl Leftover {
+    /// Removes it. Chains that a kubelet has too stay where one is.
+    ///
+    /// # Errors
+    /// What a program could not do.
+    pub fn remove(&self) -> Result<(), Error> {
+        Programs::new(self.family, self.variant).restore(&self.restore)
+    }
+}
+
+/// What proxies of Services have left.
+///
+/// # Errors
+/// What a program could not do, [`Error::Missing`] where iptables is not installed.
+pub fn leftovers(families: &[IpFamily]) -> Result<Vec<Leftover>, Error> {
+    let mut found = Vec::new();
+    for variant in program::present_variants()? {
+        for family in families {
+            let listing = Programs::new(*family, variant).save()?;
+            let whose = match is_ours(&listing) {
+                true => Whose::Ours,
+                false => Whose::Anybodys,
+            };
+            let restore = cleanup(&listing);
+            if !restore.is_empty() {
+                let mut report = Report::default();
+                report.add(&restore);
+                found.push(Leftover {
+                    family: *family,
+                    variant,
+                    whose,
+                    report,
+                    restore,
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Whose rules there are: nobody's, if [`remove`] would remove nothing.
 ///
 /// # Errors

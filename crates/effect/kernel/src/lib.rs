@@ -3,6 +3,7 @@
 pub mod flow;
 pub mod host_port;
 pub mod iptables;
+pub mod kube_proxy;
 pub mod link;
 pub mod pod_link;
 pub mod route;

@@ -17,6 +17,9 @@ mod installed;
 mod ip_family;
 mod item;
 mod layout;
+mod listing;
+mod plan;
+mod rule_text;
 mod rules;
 mod set;
 mod survey;
@@ -37,6 +40,8 @@ use self::writer::Writer;
 
 pub use self::error::Error;
 pub use self::ip_family::IpFamily;
+pub use self::listing::{ListedChain, ListedSet, Listing, render};
+pub use self::plan::{Operation, Side, plan};
 pub use self::view::view;
 
 /// What a call has done.
@@ -56,6 +61,29 @@ pub struct Report {
     /// Whether clients may be remembered with endpoints that they may not have any more:
     /// see [`ServiceTable::forget_clients`].
     pub stale_clients: bool,
+}
+
+/// Of these families those that have a table.
+///
+/// # Errors
+/// [`Error::Kernel`] if the kernel does not answer.
+pub fn present(connection: &mut Connection, families: &[IpFamily]) -> Result<Vec<IpFamily>, Error> {
+    let mut present = Vec::new();
+    for family in families {
+        if FamilyTable::new(*family).is_there(connection)? {
+            present.push(*family);
+        }
+    }
+    Ok(present)
+}
+
+/// Removes a family's table with all that is in it. Returns whether there was one.
+/// Connections that are translated stay so: conntrack has them.
+///
+/// # Errors
+/// [`Error::Owned`] if an agent is running, [`Error::Kernel`] if the kernel refuses.
+pub fn remove(connection: &mut Connection, family: IpFamily) -> Result<bool, Error> {
+    FamilyTable::new(family).remove(connection)
 }
 
 /// The Services of a node, as its kernel translates them.

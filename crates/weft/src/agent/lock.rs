@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::output::InUse;
+
 /// Takes the node's lock until the file is dropped, or says who can't be two.
-pub(super) fn take(path: &Path) -> Result<File> {
+pub(crate) fn take(path: &Path) -> Result<File> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)
             .with_context(|| format!("the lock's directory {}", directory.display()))?;
@@ -21,10 +23,13 @@ pub(super) fn take(path: &Path) -> Result<File> {
         .with_context(|| format!("the lock {}", path.display()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => bail!(
-            "another weft agent holds {}; a node has one agent. Stop the other one first",
-            path.display()
-        ),
+        Err(Errno::WOULDBLOCK) => {
+            let text = format!(
+                "another weft agent holds {}; a node has one agent. Stop the other one first",
+                path.display()
+            );
+            Err(InUse(text).into())
+        }
         Err(error) => Err(error).with_context(|| format!("the lock {}", path.display())),
     }
 }

@@ -4,7 +4,7 @@
 mod config;
 mod held;
 mod kernel;
-mod lock;
+pub(crate) mod lock;
 mod network;
 pub(crate) mod plugin;
 mod proxy;

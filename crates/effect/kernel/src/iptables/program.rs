@@ -29,7 +29,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    fn name(self) -> &'static str {
+    /// As its programs are named.
+    pub fn name(self) -> &'static str {
         match self {
             Variant::Nft => "nft",
             Variant::Legacy => "legacy",

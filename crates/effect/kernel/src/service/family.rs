@@ -203,6 +203,24 @@ impl FamilyTable {
         SetId::all(&self.shape.timeouts, self.shape.traffic)
     }
 
+    /// Whether there is such a table, whatever is in it.
+    pub(super) fn is_there(&self, connection: &mut Connection) -> Result<bool, Error> {
+        let tables = connection.tables(self.name.family)?;
+        Ok(tables.iter().any(|table| table.name == self.name))
+    }
+
+    /// Removes the table, unless an agent runs. Returns whether there was one.
+    pub(super) fn remove(&self, connection: &mut Connection) -> Result<bool, Error> {
+        if !self.is_there(connection)? {
+            return Ok(false);
+        }
+        self.own(connection)?;
+        let mut batch = Batch::new();
+        batch.delete_table(&self.name);
+        self.commit_as_owner(connection, batch)?;
+        Ok(true)
+    }
+
     /// What elements have counted in a table that is about to be replaced.
     fn counted(&self, connection: &mut Connection) -> Result<Counted, Error> {
         let there: BTreeSet<String> = connection

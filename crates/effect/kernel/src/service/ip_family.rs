@@ -14,6 +14,15 @@ pub enum IpFamily {
     V6,
 }
 
+impl From<weft_desired::IpFamily> for IpFamily {
+    fn from(family: weft_desired::IpFamily) -> Self {
+        match family {
+            weft_desired::IpFamily::V4 => IpFamily::V4,
+            weft_desired::IpFamily::V6 => IpFamily::V6,
+        }
+    }
+}
+
 impl IpFamily {
     /// Both.
     pub const BOTH: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
@@ -26,7 +35,8 @@ impl IpFamily {
         }
     }
 
-    pub(super) fn table(self) -> TableName {
+    /// Its table.
+    pub fn table(self) -> TableName {
         TableName::new(self.nft(), mark::TABLE)
     }
 

@@ -2,7 +2,7 @@
 //! nothing is changed, and no agent has to run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -238,19 +238,26 @@ fn volume(counts: Counts) -> Volume {
 /// The range whose first and last address stand at the end of two keys.
 fn source_range(first: &[u8], last: &[u8], family: IpFamily) -> Option<IpNet> {
     let length = usize::from(family.words()) * 4;
-    let address = |key: &[u8]| {
-        let start = key.len().checked_sub(length)?;
-        address_at_start(key.get(start..)?, family)
-    };
-    let (first, last) = (address(first)?, address(last)?);
-    let prefix = match (first, last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => {
-            (u32::from(first) ^ u32::from(last)).leading_zeros()
+    let end = |key: &'_ [u8]| key.len().checked_sub(length);
+    range(first.get(end(first)?..)?, last.get(end(last)?..)?)
+}
+
+/// The range from an address to another. Ranges are written that have a length in bits.
+pub(super) fn range(first: &[u8], last: &[u8]) -> Option<IpNet> {
+    let (address, bits) = match (first.len(), last.len()) {
+        (4, 4) => {
+            let number = |bytes: &[u8]| bytes.first_chunk().map(|b| u32::from_be_bytes(*b));
+            let (first, last) = (number(first)?, number(last)?);
+            let bits = (first ^ last).leading_zeros();
+            (IpAddr::from(Ipv4Addr::from(first)), bits)
         }
-        (IpAddr::V6(first), IpAddr::V6(last)) => {
-            (u128::from(first) ^ u128::from(last)).leading_zeros()
+        (16, 16) => {
+            let number = |bytes: &[u8]| bytes.first_chunk().map(|b| u128::from_be_bytes(*b));
+            let (first, last) = (number(first)?, number(last)?);
+            let bits = (first ^ last).leading_zeros();
+            (IpAddr::from(Ipv6Addr::from(first)), bits)
         }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
+        _ => return None,
     };
-    IpNet::new(first, prefix as u8).ok()
+    IpNet::new(address, bits as u8).ok()
 }

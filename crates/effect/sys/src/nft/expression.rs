@@ -21,6 +21,12 @@ impl Register {
         Self(index & 15)
     }
 
+    /// Which word, 0 to 15.
+    #[must_use]
+    pub const fn index(self) -> u8 {
+        self.0
+    }
+
     /// The number the kernel reports: every fourth word has a name of its own
     /// (`NFT_REG_1`…), the others are `NFT_REG32_00` and on.
     fn number(self) -> u32 {
