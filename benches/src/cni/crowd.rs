@@ -85,14 +85,12 @@ fn crowded<'a>(weft: &'a Path, state: &Path, taken: u32) -> anyhow::Result<Node<
     }
     let pool = state.join("networks/weft");
     fs::create_dir_all(&pool)?;
-    let owner = pool.join("owner");
-    fs::write(&owner, "theirs\r\neth0")?;
     // From the top, so that the pool is full but for its first addresses.
     for number in 0..taken {
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 16, 255, 254)) - number);
-        fs::hard_link(&owner, pool.join(address.to_string()))?;
+        let owner = format!("theirs-{number}\r\neth0");
+        fs::write(pool.join(address.to_string()), owner)?;
     }
-    fs::remove_file(owner)?;
     Ok(node)
 }
 
