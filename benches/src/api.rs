@@ -5,7 +5,7 @@
 //! is etcd's.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -344,7 +344,8 @@ fn writes(
     ];
     let rate = |told: Value| told["rate"].as_f64().context("no rate");
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
-    let (mut disk, mut least) = (Samples::default(), Samples::default());
+    let (mut disk, mut ready) = (Samples::default(), Samples::default());
+    let mut least = Samples::default();
     for _ in 0..pairs {
         ours.push(rate(run(api.client("put").args(&flags))?)?);
         if let Some(etcd) = etcd {
@@ -353,7 +354,8 @@ fn writes(
                 .args(etcd)
                 .args(&flags))?)?);
         }
-        disk.push(synced(&api.folder, writers)?);
+        disk.push(synced(&api.folder, writers, Room::Growing)?);
+        ready.push(synced(&api.folder, writers, Room::Prepared)?);
         let mut client = api.client("put");
         // The last one counts.
         client.arg(format!("-url={}", minimal.url)).args(&flags);
@@ -365,6 +367,8 @@ fn writes(
         report.pairs(&name, unit, &ours, PEER, &theirs);
     }
     report.pairs(&name, unit, &ours, "the disk, group commit", &disk);
+    let peer = "the disk, group commit into prepared room";
+    report.pairs(&name, unit, &ours, peer, &ready);
     let peer = "a server that only writes and syncs";
     report.pairs(&name, unit, &ours, peer, &least);
     Ok(())
@@ -380,17 +384,34 @@ struct Queue {
     syncing: bool,
 }
 
+/// Where records are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Behind the end of a file, so that each sync brings the file's metadata along.
+    Growing,
+    /// Over what was written before, as weft's own log does, from the beginning again at its end.
+    Prepared,
+}
+
+/// How long prepared room is, in bytes.
+const PREPARED: u64 = 4 << 20;
+
 /// Records a second that so many writers can bring to the disk, when all that wait share one
 /// write and one sync.
-fn synced(folder: &Path, writers: u32) -> anyhow::Result<f64> {
+fn synced(folder: &Path, writers: u32, room: Room) -> anyhow::Result<f64> {
     let path = folder.join("synced");
-    let file = File::create(&path)?;
+    let mut file = File::create(&path)?;
+    if room == Room::Prepared {
+        file.write_all(&vec![0; PREPARED as usize])?;
+        file.sync_all()?;
+        file.rewind()?;
+    }
     let queue = Mutex::new(Queue::default());
     let moved = Condvar::new();
     let started = Instant::now();
     let counts: Vec<std::io::Result<u64>> = thread::scope(|scope| {
         let all: Vec<_> = (0..writers)
-            .map(|_| scope.spawn(|| write_on(&file, &queue, &moved, started + WRITING)))
+            .map(|_| scope.spawn(|| write_on(&file, room, &queue, &moved, started + WRITING)))
             .collect();
         all.into_iter()
             .map(|one| one.join().unwrap_or(Err(std::io::ErrorKind::Other.into())))
@@ -407,6 +428,7 @@ fn synced(folder: &Path, writers: u32) -> anyhow::Result<f64> {
 /// One writer: one record after the other, each on the disk before the next.
 fn write_on(
     mut file: &File,
+    room: Room,
     queue: &Mutex<Queue>,
     moved: &Condvar,
     end: Instant,
@@ -428,7 +450,17 @@ fn write_on(
             let batch = std::mem::take(&mut queued.waiting);
             let last = queued.next;
             drop(queued);
-            let written = file.write_all(&batch).and_then(|()| file.sync_data());
+            let beyond = |at: u64| at + batch.len() as u64 > PREPARED;
+            let placed = match room {
+                Room::Growing => Ok(()),
+                Room::Prepared => file.stream_position().and_then(|at| match beyond(at) {
+                    true => file.rewind(),
+                    false => Ok(()),
+                }),
+            };
+            let written = placed
+                .and_then(|()| file.write_all(&batch))
+                .and_then(|()| file.sync_data());
             queued = lock();
             queued.syncing = false;
             queued.done = last;
