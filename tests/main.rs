@@ -36,12 +36,14 @@ mod publish;
 mod refusals;
 mod repair;
 mod replaying;
+mod rolling;
 mod rollouts;
 mod services;
 mod sig_network;
 mod silence;
 mod stateful;
 mod storage;
+mod storms;
 mod streams;
 mod verdicts;
 
@@ -53,4 +55,9 @@ fn acknowledged_writes_survive_twenty_kills() {
 #[test]
 fn a_hundred_pods_come_and_go_while_parts_die() {
     churn::pods_come_and_go("churn", 5, &churn::PARTS);
+}
+
+#[test]
+fn an_agent_killed_in_a_storm_ends_where_a_fresh_one_does() {
+    storms::agents_die("storm", 3);
 }

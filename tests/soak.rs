@@ -14,6 +14,7 @@ mod churn;
 mod durability;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod lab;
+mod storms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -337,4 +338,10 @@ fn pods_come_and_go_while_parts_die() {
 #[ignore = "soak: 200 rounds"]
 fn acknowledged_writes_survive_every_kill() {
     durability::killed_while_writing(rounds(200));
+}
+
+#[test]
+#[ignore = "soak: 50 kills in each mode"]
+fn agents_killed_in_storms_end_where_fresh_ones_do() {
+    storms::agents_die("soak-storm", rounds(50));
 }

@@ -271,8 +271,20 @@ func (s *apiServer) pair(client, number int) error {
 	if err := s.do(client, http.MethodPost, "/api/v1/namespaces/default/services", service); err != nil {
 		return err
 	}
+	slice, err := slice(number, 0)
+	if err != nil {
+		return err
+	}
+	return s.do(client, http.MethodPost, slices, slice)
+}
+
+const slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+
+// slice is the EndpointSlice of a Service, with ten endpoints from this one on.
+func slice(number, first int) ([]byte, error) {
+	name := fmt.Sprintf("service-%05d", number)
 	var endpoints []any
-	for endpoint := range 10 {
+	for endpoint := first; endpoint < first+10; endpoint++ {
 		address := fmt.Sprintf("10.%d.%d.%d", 128+number>>12, number>>4&255, number&15<<4+endpoint)
 		endpoints = append(endpoints, map[string]any{
 			"addresses":  []string{address},
@@ -281,7 +293,7 @@ func (s *apiServer) pair(client, number int) error {
 			"targetRef":  map[string]string{"kind": "Pod", "namespace": "default", "name": fmt.Sprintf("%s-%d", name, endpoint)},
 		})
 	}
-	slice, err := json.Marshal(map[string]any{
+	return json.Marshal(map[string]any{
 		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
 		"metadata": map[string]any{
 			"name":   name + "-abcde",
@@ -291,10 +303,63 @@ func (s *apiServer) pair(client, number int) error {
 		"endpoints":   endpoints,
 		"ports":       []any{map[string]any{"name": "http", "port": 8080, "protocol": "TCP"}},
 	})
+}
+
+// endpoints replaces an endpoint of one Service after the other by another.
+func (s *apiServer) endpoints(count, services int) error {
+	for change := range count {
+		number := change * 7919 % services
+		body, err := slice(number, 1)
+		if err != nil {
+			return err
+		}
+		if err := s.do(0, http.MethodPut, fmt.Sprintf("%s/service-%05d-abcde", slices, number), body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// node creates a Node.
+func (s *apiServer) node(name, address string) error {
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Node",
+		"metadata": map[string]any{"name": name},
+		"spec":     map[string]any{"podCIDR": "10.128.0.0/24", "podCIDRs": []string{"10.128.0.0/24"}},
+		"status":   map[string]any{"addresses": []any{map[string]string{"type": "InternalIP", "address": address}}},
+	})
 	if err != nil {
 		return err
 	}
-	return s.do(client, http.MethodPost, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice)
+	if err := s.do(0, http.MethodPost, "/api/v1/nodes", body); err != nil {
+		return err
+	}
+	return s.do(0, http.MethodPut, "/api/v1/nodes/"+name+"/status", body)
+}
+
+// kubeconfig tells a client's.
+func kubeconfig(url, pki string) error {
+	config, err := credentials(pki)
+	if err != nil {
+		return err
+	}
+	authority, err := os.ReadFile(filepath.Join(pki, "ca.crt"))
+	if err != nil {
+		return err
+	}
+	pair := config.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		return err
+	}
+	certificateText := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})
+	keyText := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+	return tell(map[string]any{
+		"apiVersion": "v1", "kind": "Config", "current-context": "bench",
+		"clusters": []any{map[string]any{"name": "bench", "cluster": map[string]any{"server": url, "certificate-authority-data": authority}}},
+		"users":    []any{map[string]any{"name": "bench", "user": map[string]any{"client-certificate-data": certificateText, "client-key-data": keyText}}},
+		"contexts": []any{map[string]any{"name": "bench", "context": map[string]any{"cluster": "bench", "user": "bench"}}},
+	})
 }
 
 // list reads a whole list so many times, in pages if there is a limit.

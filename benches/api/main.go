@@ -29,7 +29,7 @@ func main() {
 
 func run() error {
 	if len(os.Args) < 2 {
-		return fmt.Errorf("usage: bench-api fill|ready|list|put|fanout|minimal FLAGS")
+		return fmt.Errorf("usage: bench-api fill|ready|kubeconfig|node|endpoints|list|put|fanout|minimal FLAGS")
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	url := flags.String("url", "", "the API server")
@@ -43,6 +43,9 @@ func run() error {
 	path := flags.String("path", "", "of the list")
 	limit := flags.Int("limit", 0, "of a page")
 	file := flags.String("file", "", "the journal of the minimal server")
+	services := flags.Int("services", 1, "there are")
+	name := flags.String("name", "", "of the node")
+	address := flags.String("address", "", "of the node")
 	deadline := flags.Duration("deadline", 5*time.Minute, "for all of it")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
@@ -72,6 +75,12 @@ func run() error {
 		return api.ready()
 	case "fill":
 		return api.fill(*count, *clients)
+	case "kubeconfig":
+		return kubeconfig(*url, *pki)
+	case "node":
+		return api.node(*name, *address)
+	case "endpoints":
+		return api.endpoints(*count, *services)
 	case "list":
 		return api.list(*path, *limit, *count)
 	case "put":

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use weft_netlab::Namespace;
 use weft_netlab::process::{Child, Spawn};
 
 use crate::memory::Memory;
@@ -43,7 +44,7 @@ pub(crate) struct Sizes {
 }
 
 /// A server under measurement; dropped, it is killed.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
     fn pid(&self) -> anyhow::Result<u32> {
@@ -63,17 +64,44 @@ fn free_port() -> anyhow::Result<u16> {
 }
 
 /// What weft's API server and its clients are started with.
-struct Api<'a> {
+pub(crate) struct Api<'a> {
     weft: &'a Path,
     program: &'a Path,
     folder: PathBuf,
     /// Outlives the server: clients wait in it.
     listener: TcpListener,
     address: SocketAddr,
+    namespace: Option<&'a Namespace>,
 }
 
-impl Api<'_> {
-    fn start(&self) -> anyhow::Result<Server> {
+impl<'a> Api<'a> {
+    /// On the loopback address of a namespace, or of the machine.
+    pub(crate) fn new(
+        weft: &'a Path,
+        program: &'a Path,
+        folder: &Path,
+        namespace: Option<&'a Namespace>,
+    ) -> anyhow::Result<Self> {
+        let listener = match namespace {
+            Some(namespace) => namespace.run(|| TcpListener::bind("127.0.0.1:0"))??,
+            None => TcpListener::bind("127.0.0.1:0")?,
+        };
+        Ok(Api {
+            weft,
+            program,
+            folder: folder.to_owned(),
+            address: listener.local_addr()?,
+            listener,
+            namespace,
+        })
+    }
+
+    /// Runs a client to its end.
+    pub(crate) fn run(&self, command: &str, flags: &[&str]) -> anyhow::Result<Value> {
+        run(self.client(command)?.args(flags))
+    }
+
+    pub(crate) fn start(&self) -> anyhow::Result<Server> {
         let log = File::create(self.folder.join("apiserver.log"))?;
         let child = Spawn::new(self.weft)
             .args(["internal", "apiserver", "--cluster-domain", "cluster.local"])
@@ -92,18 +120,21 @@ impl Api<'_> {
         Ok(Server(child))
     }
 
-    fn client(&self, command: &str) -> Command {
-        let mut client = Command::new(self.program);
+    fn client(&self, command: &str) -> anyhow::Result<Command> {
+        let mut client = match self.namespace {
+            Some(namespace) => namespace.command(self.program)?,
+            None => Command::new(self.program),
+        };
         client
             .arg(command)
             .arg(format!("-url=https://{}", self.address))
             .arg(format!("-pki={}", self.folder.join("pki").display()))
             .arg(format!("-connections={CONNECTIONS}"));
-        client
+        Ok(client)
     }
 
     /// Waits until the server answers with what it has.
-    fn ready(&self) -> anyhow::Result<()> {
+    pub(crate) fn ready(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.folder.join("pki/ca.crt").exists() {
             if Instant::now() > deadline {
@@ -111,7 +142,7 @@ impl Api<'_> {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        run(&mut self.client("ready")).map(drop)
+        self.run("ready", &[]).map(drop)
     }
 }
 
@@ -172,14 +203,7 @@ pub(crate) fn measure(weft: &Path, sizes: Sizes, report: &mut Report) -> anyhow:
     };
     // Not on a tmpfs: a sync of one costs nothing.
     let folder = tempfile::Builder::new().tempdir_in("target")?;
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let api = Api {
-        weft,
-        program: &program,
-        folder: folder.path().to_owned(),
-        address: listener.local_addr()?,
-        listener,
-    };
+    let api = Api::new(weft, &program, folder.path(), None)?;
     let server = filled(&api, services, report)?;
     let server = restarts(&api, server, report)?;
     let port = free_port()?;
@@ -219,7 +243,7 @@ fn filled(api: &Api<'_>, services: u32, report: &mut Report) -> anyhow::Result<S
     api.ready()?;
     let began = Instant::now();
     run(api
-        .client("fill")
+        .client("fill")?
         .args([format!("-count={services}"), "-clients=64".to_owned()]))?;
     let created = f64::from(2 * services) / began.elapsed().as_secs_f64();
     report.value("objects created", Unit::Rate("per second"), created);
@@ -251,7 +275,7 @@ fn restarts(api: &Api<'_>, server: Server, report: &mut Report) -> anyhow::Resul
 }
 
 /// The program of the clients; `None` without Go.
-fn build() -> anyhow::Result<Option<PathBuf>> {
+pub(crate) fn build() -> anyhow::Result<Option<PathBuf>> {
     let program = std::env::current_dir()?.join("target/bench-api");
     let built = Command::new("go")
         .args(["build", "-o"])
@@ -273,7 +297,7 @@ fn lists(api: &Api<'_>, report: &mut Report) -> anyhow::Result<()> {
         ("EndpointSlices", "/apis/discovery.k8s.io/v1/endpointslices"),
     ] {
         for limit in [0, 500] {
-            let told = run(api.client("list").args([
+            let told = run(api.client("list")?.args([
                 format!("-path={path}"),
                 format!("-count={LISTS}"),
                 format!("-limit={limit}"),
@@ -347,7 +371,7 @@ fn writes(
     let (mut disk, mut ready) = (Samples::default(), Samples::default());
     let mut least = Samples::default();
     for _ in 0..pairs {
-        ours.push(rate(run(api.client("put").args(&flags))?)?);
+        ours.push(rate(run(api.client("put")?.args(&flags))?)?);
         if let Some(etcd) = etcd {
             theirs.push(rate(run(Command::new(api.program)
                 .arg("put")
@@ -487,7 +511,7 @@ fn fanouts(
     ];
     let (mut ours, mut theirs) = (Fanouts::default(), Fanouts::default());
     for _ in 0..sizes.pairs.min(10) {
-        ours.add(&run(api.client("fanout").args(&flags))?)?;
+        ours.add(&run(api.client("fanout")?.args(&flags))?)?;
         if let Some(etcd) = etcd {
             let mut client = Command::new(api.program);
             theirs.add(&run(client.arg("fanout").args(etcd).args(&flags))?)?;

@@ -143,15 +143,20 @@ impl Drop for Lab {
 }
 
 /// Waits until something holds.
-pub(crate) fn wait(
+pub(crate) fn wait(what: &str, holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    wait_for(Duration::from_secs(30), what, holds)
+}
+
+/// Waits so long for something to hold.
+pub(crate) fn wait_for(
+    patience: Duration,
     what: &str,
     mut holds: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(30);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     while !holds()? {
         if Instant::now() > deadline {
-            bail!("not within {PATIENCE:?}: {what}");
+            bail!("not within {patience:?}: {what}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -42,7 +42,10 @@ Sections:
   cni         the plugin's ADD and DEL beside bridge + host-local + portmap (Debian's package
               containernetworking-plugins), DEL beside the kernel's own deletion of a link; 200 pods
               at once; ADD and `weft ipam check` with 65,000 addresses taken
-  services    programming of 10,000 Services beside `nft -f` of the same state
+  services    programming of 10,000 and 30,000 Services of 10 endpoints, beside `nft -f` and
+              `iptables-restore` of the same state; a change at 100 and at 30,000; what packets
+              find meanwhile, first ones at 10 and at 30,000, and throughput beside no rule; an
+              agent with all of them: its memory; a rolling update under load
   dns         queries per second of `weft dns` in a pod beside unbound in a pod
   api         the API server with 10,000 Services and EndpointSlices: lists, memory, restart; durable
               writes and 1,000 watchers beside etcd (Debian's package etcd-server), beside the
@@ -135,7 +138,7 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
         Section::Workloads => workloads::measure(weft, report),
         Section::Memory => memory::measure(weft, report),
         Section::Cni => cni::measure(weft, pairs, report),
-        Section::Services => services::measure(pairs, report),
+        Section::Services => services::measure(weft, pairs, report),
         Section::Dns => dns::measure(weft, pairs, report),
         Section::Api => {
             let sizes = api::Sizes {

@@ -192,6 +192,20 @@ impl Report {
         self.say(&format!("  {name:44} {}", unit.show(value)));
     }
 
+    /// One value beside another, both times: how often the first goes into the second.
+    pub(crate) fn times_less(&mut self, name: &str, ours: f64, theirs: f64) {
+        let ratio = theirs / ours;
+        self.figures.push(json!({
+            "name": name, "unit": Unit::Seconds.name(), "value": ours, "theirs": theirs,
+            "ratio": ratio,
+        }));
+        self.say(&format!(
+            "  {name}: {} for {}, ratio {ratio:.0}",
+            Unit::Seconds.show(ours),
+            Unit::Seconds.show(theirs)
+        ));
+    }
+
     /// Pairs: one value of each side for each pair; the ratio is taken pair by pair.
     pub(crate) fn pairs(
         &mut self,

@@ -66,13 +66,13 @@ pub(crate) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// kubectl against a lab.
-struct Kubectl {
+pub(crate) struct Kubectl {
     program: PathBuf,
     kubeconfig: String,
 }
 
 impl Kubectl {
-    fn new(weft: &Path, lab: &Lab) -> anyhow::Result<Self> {
+    pub(crate) fn new(weft: &Path, lab: &Lab) -> anyhow::Result<Self> {
         let output = Command::new(weft)
             .args(["lab", "kubeconfig", "--name", lab.name()])
             .output()?;
@@ -97,7 +97,7 @@ impl Kubectl {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.command(arguments).output().context("kubectl")?;
         if !output.status.success() {
             bail!(
@@ -109,7 +109,7 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    fn apply(&self, objects: &[Value]) -> anyhow::Result<()> {
+    pub(crate) fn apply(&self, objects: &[Value]) -> anyhow::Result<()> {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         let mut apply = self
             .command(&["apply", "-f", "-"])

@@ -39,7 +39,16 @@ const TABLE: &[(&str, &[&str])] = &[
     // Drives the binary from outside; not a part of it.
     (
         "weft-bench",
-        &["weft-desired", "weft-sys", "weft-kernel", "weft-netlab"],
+        &[
+            "weft-model",
+            "weft-desired",
+            "weft-compile",
+            "weft-iptables",
+            "weft-sys",
+            "weft-kernel",
+            "weft-kube",
+            "weft-netlab",
+        ],
     ),
 ];
 

@@ -1,0 +1,118 @@
+//! A rolling update under load: endpoints leave before their pods stop serving, and no request
+//! fails.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, wait_for};
+use crate::report::{Report, Unit};
+use crate::workloads::Kubectl;
+
+const REPLICAS: u32 = 20;
+/// New connections a second.
+const RATE: u32 = 1000;
+const PORT: u16 = 7000;
+const PATIENCE: Duration = Duration::from_secs(180);
+const SERVE: &str = include_str!("../../../tests/lab/serve.py");
+const REQUESTS: &str = include_str!("../../../tests/lab/requests.py");
+
+pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
+    report.section(&format!(
+        "a rolling update of {REPLICAS} replicas under {RATE} requests a second, each by a new connection"
+    ));
+    let lab = Lab::up(weft, 2)?;
+    let kubectl = Kubectl::new(weft, &lab)?;
+    kubectl.apply(&objects())?;
+    kubectl.run(&["rollout", "status", "deployment/web", "--timeout=180s"])?;
+    wait_for(PATIENCE, "the client runs", || {
+        Ok(lab.output("client", ["true"]).is_ok())
+    })?;
+    let address = kubectl.run(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"])?;
+    let (port, rate) = (PORT.to_string(), RATE.to_string());
+    let mut requests = lab
+        .exec(
+            "client",
+            ["python3", "-c", REQUESTS, &address, &port, &rate],
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let updated = update(&kubectl);
+    drop(requests.stdin.take());
+    let (made, failures) = told(&mut requests)?;
+    requests.wait()?;
+    updated?;
+    report.value("requests made", Unit::Rate("requests"), made);
+    report.value(
+        "requests that failed",
+        Unit::Rate("requests"),
+        failures.len() as f64,
+    );
+    for failure in failures.iter().take(5) {
+        report.note(failure);
+    }
+    Ok(())
+}
+
+fn update(kubectl: &Kubectl) -> anyhow::Result<()> {
+    kubectl.run(&["rollout", "restart", "deployment/web"])?;
+    kubectl.run(&["rollout", "status", "deployment/web", "--timeout=180s"])?;
+    wait_for(PATIENCE, "the pods of before are gone", || {
+        let pods = kubectl.run(&["get", "pods", "-l", "app=web", "-o", "name"])?;
+        Ok(pods.lines().count() == REPLICAS as usize)
+    })
+}
+
+/// How many requests were made, and what those said that failed.
+fn told(requests: &mut Child) -> anyhow::Result<(f64, Vec<String>)> {
+    let output = requests.stdout.take().context("no standard output")?;
+    let (mut made, mut failures) = (0.0, Vec::new());
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        match serde_json::from_str::<Value>(&line) {
+            Ok(counts) => made = counts["made"].as_f64().context("no count")?,
+            Err(_) => failures.push(line),
+        }
+    }
+    if made == 0.0 {
+        bail!("no request was answered: {failures:?}");
+    }
+    Ok((made, failures))
+}
+
+fn objects() -> Vec<Value> {
+    let server = json!({
+        "terminationGracePeriodSeconds": 15,
+        "containers": [{
+            "name": "c", "image": "debian",
+            "command": ["python3", "-c", SERVE, PORT.to_string()],
+            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+            "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
+        }],
+    });
+    vec![
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": {
+                "replicas": REPLICAS,
+                "selector": {"matchLabels": {"app": "web"}},
+                "template": {"metadata": {"labels": {"app": "web"}}, "spec": server},
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": PORT}]},
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"},
+            "spec": {"containers": [
+                {"name": "c", "image": "debian", "command": ["sleep", "infinity"]},
+            ]},
+        }),
+    ]
+}
