@@ -111,6 +111,15 @@ fn rules(lab: &Lab, mode: &str) -> Result<BTreeSet<String>, String> {
         .collect())
 }
 
+/// Dropped, it is true: a storm ends, however those end who are in it.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Storm {
     lab: Lab,
     traffic: Running,
@@ -155,15 +164,17 @@ impl Storm {
     /// Everything changes all the time while agents die, one after the other.
     #[track_caller]
     fn rage(&self, kills: usize) {
+        let lab = &self.lab;
         let (done, rounds) = (AtomicBool::new(false), AtomicUsize::new(1));
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     let round = rounds.fetch_add(1, Ordering::Relaxed);
                     let manifest = probe::manifest(&slices(round));
-                    self.lab.kubectl_apply("default", &manifest).ok();
+                    lab.kubectl_apply("default", &manifest).ok();
                 }
             });
+            let _end = End(&done);
             for _ in 0..kills {
                 let agents = eventually("an agent runs", || {
                     expect(self.lab.processes("weft agent"), |agents| agents.len() == 1)
@@ -176,7 +187,6 @@ impl Storm {
                     .into_iter()
                     .for_each(|agent| self.lab.kill_part("weft agent", agent));
             }
-            done.store(true, Ordering::Relaxed);
         });
     }
 

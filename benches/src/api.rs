@@ -380,7 +380,7 @@ fn writes(
         }
         disk.push(synced(&api.folder, writers, Room::Growing)?);
         ready.push(synced(&api.folder, writers, Room::Prepared)?);
-        let mut client = api.client("put");
+        let mut client = api.client("put")?;
         // The last one counts.
         client.arg(format!("-url={}", minimal.url)).args(&flags);
         least.push(rate(run(&mut client)?)?);

@@ -458,13 +458,13 @@ fn read_endpoint(
             }
             Ok(address)
         })
-        .collect::<Decoded<_>>()?;
+        .collect::<Decoded<Vec<_>>>()?;
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions
         .and_then(|conditions| conditions.ready)
         .unwrap_or(true);
     Ok(Endpoint {
-        addresses,
+        addresses: addresses.into(),
         ready,
         serving: conditions
             .and_then(|conditions| conditions.serving)
@@ -484,9 +484,9 @@ fn read_endpoint(
                 target
                     .name
                     .as_deref()
-                    .map(|name| ObjectKey::new(namespace, name))
+                    .map(|name| Box::new(ObjectKey::new(namespace, name)))
             }),
-        hints: hints(endpoint),
+        hints: hints(endpoint).into(),
     })
 }
 
@@ -727,7 +727,10 @@ mod tests {
         };
         assert_eq!(slice.ports.len(), 1);
         assert!(slice.endpoints[0].ready && slice.endpoints[0].serving);
-        assert_eq!(slice.endpoints[0].pod, Some(ObjectKey::new("n", "p")));
+        assert_eq!(
+            slice.endpoints[0].pod.as_deref(),
+            Some(&ObjectKey::new("n", "p"))
+        );
         assert!(
             !slice.endpoints[1].ready
                 && slice.endpoints[1].serving

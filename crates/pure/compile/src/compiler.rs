@@ -201,6 +201,16 @@ impl Compiler {
         )
     }
 
+    /// Keeps the same in less memory: to be called when a whole cluster has come in, in the
+    /// order of names.
+    pub fn tighten(&mut self) {
+        self.cluster.tighten();
+        self.services.tighten();
+        let desired = &mut self.desired;
+        desired.services = std::mem::take(&mut desired.services).into_iter().collect();
+        desired.frontends = std::mem::take(&mut desired.frontends).into_iter().collect();
+    }
+
     /// Takes a change of the cluster in.
     pub fn apply(&mut self, change: Change) -> Touched {
         self.apply_all([change])

@@ -160,7 +160,7 @@ fn fill(
             let before = slice.endpoints.clone();
             slice.endpoints = before
                 .iter()
-                .filter_map(|endpoint| endpoint.pod.as_ref())
+                .filter_map(|endpoint| endpoint.pod.as_deref())
                 .filter(|pod| seen.insert((*pod).clone()))
                 .filter_map(|pod| missing.remove(pod))
                 .collect();
@@ -223,7 +223,7 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
         .find(|address| IpFamily::of(**address) == family)?;
     let ready = service.publish_not_ready || (pod.ready && !pod.terminating);
     Some(Endpoint {
-        addresses: vec![*address],
+        addresses: vec![*address].into(),
         ready,
         // KEP-1672: readiness regardless of termination, and of what is published.
         serving: pod.ready,
@@ -231,8 +231,8 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
         node: pod.node.clone(),
         zone: pod.zone.clone(),
         hostname: pod.hostname.clone(),
-        pod: Some(pod.pod.clone()),
-        hints: hints(service, pod, ready),
+        pod: Some(Box::new(pod.pod.clone())),
+        hints: hints(service, pod, ready).into(),
     })
 }
 
@@ -414,7 +414,7 @@ mod tests {
             };
             let endpoint = endpoint(&service, &pod, IpFamily::V4).unwrap();
             assert!(endpoint.hints.nodes.is_empty());
-            endpoint.hints.zones.into_iter().collect::<Vec<_>>()
+            endpoint.hints.zones.iter().cloned().collect::<Vec<_>>()
         };
         assert_eq!(zones(true, true, Some("a")), ["a".into()]);
         assert!(zones(false, true, Some("a")).is_empty());

@@ -85,6 +85,11 @@ impl Services {
         touched
     }
 
+    /// Keeps the same in less memory.
+    pub(crate) fn tighten(&mut self) {
+        self.claims.tighten();
+    }
+
     /// Services whose endpoints depend on the labels of their nodes.
     pub(crate) fn by_topology(&self) -> impl Iterator<Item = &ObjectKey> {
         self.by_topology.iter()

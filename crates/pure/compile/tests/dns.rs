@@ -72,7 +72,7 @@ fn put(service: Service) -> Change {
 
 fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
     Endpoint {
-        addresses: vec![ip(address)],
+        addresses: vec![ip(address)].into(),
         ready,
         serving: ready,
         terminating: false,

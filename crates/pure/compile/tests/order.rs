@@ -159,7 +159,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     );
     (0..6u8, conditions, prop::option::of(0..3u8), hints).prop_map(
         |(address, (ready, serving, terminating), node, (zone, for_node))| Endpoint {
-            addresses: vec![pod_address(address)],
+            addresses: vec![pod_address(address)].into(),
             ready: ready && !terminating,
             serving,
             terminating,
@@ -173,7 +173,8 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
                     .map(|node| format!("node-{node}").as_str().into())
                     .into_iter()
                     .collect(),
-            },
+            }
+            .into(),
         },
     )
 }

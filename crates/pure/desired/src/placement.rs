@@ -73,10 +73,13 @@ pub fn place(actual: &BTreeMap<u32, Backend>, desired: &BTreeSet<Backend>) -> Ve
         }
     }
     let mut missing = missing.into_iter();
-    slots
-        .into_iter()
-        .filter_map(|slot| slot.or_else(|| missing.next()))
-        .collect()
+    let mut placed = Vec::with_capacity(slots.len());
+    placed.extend(
+        slots
+            .into_iter()
+            .filter_map(|slot| slot.or_else(|| missing.next())),
+    );
+    placed
 }
 
 #[cfg(test)]

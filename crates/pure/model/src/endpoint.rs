@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,7 @@ pub struct EndpointPort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses`: the first is the endpoint's; the API allows more and gives them no meaning.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
     /// `conditions.ready`; absent counts as ready.
     pub ready: bool,
     /// `conditions.serving`; absent counts as serving.
@@ -65,10 +66,10 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
     /// The pod of `targetRef`, if it is one.
     #[serde(default)]
-    pub pod: Option<ObjectKey>,
+    pub pod: Option<Box<ObjectKey>>,
     /// `hints`: for whose clients it is meant.
     #[serde(default)]
-    pub hints: Hints,
+    pub hints: RareHints,
 }
 
 /// Whose clients an endpoint is meant for. Empty: everybody's.
@@ -80,6 +81,74 @@ pub struct Hints {
     /// `hints.forNodes`.
     #[serde(default)]
     pub nodes: BTreeSet<NodeName>,
+}
+
+/// Hints, where there mostly are none: then a pointer's place is all they take. There are
+/// hundreds of thousands of endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Hints", into = "Hints")]
+pub struct RareHints(Option<Box<Hints>>);
+
+static NO_HINTS: Hints = Hints {
+    zones: BTreeSet::new(),
+    nodes: BTreeSet::new(),
+};
+
+impl From<Hints> for RareHints {
+    fn from(hints: Hints) -> Self {
+        Self((hints != NO_HINTS).then(|| Box::new(hints)))
+    }
+}
+
+impl From<RareHints> for Hints {
+    fn from(hints: RareHints) -> Self {
+        hints.0.map_or_else(Hints::default, |hints| *hints)
+    }
+}
+
+impl Deref for RareHints {
+    type Target = Hints;
+
+    fn deref(&self) -> &Hints {
+        self.0.as_deref().unwrap_or(&NO_HINTS)
+    }
+}
+
+/// Addresses of one endpoint: nearly always one, which needs no place of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<IpAddr>", into = "Vec<IpAddr>")]
+pub struct Addresses(Held);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Held {
+    One(IpAddr),
+    Others(Box<[IpAddr]>),
+}
+
+impl From<Vec<IpAddr>> for Addresses {
+    fn from(addresses: Vec<IpAddr>) -> Self {
+        Self(match addresses[..] {
+            [address] => Held::One(address),
+            _ => Held::Others(addresses.into()),
+        })
+    }
+}
+
+impl From<Addresses> for Vec<IpAddr> {
+    fn from(addresses: Addresses) -> Self {
+        addresses.to_vec()
+    }
+}
+
+impl Deref for Addresses {
+    type Target = [IpAddr];
+
+    fn deref(&self) -> &[IpAddr] {
+        match &self.0 {
+            Held::One(address) => std::slice::from_ref(address),
+            Held::Others(addresses) => addresses,
+        }
+    }
 }
 
 impl Endpoint {

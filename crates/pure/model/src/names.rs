@@ -89,7 +89,6 @@ impl Names {
     }
 
     fn endpoint(&mut self, endpoint: &mut Endpoint) {
-        endpoint.addresses.shrink_to_fit();
         if let Some(node) = &mut endpoint.node {
             self.node(node);
         }
@@ -99,7 +98,9 @@ impl Names {
         if let Some(pod) = &mut endpoint.pod {
             self.text(&mut pod.namespace);
         }
-        self.hints(&mut endpoint.hints);
+        let mut hints = Hints::from(std::mem::take(&mut endpoint.hints));
+        self.hints(&mut hints);
+        endpoint.hints = hints.into();
     }
 
     fn hints(&mut self, hints: &mut Hints) {
@@ -132,7 +133,7 @@ mod tests {
     fn slice(number: usize, node: &str) -> Change {
         let mut endpoints = Vec::with_capacity(9);
         endpoints.push(Endpoint {
-            addresses: vec![IpAddr::from([10, 244, 0, 1])],
+            addresses: vec![IpAddr::from([10, 244, 0, 1])].into(),
             ready: true,
             serving: true,
             terminating: false,
@@ -143,7 +144,8 @@ mod tests {
             hints: Hints {
                 zones: ["east".into()].into(),
                 nodes: BTreeSet::new(),
-            },
+            }
+            .into(),
         });
         Change::Put(Object::EndpointSlice(EndpointSlice {
             key: ObjectKey::new("shop", &format!("web-{number}")),

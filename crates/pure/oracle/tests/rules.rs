@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use weft_model::{
-    Change, Cluster, Endpoint, EndpointPort, EndpointSlice, External, IpFamily, Node, Object,
-    ObjectKey, Pod, Port, Protocol, Service, ServiceAddress, ServicePort, ServiceType,
+    Change, Cluster, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Node,
+    Object, ObjectKey, Pod, Port, Protocol, Service, ServiceAddress, ServicePort, ServiceType,
     TrafficPolicy,
 };
 use weft_oracle::{
@@ -103,7 +103,7 @@ fn slice(service: &str, name: &str, family: IpFamily, endpoints: &[&str]) -> End
         let addresses = ips(&[words.next().unwrap()]);
         let state = words.next().unwrap();
         Endpoint {
-            addresses,
+            addresses: addresses.into(),
             ready: state == "ready",
             serving: state == "ready" || state == "closing",
             terminating: state == "closing" || state == "closed",
@@ -855,9 +855,16 @@ fn hints_and_topology_keys_choose_the_near_ones() {
         &["10.244.1.5 ready @node-1", "10.244.2.5 ready @node-2"],
     );
     let plain = hinted.clone();
-    hinted.endpoints[0].hints.zones = ["west".into()].into();
+    let zone = |name: &str| {
+        let zones = [name.into()].into();
+        Hints {
+            zones,
+            ..Hints::default()
+        }
+    };
+    hinted.endpoints[0].hints = zone("west").into();
     let one_hint = hinted.clone();
-    hinted.endpoints[1].hints.zones = ["east".into()].into();
+    hinted.endpoints[1].hints = zone("east").into();
     let keyed = |keys: &[&str]| Service {
         topology_keys: keys.iter().map(|key| (*key).into()).collect(),
         ..service("web", &["10.96.0.20"])

@@ -281,6 +281,7 @@ impl Agent {
             self.in_sync = true;
             self.reconcile(Why::Start);
             // The lists as they came from the API are gone.
+            self.compiler.tighten();
             weft_sys::memory::give_back();
         } else if self.in_sync && !self.pending.is_empty() {
             self.write_pending();

@@ -164,7 +164,7 @@ impl EndpointSlices {
             .endpoints
             .iter()
             .map(|endpoint| {
-                let pod = endpoint.pod.as_ref();
+                let pod = endpoint.pod.as_deref();
                 json!({
                     "addresses": endpoint.addresses,
                     "conditions": {
