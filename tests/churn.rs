@@ -1,6 +1,6 @@
 //! Pods that come and go, and what they leave: nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::json;
@@ -47,7 +47,6 @@ pub(crate) fn pods_come_and_go(name: &str, rounds: usize, victims: &[&str]) {
     // A first pod makes what the node keeps.
     churn(&lab, "first", None);
     let before = inventory(&lab).unwrap();
-    let held = descriptors(&lab);
     for round in 0..rounds {
         let victim = (!victims.is_empty()).then(|| victims[round % victims.len()]);
         churn(&lab, &format!("round-{round}"), victim);
@@ -61,31 +60,32 @@ pub(crate) fn pods_come_and_go(name: &str, rounds: usize, victims: &[&str]) {
             expect(differences, Vec::is_empty)
         });
     }
-    // Connections that wait for their next use, and what was connected anew after a kill: not one
-    // thing for each pod.
-    let spare = AT_ONCE + if victims.is_empty() { 0 } else { 10 * rounds };
-    for (part, most) in descriptors(&lab) {
-        let had = held.get(&part).copied().unwrap_or_default();
-        assert!(
-            most <= had + spare,
-            "{part} holds {most} descriptors, {had} before: {spare} more are allowed"
-        );
+    // However many pods there were and whatever died: once connections that wait for their next
+    // use are closed, each part holds what it holds in a lab where nothing has happened.
+    for (part, most) in DESCRIPTORS {
+        eventually(&format!("{part} holds at most {most} descriptors"), || {
+            expect(descriptors(&lab, part), |held| *held <= most)
+        });
     }
 }
 
-/// How many descriptors the processes of each part hold, at the most.
-fn descriptors(lab: &Lab) -> BTreeMap<String, usize> {
-    PARTS
-        .iter()
-        .chain(&["weft agent"])
-        .map(|part| {
-            let held = lab
-                .processes(part)
-                .into_iter()
-                .map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count));
-            ((*part).to_owned(), held.max().unwrap_or_default())
-        })
-        .collect()
+/// How many descriptors a process of a part may hold when nothing goes on: what it was seen to
+/// hold in a lab of two nodes (82, of which 67 are connections, 40, 21 and 19; most are watches),
+/// and requests that are under way (a Lease is renewed, an Event is told).
+const DESCRIPTORS: [(&str, usize); 4] = [
+    ("weft internal apiserver", 100),
+    ("weft internal controllers", 46),
+    ("weft internal kubelet", 26),
+    ("weft agent", 24),
+];
+
+/// How many descriptors the processes of a part hold, at the most.
+fn descriptors(lab: &Lab, part: &str) -> usize {
+    let held = lab
+        .processes(part)
+        .into_iter()
+        .map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count));
+    held.max().unwrap_or_default()
 }
 
 /// Lines that one has more often than the other.

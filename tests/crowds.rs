@@ -47,10 +47,13 @@ impl Drop for Crowd {
     }
 }
 
-/// What a process keeps resident, in KiB (proc(5), status).
-fn resident(process: i32) -> u64 {
+/// What a process has written to memory, in KiB (proc(5), status): not the pages of the program,
+/// of which more are there the more of it has run.
+fn written(process: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
     let kibibytes = line.unwrap().trim().split(' ').next();
     kibibytes.unwrap().parse().unwrap()
 }
@@ -67,8 +70,14 @@ async fn in_time<T>(what: impl Future<Output = T>) -> T {
 /// What a connection may cost, in KiB, whatever its client does not say.
 const COST: u64 = 64;
 
-/// What may stay of one that is gone, in KiB, on the average of many.
-const LEFT: u64 = 2;
+/// What may stay of one that is gone, in KiB, on the average of many. Measured over four crowds:
+/// 0.16 KiB.
+const LEFT: f64 = 0.5;
+
+/// How much more the second crowd may take than the first has left, in KiB. Measured: 10,600 KiB,
+/// all of it free memory that the allocator does not give back because of what lies between: after
+/// malloc_trim(3) a server has 12 MiB after one crowd, and 13 after three.
+const SETTLING: u64 = 16 << 10;
 
 #[test]
 fn a_thousand_idle_connections_are_in_nobodys_way() {
@@ -76,7 +85,13 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
     const CROWDS: usize = 6;
     let folder = tempfile::tempdir().unwrap();
     let setting = Setting::new(folder.path());
-    let server = setting.start();
+    // With one arena (mallopt(3)) what is free is free for every thread. With more of them, which
+    // thread has served whom decides how much is held, and a leak of this size would be lost in it:
+    // the same crowds leave up to 4 MiB more, now here, now there.
+    let one_arena = Spawn::new("/usr/bin/env")
+        .arg("MALLOC_ARENA_MAX=1")
+        .arg(env!("CARGO_BIN_EXE_weft"));
+    let server = setting.start_as(one_arena, &folder.path().join("store.redb"));
     let runtime = runtime();
     let api = runtime.block_on(in_time(connect(&setting.kubeconfig)));
     let create = |name: &str, api: &Api<ConfigMap>| {
@@ -86,7 +101,7 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
     };
     create("before", &api);
     let process = server.id();
-    let (memory, files) = (resident(process), descriptors(process));
+    let (memory, files) = (written(process), descriptors(process));
     let mut after = Vec::new();
     for round in 0..CROWDS {
         let crowd = Crowd::new(&setting, IDLE, IDLE);
@@ -96,7 +111,7 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
         create(&format!("old-{round}"), &api);
         let another = runtime.block_on(in_time(connect(&setting.kubeconfig)));
         create(&format!("new-{round}"), &another);
-        let grown = resident(process).saturating_sub(memory);
+        let grown = written(process).saturating_sub(memory);
         assert!(
             grown < 2 * IDLE as u64 * COST,
             "round {round}: {grown} KiB more than {memory}"
@@ -105,12 +120,16 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
         eventually("nothing is left of them", || {
             expect(descriptors(process), |now| *now <= files + 8)
         });
-        after.push(resident(process));
+        after.push(written(process));
     }
-    // What the allocator keeps settles with the second crowd; a leak would go on.
-    let grown = after[CROWDS - 1].saturating_sub(after[1]);
+    let grown = |from: usize, to: usize| after[to].saturating_sub(after[from]);
     assert!(
-        grown < LEFT * (2 * IDLE * (CROWDS - 2)) as u64,
+        grown(0, 1) < SETTLING,
+        "it does not settle, in KiB: {after:?}"
+    );
+    let gone = 2 * IDLE * (CROWDS - 2);
+    assert!(
+        (grown(1, CROWDS - 1) as f64) < LEFT * gone as f64,
         "it grows with each crowd, in KiB: {after:?}"
     );
     server.end();

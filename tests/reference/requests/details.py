@@ -1,14 +1,10 @@
 """Fields of the network's kinds that the other scenes leave alone."""
 
+from fields import WEB as backend
+from fields import container
+from fields import ingress_rule as rule
+from fields import pod as spec
 from scene import JSON_PATCH, MERGE_PATCH, Scene
-
-
-def container(name="c", **more):
-    return {"name": name, "image": "registry.example/app:1", **more}
-
-
-def spec(*containers, **fields):
-    return {"spec": {"containers": list(containers) or [container()], **fields}}
 
 
 def pods():
@@ -224,14 +220,6 @@ def slices():
 def routes():
     """Ingresses and policies: what the scenes named after them leave out, and updates."""
     s = Scene("route-details")
-    backend = {"service": {"name": "web", "port": {"number": 80}}}
-
-    def rule(path="/", path_type="Prefix", host=None, back=None):
-        one = {"http": {"paths": [{"path": path, "pathType": path_type, "backend": back or backend}]}}
-        if host is not None:
-            one["host"] = host
-        return {"spec": {"rules": [one]}}
-
     for label, fields in {
         "host-empty": rule(host=""),
         "host-dot": rule(host="a.example."),

@@ -1,5 +1,7 @@
 """Endpoints, EndpointSlices, NetworkPolicies, Ingresses and their classes."""
 
+from fields import WEB as backend
+from fields import ingress_rule as rule
 from scene import MERGE_PATCH, Scene
 
 
@@ -177,14 +179,6 @@ def policies():
 
 def ingresses():
     s = Scene("ingresses")
-    backend = {"service": {"name": "web", "port": {"number": 80}}}
-
-    def rule(path="/", path_type="Prefix", host=None, back=None):
-        one = {"http": {"paths": [{"path": path, "pathType": path_type, "backend": back or backend}]}}
-        if host is not None:
-            one["host"] = host
-        return {"spec": {"rules": [one]}}
-
     for label, fields in {
         "default-backend": {"spec": {"defaultBackend": backend}},
         "nothing": {"spec": {}},

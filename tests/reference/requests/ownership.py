@@ -1,10 +1,7 @@
 """Who owns which fields after creates, updates, patches and applies."""
 
+from fields import container
 from scene import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, Scene
-
-
-def container(name="c", **more):
-    return {"name": name, "image": "registry.example/app:1", **more}
 
 
 def ownership():

@@ -1,16 +1,8 @@
 """Pods: what concerns the network, containers and probes."""
 
+from fields import IMAGE, container
+from fields import pod as spec
 from scene import JSON_PATCH, MERGE_PATCH, Scene
-
-IMAGE = "registry.example/app:1"
-
-
-def container(name="c", **more):
-    return {"name": name, "image": IMAGE, **more}
-
-
-def spec(*containers, **fields):
-    return {"spec": {"containers": list(containers) or [container()], **fields}}
 
 
 def ports(*given):

@@ -1,5 +1,6 @@
 """Lists, selectors, tables, deletes."""
 
+from fields import WEB as backend
 from scene import MERGE_PATCH, TABLE, Scene
 
 
@@ -83,7 +84,6 @@ def tables():
     s.create("endpointslices", "es-ports", {"addressType": "IPv4", "ports": [{"port": n, "name": f"p{n}"} for n in range(80, 85)], "endpoints": []})
     s.create("networkpolicies", "np-all", {"spec": {"podSelector": {}}})
     s.create("networkpolicies", "np-some", {"spec": {"podSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "In", "values": ["d", "e"]}]}}})
-    backend = {"service": {"name": "web", "port": {"number": 80}}}
     s.create("ingresses", "in-default", {"spec": {"defaultBackend": backend}})
     s.create("ingresses", "in-hosts", {"spec": {"ingressClassName": "nginx", "tls": [{"hosts": ["a.b"]}], "rules": [{"host": f"h{n}.b", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}} for n in range(4)]}})
     s.create("ingressclasses", "table-class", {"spec": {"controller": "example.com/a", "parameters": {"kind": "Config", "name": "c", "apiGroup": "example.com"}}})

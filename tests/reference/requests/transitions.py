@@ -1,14 +1,8 @@
 """What may become of a Service: types, families, ports."""
 
+from fields import service as spec
+from fields import service_port as port
 from scene import JSON_PATCH, MERGE_PATCH, Scene
-
-
-def port(number=80, **more):
-    return {"port": number, **more}
-
-
-def spec(*ports, **fields):
-    return {"spec": {"ports": list(ports) or [port()], **fields}}
 
 
 FORMS = {

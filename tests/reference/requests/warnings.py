@@ -1,14 +1,8 @@
 """Values that are allowed, and warned of."""
 
+from fields import container
+from fields import pod_spec as spec
 from scene import MERGE_PATCH, Scene
-
-
-def container(name="c", **more):
-    return {"name": name, "image": "registry.example/app:1", **more}
-
-
-def spec(*containers, **fields):
-    return {"containers": list(containers) or [container()], **fields}
 
 
 def ports(*given):

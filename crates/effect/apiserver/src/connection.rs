@@ -31,8 +31,9 @@ use crate::traffic::{Noted, Sent, Traffic, Verdict};
 
 /// How often a silent HTTP/2 client is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Requests at once on one HTTP/2 connection; a client's watches all share one.
-const MAX_STREAMS: u32 = 1000;
+/// Requests at once on one HTTP/2 connection, as many as kube-apiserver allows
+/// (`--http2-max-streams-per-connection`: 250): a client with more opens another connection.
+const MAX_STREAMS: u32 = 250;
 
 /// How long a client may keep the server waiting.
 #[derive(Clone, Copy, Debug)]

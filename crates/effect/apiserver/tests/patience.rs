@@ -20,15 +20,13 @@ use weft_apiserver::Patience;
 /// Long enough for a busy machine to do what is wanted, short enough to wait for.
 const SHORT: Duration = Duration::from_secs(2);
 
-async fn server() -> TestServer {
+/// A server that is impatient in what is set here, and has the patience of every server in
+/// everything else: what ends, ends for the reason under test.
+async fn server(short: impl FnOnce(&mut Patience)) -> TestServer {
     let directory = tempfile::tempdir().unwrap();
     TestServer::start_with(directory, |config| {
-        config.patience = Patience {
-            handshake: SHORT,
-            idle: SHORT,
-            body: SHORT,
-            unread: SHORT,
-        };
+        config.patience = Patience::default();
+        short(&mut config.patience);
     })
     .await
 }
@@ -53,13 +51,19 @@ async fn rest(stream: &mut impl Stream) -> Vec<u8> {
 
 #[tokio::test]
 async fn who_begins_nothing_is_closed() {
-    let server = server().await;
+    let server = server(|patience| patience.handshake = SHORT).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(rest(&mut silent).await, b"");
     let mut halfway = TcpStream::connect(server.address).await.unwrap();
     // The beginning of a record that never comes: a handshake of TLS 1.0 form, 512 bytes long.
     halfway.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
     assert_eq!(rest(&mut halfway).await, b"");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_nothing_is_closed() {
+    let server = server(|patience| patience.idle = SHORT).await;
     for protocol in ["", "http/1.1", "h2"] {
         let mut quiet = server.tls(None, protocol).await;
         let said = rest(&mut quiet).await;
@@ -96,7 +100,7 @@ async fn what_is_no_handshake_is_refused_at_once() {
 
 #[tokio::test]
 async fn half_a_head_is_not_waited_for() {
-    let server = server().await;
+    let server = server(|patience| patience.idle = SHORT).await;
     for protocol in ["http/1.1", "h2"] {
         let mut stream = server.tls(None, protocol).await;
         stream
@@ -111,7 +115,7 @@ async fn half_a_head_is_not_waited_for() {
 
 #[tokio::test]
 async fn an_idle_connection_ends_and_a_quiet_watch_does_not() {
-    let server = server().await;
+    let server = server(|patience| patience.idle = SHORT).await;
     let mut client = server.client().await;
     let mut watch = server
         .client()
@@ -152,7 +156,7 @@ fn get(path: &str) -> http::Request<Empty<Bytes>> {
 
 #[tokio::test]
 async fn of_two_idle_connections_of_http_2_the_one_with_a_watch_stays() {
-    let server = server().await;
+    let server = server(|patience| patience.idle = SHORT).await;
     let (mut watching, watch_ended) = http2(&server).await;
     let watch = watching.send_request(get(&format!("{WIDGETS}?watch=1")));
     let mut watch = watch.await.unwrap().into_body();
@@ -174,7 +178,7 @@ async fn of_two_idle_connections_of_http_2_the_one_with_a_watch_stays() {
 
 #[tokio::test]
 async fn a_window_that_is_not_opened_is_not_waited_for() {
-    let server = server().await;
+    let server = server(|patience| patience.unread = SHORT).await;
     let mut client = server.client().await;
     for number in 0..20 {
         let mut object = widget(&format!("w{number}"), json!({}));
@@ -193,7 +197,7 @@ async fn a_window_that_is_not_opened_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_a_timeout() {
-    let server = server().await;
+    let server = server(|patience| patience.body = SHORT).await;
     let admin = server.pki.client("admin", "system:masters").unwrap();
     let mut stream = server.tls(Some(&admin), "http/1.1").await;
     let head = format!(
@@ -249,7 +253,12 @@ async fn a_body_of_unknown_length_is_bounded_too() {
 
 #[tokio::test]
 async fn who_takes_nothing_of_an_answer_loses_it() {
-    let server = server().await;
+    let server = server(|patience| {
+        patience.unread = SHORT;
+        // The clock of this test.
+        patience.idle = SHORT;
+    })
+    .await;
     let mut client = server.client().await;
     // More than the sockets of both ends hold (tcp(7), tcp_wmem: 4 MiB), however they grow.
     let (count, length) = (180, 100_000);

@@ -8,6 +8,8 @@ use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 
+use crate::transport;
+
 /// Where the API is and who we are there.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
@@ -60,7 +62,7 @@ pub async fn connect(access: &Access, program: &'static str) -> Result<Client, A
     }
     let name = HeaderValue::from_static(program);
     config.headers.push((USER_AGENT, name));
-    Client::try_from(config).map_err(AccessError::Client)
+    transport::client(config).map_err(AccessError::Client)
 }
 
 async fn from_file(path: PathBuf) -> Result<Config, AccessError> {

@@ -6,6 +6,7 @@
 mod access;
 mod decode;
 mod pauses;
+mod transport;
 mod watch;
 
 pub use access::{Access, AccessError, connect};
