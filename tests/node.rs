@@ -5,51 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, eventually, expect};
-
-/// Three replicas that leave an unreachable node at once, on nodes of their own where they can,
-/// and their Service.
-fn web() -> String {
-    let patience = json!([{
-        "key": "node.kubernetes.io/unreachable", "operator": "Exists",
-        "effect": "NoExecute", "tolerationSeconds": 1,
-    }]);
-    let deployment = json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "web"},
-        "spec": {
-            "replicas": 3,
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "tolerations": patience,
-                    "containers": [{"name": "c", "image": "busybox", "command": ["sleep", "infinity"]}],
-                },
-            },
-        },
-    });
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web"},
-        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]},
-    });
-    json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]}).to_string()
-}
+use crate::silence::{nodes_of_endpoints, ready, web};
 
 fn node(lab: &Lab, verb: &str, arguments: &[&str]) -> crate::lab::Ran {
     lab.weft(&["node", verb], arguments)
-}
-
-fn ready(lab: &Lab, node: &str) -> Result<String, String> {
-    let path = "{.status.conditions[?(@.type=='Ready')].status}";
-    lab.field(&["node", node], path)
-}
-
-fn nodes_of_endpoints(lab: &Lab) -> Result<String, String> {
-    lab.field(&["endpoints", "web"], "{.subsets[*].addresses[*].nodeName}")
 }
 
 fn node_names(lab: &Lab) -> Vec<String> {
@@ -112,7 +71,7 @@ fn a_node_joins_works_and_leaves() {
         object["status"]["capacity"],
         json!({"cpu": "2500m", "memory": "3145728Ki", "pods": "40"})
     );
-    assert_eq!(ready(&lab, "gpu").unwrap(), "True");
+    assert_eq!(ready(&lab, &["node", "gpu"]).unwrap(), "True");
     // Its daemon, and a pod of its own that the others' pods reach.
     let daemons = ["-n", "kube-system", "daemonset", "weft-agent"];
     eventually("the new node has its agent", || {
@@ -243,7 +202,9 @@ fn a_link_is_cut_and_mended() {
     );
     assert!(!reaches(&lab, "node-1", "172.30.0.13") && !reaches(&lab, "node-3", "172.30.0.11"));
     eventually("nobody knows how the node is", || {
-        expect(ready(&lab, "node-3")?, |status| status == "Unknown")
+        expect(ready(&lab, &["node", "node-3"])?, |status| {
+            status == "Unknown"
+        })
     });
     eventually(
         "its replica is out of the Service, and another is in",
@@ -259,7 +220,7 @@ fn a_link_is_cut_and_mended() {
     let heal = node(&lab, "heal", &["node-3"]).ok();
     assert!(heal.contains("connected"), "{heal}");
     eventually("the node is back", || {
-        expect(ready(&lab, "node-3")?, |status| status == "True")?;
+        expect(ready(&lab, &["node", "node-3"])?, |status| status == "True")?;
         let taints = lab.field(&["node", "node-3"], "{.spec.taints}")?;
         expect(taints, String::is_empty)
     });

@@ -16,7 +16,8 @@ fn signal(lab: &Lab, node: &str, signal: &str) {
     lab.sh(node, &script).ok();
 }
 
-fn manifest() -> String {
+/// Three replicas that leave an unreachable node at once, and their Service.
+pub(crate) fn web() -> String {
     let patience = json!([{
         "key": "node.kubernetes.io/unreachable", "operator": "Exists",
         "effect": "NoExecute", "tolerationSeconds": 1,
@@ -47,18 +48,18 @@ fn manifest() -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]}).to_string()
 }
 
-fn nodes_of_endpoints(lab: &Lab) -> Result<String, String> {
+pub(crate) fn nodes_of_endpoints(lab: &Lab) -> Result<String, String> {
     lab.field(&["endpoints", "web"], "{.subsets[*].addresses[*].nodeName}")
 }
 
-fn ready(lab: &Lab, object: &[&str]) -> Result<String, String> {
+pub(crate) fn ready(lab: &Lab, object: &[&str]) -> Result<String, String> {
     lab.field(object, "{.status.conditions[?(@.type=='Ready')].status}")
 }
 
 #[test]
 fn a_silent_node_loses_its_pods_and_comes_back() {
     let lab = Lab::up("silence", &["--nodes", "3", "--node-grace", "15"]);
-    lab.apply("default", &manifest());
+    lab.apply("default", &web());
     lab.pods_ready("default", "app=web");
     eventually("every node has a replica behind the Service", || {
         expect(nodes_of_endpoints(&lab)?, |nodes| {

@@ -8,6 +8,7 @@ require (
 	k8s.io/kubernetes v1.23.3
 	k8s.io/utils v0.0.0-20211116205334-6203023598ed
 	sigs.k8s.io/yaml v1.2.0
+	weft.invalid/scene v0.0.0
 )
 
 replace k8s.io/api => k8s.io/api v0.23.3
@@ -77,3 +78,5 @@ replace sigs.k8s.io/json => sigs.k8s.io/json v0.0.0-20211020170558-c049b76a60c6
 replace sigs.k8s.io/structured-merge-diff/v4 => sigs.k8s.io/structured-merge-diff/v4 v4.2.1
 
 replace sigs.k8s.io/yaml => sigs.k8s.io/yaml v1.2.0
+
+replace weft.invalid/scene => ../scene

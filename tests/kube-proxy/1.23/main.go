@@ -5,31 +5,17 @@
 package main
 
 import (
-	"flag"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	discovery "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/kubernetes/pkg/proxy"
 	"k8s.io/kubernetes/pkg/proxy/iptables"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util/iptables"
 	utiliptables "k8s.io/kubernetes/pkg/util/iptables"
 	utilexec "k8s.io/utils/exec"
-	netutils "k8s.io/utils/net"
-	"sigs.k8s.io/yaml"
+	"weft.invalid/scene"
 )
-
-// noSysctl pretends that every sysctl is 0 and can be set.
-type noSysctl struct{}
-
-func (noSysctl) GetSysctl(string) (int, error) { return 0, nil }
-func (noSysctl) SetSysctl(string, int) error   { return nil }
 
 // unmonitored leaves out the watch over the canaries.
 type unmonitored struct{ utiliptables.Interface }
@@ -37,73 +23,11 @@ type unmonitored struct{ utiliptables.Interface }
 func (unmonitored) Monitor(utiliptables.Chain, []utiliptables.Table, func(), time.Duration, <-chan struct{}) {
 }
 
-func check(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
 func main() {
-	flags := flag.NewFlagSet("scene", flag.ExitOnError)
-	node := flags.String("node", "", "")
-	clusterCIDR := flags.String("cluster-cidr", "", "")
-	detectLocal := flags.String("detect-local", "cluster-cidr", "")
-	masqueradeAll := flags.Bool("masquerade-all", false, "")
-	masqueradeBit := flags.Int("masquerade-bit", 14, "")
-	localhost := flags.Bool("localhost-nodeports", true, "")
-	addresses := flags.String("nodeport-addresses", "", "")
-
-	text, err := os.ReadFile(os.Args[1])
-	check(err)
-	header, _, _ := strings.Cut(string(text), "\n")
-	check(flags.Parse(strings.Fields(strings.TrimPrefix(header, "#"))))
-
-	var services []*v1.Service
-	var slices []*discovery.EndpointSlice
-	var nodes []*v1.Node
-	for _, document := range strings.Split(string(text), "\n---\n") {
-		kind := struct{ Kind string }{}
-		check(yaml.Unmarshal([]byte(document), &kind))
-		switch kind.Kind {
-		case "Service":
-			object := &v1.Service{}
-			check(yaml.Unmarshal([]byte(document), object))
-			services = append(services, object)
-		case "EndpointSlice":
-			object := &discovery.EndpointSlice{}
-			check(yaml.Unmarshal([]byte(document), object))
-			slices = append(slices, object)
-		case "Node":
-			object := &v1.Node{}
-			check(yaml.Unmarshal([]byte(document), object))
-			nodes = append(nodes, object)
-		default:
-			check(fmt.Errorf("a scene has no %q", kind.Kind))
-		}
+	told := scene.Read(false)
+	if told.DetectLocal != "cluster-cidr" || !told.LocalhostNodePorts {
+		scene.Check(fmt.Errorf("kube-proxy 1.23 knows the cluster's CIDR alone, and always has node ports on localhost"))
 	}
-
-	nodeIPs := map[v1.IPFamily]net.IP{}
-	for _, object := range nodes {
-		if object.Name != *node {
-			continue
-		}
-		for _, address := range object.Status.Addresses {
-			ip := netutils.ParseIPSloppy(address.Address)
-			if ip == nil {
-				continue
-			}
-			family, length := v1.IPv4Protocol, "/24"
-			if ip.To4() == nil {
-				family, length = v1.IPv6Protocol, "/64"
-			}
-			if nodeIPs[family] == nil {
-				nodeIPs[family] = ip
-			}
-			check(exec.Command("ip", "address", "add", address.Address+length, "dev", "node", "nodad").Run())
-		}
-	}
-
 	for _, family := range []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol} {
 		protocol, save := utiliptables.ProtocolIPv4, "iptables-save"
 		if family == v1.IPv6Protocol {
@@ -111,45 +35,22 @@ func main() {
 		}
 		ipt := unmonitored{utiliptables.New(utilexec.New(), protocol)}
 		detector := proxyutil.NewNoOpLocalDetector()
-		if *detectLocal != "cluster-cidr" || *localhost != true {
-			check(fmt.Errorf("kube-proxy 1.23 knows the cluster's CIDR alone, and always has node ports on localhost"))
+		for _, cidr := range told.CIDRs(family) {
+			var err error
+			detector, err = proxyutil.NewDetectLocalByCIDR(cidr, ipt)
+			scene.Check(err)
 		}
-		for _, cidr := range strings.Split(*clusterCIDR, ",") {
-			if cidr != "" && netutils.IsIPv6CIDRString(cidr) == (family == v1.IPv6Protocol) {
-				detector, err = proxyutil.NewDetectLocalByCIDR(cidr, ipt)
-				check(err)
-			}
-		}
-		var nodePortAddresses []string
-		if *addresses != "" {
-			nodePortAddresses = strings.Split(*addresses, ",")
-		}
-		proxier, err := iptables.NewProxier(ipt, noSysctl{}, utilexec.New(), time.Hour, 0,
-			*masqueradeAll, *masqueradeBit, detector, *node, nodeIPs[family], events.NewFakeRecorder(1000), nil, nodePortAddresses)
-		check(err)
-		var provider proxy.Provider = proxier
-		for _, object := range nodes {
-			if object.Name == *node {
-				provider.OnNodeAdd(object)
-			}
-		}
-		for _, object := range services {
-			provider.OnServiceAdd(object)
-		}
-		for _, object := range slices {
-			provider.OnEndpointSliceAdd(object)
-		}
-		provider.OnServiceSynced()
-		provider.OnEndpointSlicesSynced()
+		proxier, err := iptables.NewProxier(ipt, scene.NoSysctl{}, utilexec.New(), time.Hour, 0,
+			told.MasqueradeAll, told.MasqueradeBit, detector, told.Node, told.NodeIPs[family],
+			events.NewFakeRecorder(1000), nil, told.NodePortAddresses)
+		scene.Check(err)
+		told.Tell(proxier)
 
 		// The monitor's, which a goroutine would make at some time or other.
 		for _, table := range []utiliptables.Table{utiliptables.TableMangle, utiliptables.TableNAT, utiliptables.TableFilter} {
 			_, err := ipt.EnsureChain(table, "KUBE-PROXY-CANARY")
-			check(err)
+			scene.Check(err)
 		}
-		output, err := exec.Command(save).Output()
-		check(err)
-		fmt.Println("# " + save)
-		fmt.Print(string(output))
+		scene.Print(save)
 	}
 }

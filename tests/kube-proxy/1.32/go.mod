@@ -9,6 +9,7 @@ require (
 	k8s.io/kubernetes v1.32.3
 	k8s.io/utils v0.0.0-20241104100929-3ea5e8cea738
 	sigs.k8s.io/yaml v1.4.0
+	weft.invalid/scene v0.0.0
 )
 
 require (
@@ -130,3 +131,5 @@ replace k8s.io/sample-apiserver => k8s.io/sample-apiserver v0.32.3
 replace k8s.io/sample-cli-plugin => k8s.io/sample-cli-plugin v0.32.3
 
 replace k8s.io/sample-controller => k8s.io/sample-controller v0.32.3
+
+replace weft.invalid/scene => ../scene

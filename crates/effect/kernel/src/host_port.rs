@@ -25,6 +25,9 @@ use weft_sys::nft::{
     Table, TableFlags, TableName, Verdict,
 };
 
+use crate::expression::{
+    DESTINATION_V4, DESTINATION_V6, SOURCE_V4, SOURCE_V6, any_bit, destination_port, translated,
+};
 use crate::flow;
 use crate::sysctl::{self, Scope, Setting};
 
@@ -332,7 +335,7 @@ impl Layout {
             },
         ];
         let drop = vec![Expression::Verdict(Verdict::Drop)];
-        let new = bits(CtKey::State, CtKey::NEW | CtKey::INVALID | CtKey::UNTRACKED);
+        let new = any_bit(CtKey::State, CtKey::NEW | CtKey::INVALID | CtKey::UNTRACKED);
         let guard = [elsewhere, loopback(DESTINATION_V4), new, drop];
         self.rule("guard", guard.concat());
     }
@@ -385,13 +388,7 @@ impl Layout {
                 key: MetaKey::Protocol,
                 into: Register::word(words),
             },
-            Expression::Payload {
-                base: PayloadBase::Transport,
-                // TCP, UDP and SCTP have the destination port here.
-                offset: 2,
-                length: 2,
-                into: Register::word(words + 1),
-            },
+            destination_port(words + 1),
             Expression::Lookup {
                 set: PORTS.to_owned(),
                 from: Register::word(0),
@@ -453,12 +450,6 @@ impl Layout {
     }
 }
 
-// Where addresses stand in the IP header (RFC 791, RFC 8200).
-const SOURCE_V4: u32 = 12;
-const DESTINATION_V4: u32 = 16;
-const SOURCE_V6: u32 = 8;
-const DESTINATION_V6: u32 = 24;
-
 /// Goes on if the first byte of the address is 127 (RFC 1122, section 3.2.1.3).
 fn loopback(offset: u32) -> Vec<Expression> {
     vec![
@@ -474,32 +465,6 @@ fn loopback(offset: u32) -> Vec<Expression> {
             value: vec![127],
         },
     ]
-}
-
-/// Goes on if conntrack's value has one of the bits.
-fn bits(key: CtKey, bits: u32) -> Vec<Expression> {
-    vec![
-        Expression::Ct {
-            key,
-            direction: None,
-            into: Register::word(0),
-        },
-        Expression::Bitwise {
-            from: Register::word(0),
-            into: Register::word(0),
-            mask: bits.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        },
-        Expression::Compare {
-            from: Register::word(0),
-            operation: BitOperation::NotEqual,
-            value: vec![0; 4],
-        },
-    ]
-}
-
-fn translated() -> Vec<Expression> {
-    bits(CtKey::Status, CtKey::DESTINATION_TRANSLATED)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Reads the kernel into desired's types and applies plans to it.
 
+mod expression;
 pub mod flow;
 pub mod host_port;
 pub mod iptables;

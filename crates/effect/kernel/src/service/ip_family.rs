@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use weft_desired::mark;
 use weft_sys::nft::{DataType, Expression, Family, PayloadBase, Register, Reject, TableName};
 
+use crate::expression::{DESTINATION_V4, DESTINATION_V6, SOURCE_V4, SOURCE_V6};
+
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IpFamily {
@@ -54,13 +56,13 @@ impl IpFamily {
         }
     }
 
-    /// Loads an address of the IP header (RFC 791, RFC 8200).
+    /// Loads an address of the IP header.
     pub(super) fn address(self, end: End, word: u8) -> Expression {
         let (offset, length) = match (self, end) {
-            (IpFamily::V4, End::Source) => (12, 4),
-            (IpFamily::V4, End::Destination) => (16, 4),
-            (IpFamily::V6, End::Source) => (8, 16),
-            (IpFamily::V6, End::Destination) => (24, 16),
+            (IpFamily::V4, End::Source) => (SOURCE_V4, 4),
+            (IpFamily::V4, End::Destination) => (DESTINATION_V4, 4),
+            (IpFamily::V6, End::Source) => (SOURCE_V6, 16),
+            (IpFamily::V6, End::Destination) => (DESTINATION_V6, 16),
         };
         Expression::Payload {
             base: PayloadBase::Network,

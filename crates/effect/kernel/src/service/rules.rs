@@ -6,12 +6,13 @@ use std::time::Duration;
 use weft_desired::mark;
 use weft_sys::nft::{
     BaseChain, BitOperation, Chain, ChainKind, CtKey, Direction, Expression, Hook, MetaKey,
-    NatKind, NumberMode, PayloadBase, Policy, Register, Reject, Rule, SetOperation, Verdict,
+    NatKind, NumberMode, Policy, Register, Reject, Rule, SetOperation, Verdict,
 };
 
 use super::ip_family::{End, IpFamily};
 use super::layout::{PodMatch, Shape};
 use super::set::{Scope, SetId, Way};
+use crate::expression::{any_bit, destination_port, translated};
 
 /// Counts above this are drawn from classes that are not full: several draws, then one
 /// that can't miss.
@@ -481,16 +482,6 @@ fn endpoint(family: IpFamily, word: u8) -> Vec<Expression> {
     ]
 }
 
-/// TCP, UDP and SCTP have it in the same place.
-fn destination_port(word: u8) -> Expression {
-    Expression::Payload {
-        base: PayloadBase::Transport,
-        offset: 2,
-        length: 2,
-        into: Register::word(word),
-    }
-}
-
 /// `IFNAMSIZ`: a device's whole name, its zeros included.
 const IFNAMSIZ: usize = 16;
 
@@ -540,34 +531,8 @@ fn lookup(set: SetId, invert: bool) -> Expression {
     }
 }
 
-/// Goes on if conntrack's value has one of the bits.
-fn any_bit(key: CtKey, bits: u32) -> Vec<Expression> {
-    vec![
-        Expression::Ct {
-            key,
-            direction: None,
-            into: Register::word(0),
-        },
-        Expression::Bitwise {
-            from: Register::word(0),
-            into: Register::word(0),
-            mask: bits.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        },
-        Expression::Compare {
-            from: Register::word(0),
-            operation: BitOperation::NotEqual,
-            value: vec![0; 4],
-        },
-    ]
-}
-
 fn state(bits: u32) -> Vec<Expression> {
     any_bit(CtKey::State, bits)
-}
-
-fn translated() -> Vec<Expression> {
-    any_bit(CtKey::Status, CtKey::DESTINATION_TRANSLATED)
 }
 
 fn tcp() -> Vec<Expression> {

@@ -13,12 +13,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-use weft_apiserver::{Config, Pki, Server, SubjectName};
-use weft_cluster::api;
-use weft_kinds::ServiceRanges;
+use weft_apiserver::{Pki, SubjectName};
+
+use crate::server::{self, Running};
 
 /// Every answer is here within this time.
 const SOON: Duration = Duration::from_secs(60);
@@ -26,8 +24,7 @@ const SOON: Duration = Duration::from_secs(60);
 pub(crate) struct TestServer {
     address: SocketAddr,
     tls: TlsConnector,
-    stop: oneshot::Sender<()>,
-    running: JoinHandle<()>,
+    running: Running,
     _directory: TempDir,
 }
 
@@ -44,37 +41,19 @@ impl TestServer {
         let tls = connector(&pki);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let names = vec![SubjectName::Dns("localhost".into())];
-        let store = directory.path().join("store.redb");
-        let mut config = Config::new(store, api::registry(), pki, names);
-        config.admission = api::admission(ServiceRanges {
-            addresses: vec![
-                "10.96.0.0/12".parse().unwrap(),
-                "fd00:10:96::/112".parse().unwrap(),
-            ],
-            node_ports: 30000..=32767,
-        });
-        config.documents = Some(api::documents());
-        config.protobuf = Some(api::protobuf());
-        config.bootstrap = api::bootstrap();
-        let server = Server::open(config).await.unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(async move {
-            let shutdown = async { stopped.await.unwrap_or_default() };
-            server.run(vec![listener], shutdown).await.unwrap();
-        });
+        let name = SubjectName::Dns("localhost".into());
+        let config = server::config(directory.path().join("store.redb"), pki, name);
+        let running = Running::start(config, listener).await;
         Self {
             address,
             tls,
-            stop,
             running,
             _directory: directory,
         }
     }
 
     pub(crate) async fn stop(self) {
-        drop(self.stop);
-        self.running.await.unwrap();
+        self.running.stop().await;
     }
 
     /// Sends one request on a connection of its own: a server may close it after a body

@@ -10,6 +10,8 @@ mod compare;
 mod kept;
 mod mask;
 mod scene;
+#[path = "../server/mod.rs"]
+mod server;
 
 use std::path::PathBuf;
 

@@ -6,20 +6,22 @@
 )]
 #![expect(unreachable_pub, reason = "the module is private to each test")]
 
+#[path = "../server/mod.rs"]
+mod server;
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
-use tokio::sync::oneshot;
-use weft_apiserver::{Config, Pki, Server, SubjectName, kubeconfig};
+use weft_apiserver::{Pki, SubjectName, kubeconfig};
 use weft_cluster::api;
-use weft_kinds::ServiceRanges;
+
+use server::Running;
 
 pub struct Lab {
     pub directory: TempDir,
-    stop: oneshot::Sender<()>,
-    running: tokio::task::JoinHandle<()>,
+    running: Running,
 }
 
 impl Lab {
@@ -36,37 +38,16 @@ impl Lab {
         let url = format!("https://{address}");
         let text = kubeconfig("test", &url, pki.ca_certificate(), &admin);
         std::fs::write(directory.path().join("kubeconfig"), text).unwrap();
-        let names = vec![SubjectName::Ip(address.ip())];
-        let store = directory.path().join("store.redb");
-        let mut config = Config::new(store, api::registry(), pki, names);
-        config.admission = api::admission(ServiceRanges {
-            addresses: vec![
-                "10.96.0.0/12".parse().unwrap(),
-                "fd00:10:96::/112".parse().unwrap(),
-            ],
-            node_ports: 30000..=32767,
-        });
-        config.documents = Some(api::documents());
+        let name = SubjectName::Ip(address.ip());
+        let mut config = server::config(directory.path().join("store.redb"), pki, name);
         config.common = Some(api::common());
-        config.protobuf = Some(api::protobuf());
-        config.bootstrap = api::bootstrap();
-        let server = Server::open(config).await.unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(async move {
-            let shutdown = async { stopped.await.unwrap_or_default() };
-            server.run(vec![listener], shutdown).await.unwrap();
-        });
-        Self {
-            directory,
-            stop,
-            running,
-        }
+        let running = Running::start(config, listener).await;
+        Self { directory, running }
     }
 
     /// Stops the server; its directory stays.
     pub async fn stop(self) -> TempDir {
-        drop(self.stop);
-        self.running.await.unwrap();
+        self.running.stop().await;
         self.directory
     }
 

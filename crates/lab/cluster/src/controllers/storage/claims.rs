@@ -13,7 +13,8 @@ use weft_model::ObjectKey;
 use super::matching::{Reserved, choose, claim_class, reserved};
 use super::{
     BIND_COMPLETED, BOUND_BY_CONTROLLER, COMPONENT, FOLDER_FINALIZER, HOSTNAME, IS_DEFAULT,
-    PROVISIONED_BY, PROVISIONER, SELECTED_NODE, VOLUME_FOLDER, class, is_used, waits_for_pod,
+    PROVISIONED_BY, PROVISIONER, SELECTED_NODE, VOLUME_FOLDER, class, finalizers, is_used,
+    waits_for_pod,
 };
 use crate::controllers::world::{World, api};
 use crate::controllers::{Context, During, Error};
@@ -58,21 +59,13 @@ impl Claims {
         let protected = claim.finalizers().iter().any(|name| name == PROTECTION);
         if claim.meta().deletion_timestamp.is_some() {
             if protected && !used {
-                let left = claim.finalizers().iter().filter(|name| *name != PROTECTION);
-                let left: Vec<_> = left.collect();
-                let patch = json!({"metadata": {
-                    "finalizers": left, "resourceVersion": claim.resource_version(),
-                }});
+                let patch = finalizers::without(&*claim, |name| name == PROTECTION);
                 self.merge(&key, &patch).await?;
             }
             return Ok(None);
         }
         if !protected {
-            let mut finalizers = claim.finalizers().to_vec();
-            finalizers.push(PROTECTION.to_owned());
-            let patch = json!({"metadata": {
-                "finalizers": finalizers, "resourceVersion": claim.resource_version(),
-            }});
+            let patch = finalizers::with(&*claim, PROTECTION);
             // The event of this write brings us back.
             return self.merge(&key, &patch).await.map(|()| None);
         }

@@ -1,6 +1,7 @@
 //! Volumes and claims: who has which, and what becomes of a volume when its claim is gone.
 
 mod claims;
+mod finalizers;
 mod matching;
 mod volumes;
 

@@ -9,7 +9,9 @@ use weft_kube::kube::{Api, Resource, ResourceExt};
 use weft_model::ObjectKey;
 
 use super::matching::{Phase, phase};
-use super::{COMPONENT, FOLDER_FINALIZER, HOSTNAME, PROVISIONED_BY, PROVISIONER, node_of_volume};
+use super::{
+    COMPONENT, FOLDER_FINALIZER, HOSTNAME, PROVISIONED_BY, PROVISIONER, finalizers, node_of_volume,
+};
 use crate::controllers::{Context, During, Error};
 use crate::events::Severity;
 
@@ -60,24 +62,15 @@ impl Volumes {
                     .iter()
                     .any(|one| one == FOLDER_FINALIZER);
             if (protected || abandoned) && phase != Phase::Bound {
-                let left = volume
-                    .finalizers()
-                    .iter()
-                    .filter(|name| *name != PROTECTION && !(orphaned && *name == FOLDER_FINALIZER));
-                let left: Vec<_> = left.collect();
-                let patch = json!({"metadata": {
-                    "finalizers": left, "resourceVersion": volume.resource_version(),
-                }});
+                let patch = finalizers::without(&*volume, |name| {
+                    name == PROTECTION || (orphaned && name == FOLDER_FINALIZER)
+                });
                 self.merge(&key, &patch).await?;
             }
             return Ok(None);
         }
         if !protected {
-            let mut finalizers = volume.finalizers().to_vec();
-            finalizers.push(PROTECTION.to_owned());
-            let patch = json!({"metadata": {
-                "finalizers": finalizers, "resourceVersion": volume.resource_version(),
-            }});
+            let patch = finalizers::with(&*volume, PROTECTION);
             self.merge(&key, &patch).await?;
         }
         let (name, message) = self.settle(&key, &volume, phase).await?;

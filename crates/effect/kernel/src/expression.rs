@@ -1,0 +1,46 @@
+//! What rules of several tables are made of.
+
+use weft_sys::nft::{BitOperation, CtKey, Expression, PayloadBase, Register};
+
+// Where addresses stand in the IP header (RFC 791, RFC 8200).
+pub(crate) const SOURCE_V4: u32 = 12;
+pub(crate) const DESTINATION_V4: u32 = 16;
+pub(crate) const SOURCE_V6: u32 = 8;
+pub(crate) const DESTINATION_V6: u32 = 24;
+
+/// Loads the port that the packet goes to: TCP, UDP and SCTP have it in the same place.
+pub(crate) fn destination_port(word: u8) -> Expression {
+    Expression::Payload {
+        base: PayloadBase::Transport,
+        offset: 2,
+        length: 2,
+        into: Register::word(word),
+    }
+}
+
+/// Goes on if conntrack's value has one of the bits.
+pub(crate) fn any_bit(key: CtKey, bits: u32) -> Vec<Expression> {
+    vec![
+        Expression::Ct {
+            key,
+            direction: None,
+            into: Register::word(0),
+        },
+        Expression::Bitwise {
+            from: Register::word(0),
+            into: Register::word(0),
+            mask: bits.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+        },
+        Expression::Compare {
+            from: Register::word(0),
+            operation: BitOperation::NotEqual,
+            value: vec![0; 4],
+        },
+    ]
+}
+
+/// Goes on if the connection's destination has been translated.
+pub(crate) fn translated() -> Vec<Expression> {
+    any_bit(CtKey::Status, CtKey::DESTINATION_TRANSLATED)
+}
