@@ -63,7 +63,12 @@ async fn who_begins_nothing_is_closed() {
 
 #[tokio::test]
 async fn who_asks_nothing_is_closed() {
-    let server = server(|patience| patience.idle = SHORT).await;
+    let server = server(|patience| {
+        patience.idle = SHORT;
+        // How long one has that is told to go: who never began HTTP/2 does not hear it.
+        patience.unread = SHORT;
+    })
+    .await;
     for protocol in ["", "http/1.1", "h2"] {
         let mut quiet = server.tls(None, protocol).await;
         let said = rest(&mut quiet).await;
