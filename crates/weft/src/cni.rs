@@ -1,7 +1,7 @@
 //! `weft` as a CNI plugin: what runs when `CNI_COMMAND` is set.
 //!
-//! One process, no threads but the short one that works inside the pod's namespace, no
-//! runtime, no argument parser: an ADD is a few files and two netlink conversations.
+//! One process, no threads but short ones (inside the pod's namespace, and one that waits
+//! for the disk), no runtime, no argument parser: an ADD is a few files and two netlink conversations.
 //!
 //! Order of an ADD: an incomplete record, the addresses, the complete record, the
 //! kernel; and a DEL goes the other way. So whatever stands in the kernel has a record,

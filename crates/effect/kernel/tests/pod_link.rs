@@ -38,6 +38,12 @@ fn node() -> Node {
         .index;
     for name in ["lo", "eth0", "far"] {
         let index = conversation.link_by_name(name).unwrap().index;
+        // The kernel would give them some time later, in the middle of a comparison.
+        let change = LinkChange {
+            link_local_address: Some(false),
+            ..LinkChange::default()
+        };
+        conversation.set_link(index, change).unwrap();
         conversation.set_up(index).unwrap();
     }
     let flags = AddressFlags {

@@ -127,6 +127,28 @@ pub struct Attachments {
     directory: PathBuf,
 }
 
+/// A record that a power cut may still take.
+#[derive(Debug)]
+#[must_use = "nothing may be answered before it is synced"]
+pub struct Unsynced {
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl Unsynced {
+    /// Returns when the record is on disk: its content, and its name.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub fn sync(&self) -> Result<(), RecordError> {
+        fs::File::open(&self.path)
+            .and_then(|file| file.sync_data())
+            .map_err(|source| failed("sync it", &self.path, source))?;
+        durable::sync_directory(&self.directory)
+            .map_err(|source| failed("sync the directory", &self.directory, source))
+    }
+}
+
 impl Attachments {
     /// The records under a state directory (`/var/lib/weft`). Makes nothing yet.
     pub fn under(state_dir: &Path) -> Self {
@@ -178,6 +200,19 @@ impl Attachments {
             .join(format!(".{}.{name}", std::process::id()));
         durable::replace(&path, &temporary, &text, durability)
             .map_err(|source| failed("write it", &path, source))
+    }
+
+    /// Writes a record so that it survives the process; [`Unsynced::sync`] makes it survive a
+    /// power cut.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`]; the record that was there stays.
+    pub fn begin(&self, attachment: &Attachment) -> Result<Unsynced, RecordError> {
+        self.write(attachment, Durability::Process)?;
+        Ok(Unsynced {
+            path: self.path(&attachment.key),
+            directory: self.directory.clone(),
+        })
     }
 
     /// Removes a record, durably. Returns whether there was one.

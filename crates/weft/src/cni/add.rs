@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use weft_compile::attachment;
 use weft_desired::PodLink;
-use weft_nodestate::{Attachment, Attachments, Durability, Held, Pod, Pool, RecordError, digest};
+use weft_nodestate::{
+    Attachment, Attachments, Durability, Held, Pod, Pool, RecordError, Unsynced, digest,
+};
 use weft_proto::cni::{AddResult, Attach, Error, Interface, IpConfig, Route};
 use weft_sys::namespace;
 use weft_sys::rtnl::Mac;
@@ -38,6 +40,7 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         }
         other => other,
     };
+    let stood = before.as_ref().is_some_and(Attachment::is_complete);
     let pool = Pool::under(
         Path::new(&request.config.data_dir),
         &request.config.network,
@@ -59,9 +62,7 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         Ok(addresses) => addresses,
         Err(error) => {
             // What stood whole before stays; what an ADD that died had begun goes.
-            if !before.is_some_and(|before| before.is_complete())
-                && let Err(second) = del::undo(&records, &intent)
-            {
+            if !stood && let Err(second) = del::undo(&records, &intent) {
                 note(&second);
             }
             return Err(pool_error(&error));
@@ -72,12 +73,22 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         ..intent
     };
     let link = compiled(&record);
-    let attached = records
-        .write(&record, Durability::Power)
+    // One that stood before is not put at risk: it keeps its name until the new one is on disk.
+    let written = if stood {
+        let written = records.write(&record, Durability::Power);
+        written.map(|()| None)
+    } else {
+        records.begin(&record).map(Some)
+    };
+    let attached = written
         .map_err(|error| record_error(&error))
-        .and_then(|()| link::attach(&record.key, namespace.as_fd(), &link))
-        .and_then(|()| sysctl::apply(request, namespace.as_fd()))
-        .and_then(|()| open_ports(request, &record, &link));
+        .and_then(|unsynced| {
+            while_synced(unsynced.as_ref(), || {
+                link::attach(&record.key, namespace.as_fd(), &link)?;
+                sysctl::apply(request, namespace.as_fd())?;
+                open_ports(request, &record, &link)
+            })
+        });
     if let Err(error) = attached {
         return Err(match del::undo(&records, &record) {
             Ok(()) => error,
@@ -91,6 +102,27 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     Ok(match &request.previous {
         Some(previous) => previous.clone().followed_by(own),
         None => own,
+    })
+}
+
+/// Works while the disk does. The record has to be there before the kernel is touched, and on
+/// disk before ADD answers: a power cut in between takes the link along.
+fn while_synced(
+    unsynced: Option<&Unsynced>,
+    work: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let Some(unsynced) = unsynced else {
+        return work();
+    };
+    std::thread::scope(|scope| {
+        let disk = std::thread::Builder::new().spawn_scoped(scope, || unsynced.sync());
+        let done = work();
+        let synced = match disk {
+            Ok(disk) => disk.join().unwrap_or_else(|_| unsynced.sync()),
+            // No thread to be had: one after the other.
+            Err(_) => unsynced.sync(),
+        };
+        done.and(synced.map_err(|error| record_error(&error)))
     })
 }
 

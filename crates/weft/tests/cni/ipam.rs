@@ -335,3 +335,45 @@ fn the_plugin_is_installed_and_taken_away() {
     let again = uninstall(&["--force"]);
     assert!(said(&again).contains("was not there"), "{}", said(&again));
 }
+
+/// How often the plugin asks for what depends on the number of files, were it to look at them.
+fn file_calls(node: &Node, pod: &Namespace, config: &Value) -> Vec<(&'static str, usize)> {
+    let calls = ["getdents64", "linkat", "openat", "pread64"];
+    let trace = node.root.path().join("trace");
+    let mut process = node.namespace.command("strace").unwrap();
+    prepare(&mut process, "ADD", "c1", &path(pod));
+    process
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .args(["-f", "-qq", "-e", &format!("trace={}", calls.join(","))])
+        .arg("-o")
+        .arg(&trace)
+        .arg(env!("CARGO_BIN_EXE_weft"));
+    run(process, config).ok();
+    node.call("DEL", "c1", "", config).ok();
+    let text = fs::read_to_string(trace).unwrap();
+    calls
+        .into_iter()
+        .map(|call| (call, text.matches(&format!(" {call}(")).count()))
+        .collect()
+}
+
+#[test]
+fn an_add_looks_at_as_many_files_however_many_addresses_are_taken() {
+    let node = Node::new(DUAL);
+    let pod = pod("pod");
+    let mut config = node.config();
+    config["ipam"]["ranges"] = json!(["10.16.0.0/20"]);
+    // The first ADD makes the folders.
+    file_calls(&node, &pod, &config);
+    let empty = file_calls(&node, &pod, &config);
+    assert_eq!(empty[0], ("getdents64", 0));
+    assert_eq!(empty[1], ("linkat", 1));
+    // All but the highest addresses, behind the plugin's back.
+    for number in 1..4000_u32 {
+        let address = std::net::Ipv4Addr::from(0x0a10_0000 + number);
+        fs::write(node.pool().join(address.to_string()), "theirs\r\neth0").unwrap();
+    }
+    fs::remove_file(node.pool().join("index.0")).unwrap();
+    file_calls(&node, &pod, &config);
+    assert_eq!(file_calls(&node, &pod, &config), empty);
+}

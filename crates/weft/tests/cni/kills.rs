@@ -23,13 +23,12 @@ struct Point {
     nth: usize,
 }
 
-/// The calls of the plugin's main thread that change something.
+/// The calls that change something. strace counts each thread's by themselves.
 fn points(trace: &str) -> Vec<Point> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut points = Vec::new();
-    let main = trace.split_whitespace().next().unwrap();
     for line in trace.lines() {
-        let Some(rest) = line.strip_prefix(main) else {
+        let Some((thread, rest)) = line.split_once(' ') else {
             continue;
         };
         let Some((call, arguments)) = rest.trim_start().split_once('(') else {
@@ -38,13 +37,15 @@ fn points(trace: &str) -> Vec<Point> {
         if call.starts_with(['+', '-', '<']) {
             continue;
         }
-        let nth = counts.entry(call).or_default();
+        let nth = counts.entry((thread, call)).or_default();
         *nth += 1;
-        if call != "openat" || arguments.contains("O_CREAT") {
-            points.push(Point {
-                call: call.to_owned(),
-                nth: *nth,
-            });
+        let point = Point {
+            call: call.to_owned(),
+            nth: *nth,
+        };
+        let changes = call != "openat" || arguments.contains("O_CREAT");
+        if changes && !points.contains(&point) {
+            points.push(point);
         }
     }
     points
