@@ -92,7 +92,7 @@ impl Registers<'_> {
                     | CtKey::SourceV6
                     | CtKey::DestinationV6 => Source::Bits(*key, u32::MAX),
                 };
-                self.load(*into, &connection(*key, *direction), source);
+                self.load(*into, connection(*key, *direction), source);
                 None
             }
             Expression::Bitwise {
