@@ -1,10 +1,6 @@
 //! `weft service list`, `describe`, `stats`, `cleanup` and `render --mode nftables`: the binary
 //! in network namespaces that hold what an agent, or kube-proxy, left there.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests fail the test"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;

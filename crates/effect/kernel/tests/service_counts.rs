@@ -1,11 +1,7 @@
 //! What the table counts, and what is read back of it, driven with real packets.
 //!
 //! A `node` with two pods and an `outside` host that sends what is for Services to it.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests fail the test"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
