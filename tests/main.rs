@@ -45,6 +45,7 @@ mod stateful;
 mod storage;
 mod storms;
 mod streams;
+mod takeover;
 mod verdicts;
 
 #[test]

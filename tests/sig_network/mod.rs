@@ -4,6 +4,7 @@
 
 mod affinity;
 mod conntrack;
+mod health;
 mod kinds;
 mod lifecycle;
 mod policies;
