@@ -502,7 +502,12 @@ impl FamilyTable {
             .filter(|(key, _)| self.family.has(key.address))
             .filter_map(|(_, entry)| entry.value.affinity);
         let mut timeouts: BTreeSet<u32> = wanted.collect();
-        for set in connection.sets(&self.name)? {
+        let sets = match connection.sets(&self.name) {
+            // Somebody took the table away.
+            Err(error) if error.is_absent() => Vec::new(),
+            sets => sets?,
+        };
+        for set in sets {
             let name = set.map_or_else(|name| name, |set| set.name);
             timeouts.extend(SetId::timeout_of(&name));
         }
