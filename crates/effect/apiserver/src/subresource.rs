@@ -124,6 +124,13 @@ async fn bind(api: &Api, call: &Call, route: &Route) -> Result<Response<Answer>,
                     "pod {name} is already assigned to node \"{held}\""
                 )));
             }
+            let gates = object["spec"]["schedulingGates"].as_array();
+            if gates.is_some_and(|gates| !gates.is_empty()) {
+                let name = &request.name;
+                return Err(conflict(format!(
+                    "pod {name} has non-empty .spec.schedulingGates"
+                )));
+            }
             object["spec"]["nodeName"] = node.into();
             for (key, text) in annotations {
                 object["metadata"]["annotations"][key] = text.into();

@@ -474,6 +474,7 @@ const KINDS: &[Kind] = &[
         cells: print::role,
         schema: schema_of::<ClusterRole>,
         definition: "io.k8s.api.rbac.v1.ClusterRole",
+        validate: validate::cluster_role,
         name_syntax: name_path,
         ..BASE
     },
@@ -504,6 +505,7 @@ const KINDS: &[Kind] = &[
         cells: print::role,
         schema: schema_of::<Role>,
         definition: "io.k8s.api.rbac.v1.Role",
+        validate: validate::role,
         name_syntax: name_path,
         ..BASE
     },

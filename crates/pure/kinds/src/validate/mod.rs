@@ -10,6 +10,7 @@ mod network_policy;
 mod object;
 mod pod;
 mod pod_change;
+mod role;
 mod rules;
 mod scheduling;
 mod service;
@@ -36,6 +37,7 @@ pub(crate) use object::{
 };
 pub(crate) use pod::{pod, pod_create};
 pub(crate) use pod_change::{pod_status, pod_update};
+pub(crate) use role::{cluster_role, role};
 pub(crate) use service::{service, service_status};
 pub(crate) use service_range::{ip_address, ip_address_update, service_cidr, service_cidr_update};
 pub(crate) use sets::{

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::rules::{cidr, immutable, invalid_all, not_negative, one_of, qualified_name};
 use crate::read::{at, flag, int, list, map, same, text, texts};
 use crate::syntax::{is_config_map_key, is_label_value};
-use crate::{FieldError, Path};
+use crate::{FieldError, Path, base64};
 
 const TAINT_EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// Kubernetes: 1 MiB for the data of a ConfigMap or Secret.
@@ -164,7 +164,28 @@ pub(crate) fn secret(object: &Value) -> Vec<FieldError> {
             errors.push(FieldError::required(&Path::new("data").key(key), ""));
         }
     }
+    errors.extend(registry_logins(object));
     errors
+}
+
+/// What logs in to image registries is a JSON object.
+fn registry_logins(object: &Value) -> Option<FieldError> {
+    let key = match text(object, &["type"]) {
+        "kubernetes.io/dockerconfigjson" => ".dockerconfigjson",
+        "kubernetes.io/dockercfg" => ".dockercfg",
+        _ => return None,
+    };
+    let content = base64::decode(at(object, &["data", key])?.as_str()?)?;
+    let error = serde_json::from_slice::<Map<String, Value>>(&content).err()?;
+    let path = Path::new("data").key(key);
+    // What is secret is not shown, nor is any part of it.
+    let detail = format!(
+        "must be a JSON object: it is none from line {} column {} on",
+        error.line(),
+        error.column()
+    );
+    let redacted = "<secret contents redacted>";
+    Some(FieldError::invalid(&path, redacted, detail))
 }
 
 pub(crate) fn secret_update(object: &Value, old: &Value) -> Vec<FieldError> {

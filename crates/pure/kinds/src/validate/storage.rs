@@ -43,6 +43,23 @@ const SOURCES: &[&str] = &[
     "storageos",
     "vsphereVolume",
 ];
+/// The annotation from before `spec.mountOptions`, and the volumes that may have it.
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+const MOUNTED_WITH_OPTIONS: &[&str] = &[
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cephfs",
+    "cinder",
+    "gcePersistentDisk",
+    "glusterfs",
+    "iscsi",
+    "nfs",
+    "photonPersistentDisk",
+    "quobyte",
+    "rbd",
+    "vsphereVolume",
+];
 /// Kubernetes' bounds of `parameters`: entries, and bytes altogether.
 const PARAMETERS_MAX: usize = 512;
 const PARAMETERS_SIZE_MAX: usize = 256 << 10;
@@ -132,6 +149,13 @@ fn volume_source(errors: &mut Vec<FieldError>, object: &Value, policy: &str) {
     for (other, _) in sources {
         let detail = "may not specify more than one volume type";
         errors.push(FieldError::forbidden(&spec.child(other), detail));
+    }
+    if at(object, &["metadata", "annotations", MOUNT_OPTIONS]).is_some()
+        && !MOUNTED_WITH_OPTIONS.contains(&name)
+    {
+        let path = Path::new("metadata").child("annotations");
+        let detail = "may not specify mount options for this volume type";
+        errors.push(FieldError::forbidden(&path.child(MOUNT_OPTIONS), detail));
     }
     let path = spec.child(name);
     let needed: &[&str] = match name {
