@@ -191,7 +191,7 @@ fn listen_address(field: &str, text: &str) -> Result<Option<ListenAddress>> {
         .with_context(|| format!("{field}: {text:?} is not like 0.0.0.0:10256"))?;
     Ok(Some(match address {
         ListenAddress::One(one) if one.ip().is_unspecified() => ListenAddress::All(one.port()),
-        one => one,
+        address @ (ListenAddress::All(_) | ListenAddress::One(_)) => address,
     }))
 }
 

@@ -164,9 +164,9 @@ fn warn_of_endpoints(key: &Key, known: &Value, manifest: &Value) {
     };
     let targets = |service: &Value| -> Vec<Value> {
         let ports = service["spec"]["ports"].as_array();
-        let target = |port: &Value| match &port["targetPort"] {
-            Value::Null => port["port"].clone(),
-            target => target.clone(),
+        let target = |port: &Value| {
+            let named = port.get("targetPort").filter(|target| !target.is_null());
+            named.unwrap_or(&port["port"]).clone()
         };
         ports.into_iter().flatten().map(target).collect()
     };
