@@ -4,6 +4,8 @@
 //! of no Service, an address type that is not an IP family). An object that should say
 //! something and does not make sense becomes a [`Change::Reject`].
 
+mod sharing;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -252,6 +254,7 @@ fn read_service(object: &core::Service, key: ObjectKey) -> Decoded<Service> {
         external: read_external(object, spec)?,
         affinity: affinity(spec)?,
         topology_keys: topology_keys(object)?,
+        sharing: sharing::read(object)?,
         not_proxied: not_proxied(object),
         key,
     })

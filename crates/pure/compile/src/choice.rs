@@ -1,10 +1,10 @@
 //! Which endpoints of a Service port take connections: by readiness, hints, topology keys
 //! and the node they are on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_desired::{Backend, IpFamily, PortEndpoints};
+use weft_desired::{Backend, HashOf, IpFamily, PortEndpoints, Sharing};
 use weft_model::{Cluster, Endpoint, LabelSet, NodeName, Service, ServicePort, TrafficPolicy};
 
 /// Which sets of endpoints some client of the port is given.
@@ -28,6 +28,7 @@ pub(crate) fn endpoints(
     wanted: Wanted,
 ) -> PortEndpoints {
     let all = candidates(service, port, family, cluster, node);
+    let weights = weights(&service.sharing, &all);
     let near = match wanted.cluster {
         true if service.topology_keys.is_empty()
             || service.external.policy == TrafficPolicy::Local =>
@@ -47,14 +48,52 @@ pub(crate) fn endpoints(
     // With topology keys a client may be given none of those there are. If no client gets
     // one by its node either, it is as if there were none.
     let any = !near.is_empty() || wanted.local && !usable(&all).is_empty();
-    let near = Arc::new(near);
+    let near = Arc::new(without_spares(near, &weights));
+    let local = without_spares(local, &weights);
     PortEndpoints {
         local: shared(local, &near),
         serving: shared(serving, &near),
         here: shared(here, &near),
+        sharing: Sharing {
+            hash: service.sharing.hash.map(|hash| match hash {
+                weft_model::HashOf::Source => HashOf::Source,
+                weft_model::HashOf::FiveTuple => HashOf::FiveTuple,
+            }),
+            // Spares that are taken are alike.
+            weights: Arc::new(weights.into_iter().filter(|(_, it)| *it > 0).collect()),
+        },
         cluster: near,
         any,
     }
+}
+
+/// What endpoints weigh that don't weigh 1.
+fn weights(sharing: &weft_model::Sharing, all: &[Candidate<'_>]) -> BTreeMap<Backend, u16> {
+    let mut weights = BTreeMap::new();
+    if sharing.weights.is_empty() {
+        return weights;
+    }
+    for candidate in all {
+        let mut named = sharing.weights.iter();
+        if let Some(found) = named.find(|weight| weight.names(candidate.endpoint))
+            && found.weight != 1
+        {
+            weights.insert(candidate.backend, found.weight);
+        }
+    }
+    weights
+}
+
+/// Those that weigh nothing are for when there is nobody else.
+fn without_spares(
+    mut backends: BTreeSet<Backend>,
+    weights: &BTreeMap<Backend, u16>,
+) -> BTreeSet<Backend> {
+    let is_spare = |backend: &Backend| weights.get(backend) == Some(&0);
+    if !backends.iter().all(is_spare) {
+        backends.retain(|backend| !is_spare(backend));
+    }
+    backends
 }
 
 /// Sets are often equal, and there are many of them.

@@ -100,6 +100,7 @@ impl Compiler {
             localhost_node_ports: settings.proxy.localhost_node_ports,
             ..NodeNat::default()
         };
+        let by_chance = settings.proxy.by_chance;
         Self {
             settings,
             cluster: Cluster::default(),
@@ -107,7 +108,7 @@ impl Compiler {
                 nat,
                 ..Desired::default()
             },
-            services: Services::default(),
+            services: Services::new(by_chance),
             own_addresses: None,
             node_labels: BTreeMap::new(),
             node_addresses: Holders::default(),

@@ -54,6 +54,7 @@ fn internal(port: &ServicePort, nat: &NodeNat) -> Frontend {
     Frontend {
         label: port.label.clone(),
         backends: reach.backends,
+        sharing: port.endpoints.sharing.clone(),
         otherwise: reach.otherwise,
         outside: None,
         sources: None,
@@ -86,6 +87,7 @@ fn external(port: &ServicePort) -> Frontend {
     Frontend {
         label: port.label.clone(),
         backends: reach.backends,
+        sharing: port.endpoints.sharing.clone(),
         otherwise: reach.otherwise,
         outside,
         sources: None,

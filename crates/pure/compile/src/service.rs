@@ -149,13 +149,19 @@ pub(crate) fn health_check(service: &Service) -> Option<u16> {
     }
 }
 
-/// What a Service asks for that nodes don't do; `None` if there is nothing.
-pub(crate) fn unserved(service: &Service) -> Option<&'static str> {
-    (!service.topology_keys.is_empty() && service.external.policy == TrafficPolicy::Local)
-        .then_some(
-            "metadata.annotations[weft/topology-keys] is not looked at: with \
-             externalTrafficPolicy: Local the node decides",
-        )
+/// What a Service asks for that nodes don't do; `by_chance`: where endpoints are chosen by
+/// chance only.
+pub(crate) fn unserved(service: &Service, by_chance: bool) -> impl Iterator<Item = &'static str> {
+    let keys = !service.topology_keys.is_empty() && service.external.policy == TrafficPolicy::Local;
+    let keys = keys.then_some(
+        "metadata.annotations[weft/topology-keys] is not looked at: with \
+         externalTrafficPolicy: Local the node decides",
+    );
+    let hash = (by_chance && service.sharing.hash.is_some()).then_some(
+        "metadata.annotations[weft/hash] is not looked at: mode iptables chooses endpoints by \
+         chance; sessionAffinity keeps clients at theirs, mode nftables hashes",
+    );
+    [keys, hash].into_iter().flatten()
 }
 
 fn policy(policy: TrafficPolicy) -> Policy {

@@ -22,7 +22,9 @@ type Ports = Vec<(ServicePortKey, Entry<ServicePort>)>;
 pub(crate) struct Services {
     claims: Claims<SocketKey>,
     /// What Services ask for beyond what they get.
-    unserved: BTreeMap<ObjectKey, &'static str>,
+    unserved: BTreeMap<ObjectKey, Vec<&'static str>>,
+    /// Whether endpoints are chosen by chance only.
+    by_chance: bool,
     /// Services that look at the labels of endpoints' nodes.
     by_topology: BTreeSet<ObjectKey>,
     with_node_ports: BTreeSet<ObjectKey>,
@@ -31,6 +33,14 @@ pub(crate) struct Services {
 }
 
 impl Services {
+    /// None yet. `by_chance`: what Services say of hashes is not done.
+    pub(crate) fn new(by_chance: bool) -> Self {
+        Self {
+            by_chance,
+            ..Self::default()
+        }
+    }
+
     /// Compiles some Services. Two of them may claim one thing: it is given away once all
     /// have said so.
     pub(crate) fn changed(
@@ -130,7 +140,8 @@ impl Services {
 
     /// What a Service asks for beyond what it gets.
     pub(crate) fn unserved(&self) -> impl Iterator<Item = (&ObjectKey, &'static str)> {
-        self.unserved.iter().map(|(key, reason)| (key, *reason))
+        let all = self.unserved.iter();
+        all.flat_map(|(key, reasons)| reasons.iter().map(move |reason| (key, *reason)))
     }
 
     /// What a Service claims that an older one has: the socket, the loser, the winner.
@@ -149,10 +160,14 @@ impl Services {
         sockets: &mut BTreeSet<SocketKey>,
     ) -> Ports {
         let service = cluster.service(key);
-        match service.and_then(service::unserved) {
-            Some(reason) => self.unserved.insert(key.clone(), reason),
-            None => self.unserved.remove(key),
-        };
+        let unserved = service.into_iter();
+        let unserved = unserved.flat_map(|service| service::unserved(service, self.by_chance));
+        let unserved: Vec<_> = unserved.collect();
+        if unserved.is_empty() {
+            self.unserved.remove(key);
+        } else {
+            self.unserved.insert(key.clone(), unserved);
+        }
         let Some(service) = service else {
             self.by_topology.remove(key);
             self.with_node_ports.remove(key);

@@ -29,6 +29,8 @@ pub struct ProxySettings {
     pub masquerade_all: bool,
     /// Whether node ports answer at 127.0.0.0/8 too, where the back end can do that.
     pub localhost_node_ports: bool,
+    /// Whether the back end knows no other choice among endpoints than by chance.
+    pub by_chance: bool,
 }
 
 /// Where node ports answer.

@@ -57,6 +57,7 @@ fn service(name: &str, address: ServiceAddress, ports: &[(&str, Protocol, u16)])
         external: Default::default(),
         affinity: None,
         topology_keys: Vec::new(),
+        sharing: Default::default(),
         not_proxied: false,
     }
 }

@@ -145,6 +145,7 @@ fn service() -> impl Strategy<Value = Service> {
                 external,
                 affinity: None,
                 topology_keys,
+                sharing: Default::default(),
                 not_proxied: proxied == 0,
             }
         },
@@ -289,6 +290,7 @@ fn a_claim_lost_and_won_back_in_one_batch_is_no_change() {
             external: Default::default(),
             affinity: None,
             topology_keys: Vec::new(),
+            sharing: Default::default(),
             not_proxied: false,
         }))
     };

@@ -107,8 +107,15 @@ fn text(compiler: &Compiler) -> String {
             "    from {} ({})",
             entry.origin, entry.origin.generation
         );
+        let sharing = &entry.value.sharing;
         for backend in entry.value.backends.iter() {
-            let _ = writeln!(out, "    {backend}");
+            let _ = match sharing.weights.get(backend) {
+                Some(weight) => writeln!(out, "    {backend} weighs {weight}"),
+                None => writeln!(out, "    {backend}"),
+            };
+        }
+        if let Some(hash) = sharing.hash {
+            let _ = writeln!(out, "    by hash: {hash:?}");
         }
         if let Some(outside) = &entry.value.outside {
             let texts: Vec<_> = outside.backends.iter().map(ToString::to_string).collect();

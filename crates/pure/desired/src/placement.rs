@@ -63,16 +63,30 @@ impl SizeClass {
 ///
 /// Beyond [`MOST_BACKENDS`] the last of the set get no slot.
 pub fn place(actual: &BTreeMap<u32, Backend>, desired: &BTreeSet<Backend>) -> Vec<Backend> {
-    let desired: BTreeSet<Backend> = desired.iter().copied().take(MOST_BACKENDS).collect();
-    let mut slots: Vec<Option<Backend>> = vec![None; desired.len()];
-    let mut missing = desired.clone();
+    let desired = desired.iter().take(MOST_BACKENDS);
+    place_shares(actual, desired.map(|backend| (*backend, 1)).collect())
+}
+
+/// The same for backends of which each has so many slots.
+pub fn place_shares(
+    actual: &BTreeMap<u32, Backend>,
+    desired: BTreeMap<Backend, u32>,
+) -> Vec<Backend> {
+    let count: u32 = desired.values().sum();
+    let mut slots: Vec<Option<Backend>> = vec![None; count as usize];
+    let mut missing = desired;
     for (slot, backend) in actual.iter().map(|(slot, b)| (*slot as usize, b)) {
-        // A backend that stands in two slots keeps the first.
-        if slot < slots.len() && missing.remove(backend) {
+        // A backend that stands in more slots than it gets keeps the first.
+        if let Some(left) = missing.get_mut(backend).filter(|left| **left > 0)
+            && slot < slots.len()
+        {
+            *left -= 1;
             slots[slot] = Some(*backend);
         }
     }
-    let mut missing = missing.into_iter();
+    let mut missing = missing
+        .into_iter()
+        .flat_map(|(backend, left)| (0..left).map(move |_| backend));
     let mut placed = Vec::with_capacity(slots.len());
     placed.extend(
         slots

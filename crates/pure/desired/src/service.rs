@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::SocketKey;
+use crate::{Sharing, SocketKey};
 
 /// What is translated: a Service's address, protocol and port.
 pub type FrontendKey = SocketKey;
@@ -45,6 +45,8 @@ pub struct Frontend {
     /// The endpoints that take new connections. A set: which slot an endpoint gets
     /// is the back end's choice.
     pub backends: Arc<BTreeSet<Backend>>,
+    /// How connections are shared among them, and among those of `outside`.
+    pub sharing: Sharing,
     /// What happens while there are none.
     pub otherwise: Otherwise,
     /// What clients get that are neither this node nor its cluster's pods, if that is
@@ -71,6 +73,7 @@ impl Frontend {
         Self {
             label,
             backends: Arc::new(backends),
+            sharing: Sharing::default(),
             otherwise: Otherwise::Refuse,
             outside: None,
             sources: None,

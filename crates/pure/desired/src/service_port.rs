@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{Backend, IpFamily, Otherwise, Protocol};
+use crate::{Backend, IpFamily, Otherwise, Protocol, Sharing};
 
 /// Which port of which Service, in one family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +100,8 @@ pub struct PortEndpoints {
     pub here: Arc<BTreeSet<Backend>>,
     /// Whether some client somewhere is given an endpoint.
     pub any: bool,
+    /// How connections are shared among those that a client is given.
+    pub sharing: Sharing,
 }
 
 /// What a client is given.

@@ -234,7 +234,13 @@ impl View<'_> {
             (local, self.chains.local(), &port.endpoints.local),
         ] {
             if used && !backends.is_empty() {
-                let rules = spread(&self.chains, port.affinity, backends, comment);
+                let rules = spread(
+                    &self.chains,
+                    port.affinity,
+                    backends,
+                    &port.endpoints.sharing,
+                    comment,
+                );
                 fragment.chain(chain).extend(rules);
                 reachable.extend(backends.iter().copied());
             }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use weft_desired::{Backend, Protocol, ServicePort, ServicePortKey};
+use weft_desired::{Backend, Protocol, ServicePort, ServicePortKey, Sharing};
 
 use crate::chain::{Chain, ServiceChains, Table};
 use crate::rule::{Match, Rule, Target};
@@ -90,6 +90,7 @@ pub(crate) fn spread(
     chains: &ServiceChains,
     affinity: Option<u32>,
     backends: &BTreeSet<Backend>,
+    sharing: &Sharing,
     comment: impl Fn(&Backend) -> Option<String>,
 ) -> Vec<Rule> {
     let backends = in_order(backends);
@@ -105,12 +106,15 @@ pub(crate) fn spread(
             rules.push(rule(backend).with(remembered).jump(list));
         }
     }
+    let weight = |backend: &Backend| u64::from(sharing.weight(backend));
+    let mut of: u64 = backends.iter().map(weight).sum();
     for (index, backend) in backends.iter().enumerate() {
         let mut rule = rule(backend);
-        let left = backends.len() - index;
-        if left > 1 {
-            rule = rule.with(Match::OneOf(left));
+        let part = weight(backend);
+        if index + 1 < backends.len() {
+            rule = rule.with(Match::Share { part, of });
         }
+        of -= part;
         rules.push(rule.jump(chains.endpoint(backend)));
     }
     rules

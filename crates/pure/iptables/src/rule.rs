@@ -50,8 +50,13 @@ pub enum Match {
     Marked(Condition<u32>),
     /// What conntrack says of the packet.
     State(Condition<&'static [State]>),
-    /// One packet of so many, by chance.
-    OneOf(usize),
+    /// So many packets of so many, by chance.
+    Share {
+        /// How many match.
+        part: u64,
+        /// Of how many.
+        of: u64,
+    },
     /// The client came this way within so many seconds.
     Remembered {
         /// The list.
@@ -218,8 +223,8 @@ impl Match {
                 let states: Vec<&str> = states.iter().map(|state| state.name()).collect();
                 write!(line, " -m conntrack{not} --ctstate {}", states.join(","))
             }
-            Match::OneOf(count) => {
-                let chance = chance(*count);
+            Match::Share { part, of } => {
+                let chance = chance(*part, *of);
                 write!(
                     line,
                     " -m statistic --mode random --probability {chance:.11}"
@@ -243,11 +248,11 @@ impl Match {
     }
 }
 
-/// One of so many as the kernel has it: a multiple of 2⁻³¹ (`xt_statistic.h`), from the ten
+/// So many of so many as the kernel has it: a multiple of 2⁻³¹ (`xt_statistic.h`), from the ten
 /// digits that kube-proxy writes.
-fn chance(count: usize) -> f64 {
+fn chance(part: u64, of: u64) -> f64 {
     const ONE: f64 = 2_147_483_648.0;
-    let written = (1e10 / count.max(1) as f64).round() / 1e10;
+    let written = (1e10 * part as f64 / of.max(1) as f64).round() / 1e10;
     (written * ONE).round() / ONE
 }
 

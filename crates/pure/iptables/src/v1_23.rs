@@ -196,7 +196,8 @@ impl View<'_> {
     fn endpoints(&self, own: &std::collections::BTreeSet<Backend>, fragment: &mut Fragment) {
         let port = self.port;
         let comment = |_: &Backend| self.comment.map(str::to_owned);
-        let spread = |backends| spread(&self.chains, port.affinity, backends, comment);
+        let sharing = &port.endpoints.sharing;
+        let spread = |backends| spread(&self.chains, port.affinity, backends, sharing, comment);
         fragment.chain(self.chains.cluster()).extend(spread(own));
         let mut reachable = own.clone();
         if self.internal_local || self.external_local {

@@ -191,3 +191,18 @@ fn an_older_listing_has_the_same_structure() {
     }
     assert_eq!((spread.len(), leads_to.len()), (3, 3));
 }
+
+/// What iptables 1.8.9 prints of eight in ten, then one of the two that are left.
+#[test]
+fn endpoints_that_weigh_more_get_more() {
+    let mut service = service("default/nginx-basic:http", "10.100.49.21", None, &NGINX);
+    let heavy = service.endpoints.cluster.first().copied().unwrap();
+    service.endpoints.sharing.weights = Arc::new([(heavy, 8)].into());
+    let rules = rules("http", service, "192.168.0.0/16");
+    let chances: Vec<_> = chain(&rules, "KUBE-SVC-WWRFY3PZ7W3FGMQW")
+        .iter()
+        .filter_map(|rule| rule.split_once("--probability "))
+        .map(|(_, rest)| rest.split(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(chances, ["0.79999999981", "0.50000000000"]);
+}

@@ -23,4 +23,7 @@ pub use names::Names;
 pub use net::{IpFamily, Port, Protocol};
 pub use node::Node;
 pub use pod::Pod;
-pub use service::{External, Service, ServiceAddress, ServicePort, ServiceType, TrafficPolicy};
+pub use service::{
+    External, HashOf, Service, ServiceAddress, ServicePort, ServiceType, Sharing, TrafficPolicy,
+    Weight,
+};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{ObjectKey, Port, PortName, Protocol, Uid};
+use crate::{Endpoint, ObjectKey, Port, PortName, Protocol, Uid};
 
 /// `spec.type` of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,10 +81,59 @@ pub struct Service {
     /// every node. Empty: nodes make no difference.
     #[serde(default)]
     pub topology_keys: Vec<Arc<str>>,
+    /// How connections are shared among its endpoints.
+    #[serde(default)]
+    pub sharing: Sharing,
     /// Has the label `service.kubernetes.io/service-proxy-name` or
     /// `service.kubernetes.io/headless`: nodes leave its addresses to somebody else.
     #[serde(default)]
     pub not_proxied: bool,
+}
+
+/// How connections are shared among a Service's endpoints: alike and by chance, if its
+/// annotations say nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sharing {
+    /// The annotation `weft/weights`: of those that name an endpoint the first counts. What
+    /// none names weighs 1.
+    #[serde(default)]
+    pub weights: Vec<Weight>,
+    /// The annotation `weft/hash`: what of a connection decides which endpoint it gets.
+    #[serde(default)]
+    pub hash: Option<HashOf>,
+}
+
+/// What some endpoints weigh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weight {
+    /// The name of a pod, or an address; with `*` at its end, the start of one.
+    pub endpoints: Arc<str>,
+    /// How many connections they get for each that an endpoint of weight 1 gets. 0: those
+    /// alone that no other endpoint can take.
+    pub weight: u16,
+}
+
+/// What of a connection decides which endpoint it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HashOf {
+    /// The client's address.
+    Source,
+    /// Both addresses, both ports and the protocol.
+    FiveTuple,
+}
+
+impl Weight {
+    /// Whether it names an endpoint.
+    pub fn names(&self, endpoint: &Endpoint) -> bool {
+        let fits = |text: &str| match self.endpoints.strip_suffix('*') {
+            Some(start) => text.starts_with(start),
+            None => text == &*self.endpoints,
+        };
+        let address = endpoint.address().map(|address| address.to_string());
+        endpoint.pod.as_ref().is_some_and(|pod| fits(&pod.name))
+            || address.is_some_and(|it| fits(&it))
+    }
 }
 
 /// What of a Service is there for clients beyond the cluster.

@@ -102,6 +102,20 @@ fn by_keys<'a>(
     Vec::new()
 }
 
+/// Those of some targets that connections go to: what weighs nothing is for when there is
+/// nothing else.
+pub(crate) fn weighty<'a>(service: &Service, targets: Vec<Target<'a>>) -> Vec<Target<'a>> {
+    let weight = |target: &Target<'_>| {
+        let mut weights = service.sharing.weights.iter();
+        weights
+            .find(|weight| weight.names(target.endpoint))
+            .map_or(1, |weight| weight.weight)
+    };
+    let some = targets.iter().any(|target| weight(target) > 0);
+    let all = targets.into_iter();
+    all.filter(|target| !some || weight(target) > 0).collect()
+}
+
 fn ready<'a>(targets: &[Target<'a>]) -> Vec<Target<'a>> {
     with(targets, |endpoint| endpoint.ready)
 }

@@ -37,6 +37,17 @@ pub struct Flow {
     pub via: Option<NodeName>,
 }
 
+/// Where the last connection of a client went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// The endpoint's address.
+    pub address: IpAddr,
+    /// The endpoint's port.
+    pub port: Port,
+    /// How many seconds ago it was opened.
+    pub seconds: u32,
+}
+
 /// The cluster's ranges, which no object of the model tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {

@@ -19,12 +19,24 @@ mod verdict;
 
 use weft_model::Cluster;
 
-pub use flow::{Flow, Ranges, Sender};
+pub use flow::{Flow, Last, Ranges, Sender};
 pub use verdict::{Arrival, Loss, NoRoute, Receiver, Refusal, SourceSeen, Verdict};
 
-/// What must happen to the first packet of `flow`.
+/// What must happen to the first packet of `flow`, whose sender has not been here for long.
 #[must_use]
 pub fn verdict(cluster: &Cluster, ranges: &Ranges, flow: &Flow) -> Verdict {
+    judge(cluster, ranges, flow, None)
+}
+
+/// What must happen to the first packet of `flow`, if the last connection of the same source
+/// to the same place and by the same node had this end: with `sessionAffinity: ClientIP` and
+/// within its time the same one again, if it may still be had.
+#[must_use]
+pub fn verdict_again(cluster: &Cluster, ranges: &Ranges, flow: &Flow, last: &Last) -> Verdict {
+    judge(cluster, ranges, flow, Some(last))
+}
+
+fn judge(cluster: &Cluster, ranges: &Ranges, flow: &Flow, last: Option<&Last>) -> Verdict {
     let place = match flow::place(cluster, flow) {
         Ok(place) => place,
         Err(reason) => return Verdict::NotRouted(reason),
@@ -35,7 +47,7 @@ pub fn verdict(cluster: &Cluster, ranges: &Ranges, flow: &Flow) -> Verdict {
     if flow.destination.is_loopback() {
         return direct::loopback(flow, &place);
     }
-    if let Some(verdict) = service::verdict(cluster, ranges, flow, &place) {
+    if let Some(verdict) = service::verdict(cluster, ranges, flow, &place, last) {
         return verdict;
     }
     match direct::arrival(

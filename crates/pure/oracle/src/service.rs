@@ -8,7 +8,7 @@ use weft_model::{Cluster, IpFamily, Node, Service, ServicePort, TrafficPolicy};
 use crate::direct;
 use crate::endpoint::{self, Target};
 use crate::flow::Place;
-use crate::{Arrival, Flow, Loss, NoRoute, Ranges, Receiver, Refusal, SourceSeen, Verdict};
+use crate::{Arrival, Flow, Last, Loss, NoRoute, Ranges, Receiver, Refusal, SourceSeen, Verdict};
 
 /// The verdict if the destination is a Service's or in a Service range, or else `None`.
 pub(crate) fn verdict(
@@ -16,6 +16,7 @@ pub(crate) fn verdict(
     ranges: &Ranges,
     flow: &Flow,
     place: &Place<'_>,
+    last: Option<&Last>,
 ) -> Option<Verdict> {
     let holders = proxied(cluster).filter(|it| it.cluster_ips().contains(&flow.destination));
     let is_cluster_address = holders.count() > 0;
@@ -38,6 +39,7 @@ pub(crate) fn verdict(
         flow,
         place,
         node,
+        last,
     };
     Some(match door.kind {
         Kind::Own => call.internal(&door),
@@ -148,6 +150,8 @@ struct Call<'a> {
     place: &'a Place<'a>,
     /// Where it is translated.
     node: &'a Node,
+    /// Where the client's last connection went.
+    last: Option<&'a Last>,
 }
 
 /// What becomes of the source.
@@ -167,7 +171,7 @@ impl<'a> Call<'a> {
         };
         match door.service.internal_traffic_policy {
             TrafficPolicy::Cluster => self.to_near(door, &all, source),
-            TrafficPolicy::Local => self.to_local(&all, source),
+            TrafficPolicy::Local => self.to_local(door, &all, source),
         }
     }
 
@@ -183,7 +187,7 @@ impl<'a> Call<'a> {
             // As if the packet had gone out to the balancer and come back in.
             (TrafficPolicy::Local, true, Place::Pod(..)) => self.to_near(door, &all, Source::Kept),
             (TrafficPolicy::Local, true, _) => self.to_near(door, &all, Source::Node),
-            (TrafficPolicy::Local, false, _) => self.to_local(&all, Source::Kept),
+            (TrafficPolicy::Local, false, _) => self.to_local(door, &all, Source::Kept),
         };
         // Where nobody is served nobody is told apart.
         let nobody = verdict == Verdict::Refused(Refusal::NoEndpoints);
@@ -213,21 +217,36 @@ impl<'a> Call<'a> {
 
     fn to_near(&self, door: &Door<'_>, all: &[Target<'_>], source: Source) -> Verdict {
         let chosen = endpoint::near(self.cluster, self.node, door.service, all);
+        let chosen = endpoint::weighty(door.service, chosen);
         if chosen.is_empty() {
             return Verdict::Refused(Refusal::NoEndpoints);
         }
-        self.deliver(&chosen, source)
+        self.deliver(&self.remembered(door, chosen), source)
     }
 
-    fn to_local(&self, all: &[Target<'_>], source: Source) -> Verdict {
+    /// The endpoint that the client had, if it is one of those it may have and the Service
+    /// keeps clients so long; otherwise all of them.
+    fn remembered<'t>(&self, door: &Door<'_>, chosen: Vec<Target<'t>>) -> Vec<Target<'t>> {
+        let kept = self.last.zip(door.service.affinity);
+        let Some((last, _)) = kept.filter(|(last, seconds)| last.seconds < *seconds) else {
+            return chosen;
+        };
+        let same = |it: &&Target<'t>| (it.address, it.port) == (last.address, last.port);
+        match chosen.iter().find(same) {
+            Some(target) => vec![*target],
+            None => chosen,
+        }
+    }
+
+    fn to_local(&self, door: &Door<'_>, all: &[Target<'_>], source: Source) -> Verdict {
         let here: Vec<_> = all
             .iter()
             .filter(|target| target.endpoint.node.as_ref() == Some(&self.node.name))
             .copied()
             .collect();
-        let chosen = endpoint::usable(&here);
+        let chosen = endpoint::weighty(door.service, endpoint::usable(&here));
         if !chosen.is_empty() {
-            return self.deliver(&chosen, source);
+            return self.deliver(&self.remembered(door, chosen), source);
         }
         // Without an endpoint anywhere the policy makes no difference.
         if endpoint::usable(all).is_empty() {

@@ -4,10 +4,11 @@
 use weft_model::{
     Change, Cluster, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Node,
     Object, ObjectKey, Pod, Port, Protocol, Service, ServiceAddress, ServicePort, ServiceType,
-    TrafficPolicy,
+    TrafficPolicy, Weight,
 };
 use weft_oracle::{
-    Flow, Loss, NoRoute, Ranges, Receiver, Refusal, Sender, SourceSeen, Verdict, verdict,
+    Flow, Last, Loss, NoRoute, Ranges, Receiver, Refusal, Sender, SourceSeen, Verdict, verdict,
+    verdict_again,
 };
 
 /// Two nodes, both families: pods `a` and `b` on node 1, `c` on node 2, a host-network
@@ -91,6 +92,7 @@ fn service(name: &str, address: &[&str]) -> Service {
         external: Default::default(),
         affinity: None,
         topology_keys: Vec::new(),
+        sharing: Default::default(),
         not_proxied: false,
     }
 }
@@ -887,4 +889,78 @@ fn hints_and_topology_keys_choose_the_near_ones() {
         ]);
         check(&with(objects), &[("node 1", "10.96.0.20:80", expected)]);
     }
+}
+
+#[test]
+fn what_weighs_nothing_is_for_when_there_is_nothing_else() {
+    let weighing = |weights: &[(&str, u16)]| {
+        let weights = weights.iter().map(|(endpoints, weight)| Weight {
+            endpoints: (*endpoints).into(),
+            weight: *weight,
+        });
+        let mut service = service("web", &["10.96.0.20"]);
+        service.sharing.weights = weights.collect();
+        Object::Service(service)
+    };
+    let both = ["10.244.1.5 ready @node-1", "10.244.2.5 ready @node-2"];
+    let a = "10.244.1.5:8080 a as itself";
+    let c = "10.244.2.5:8080 c as itself";
+    let all = "10.244.1.5:8080 a as itself, 10.244.2.5:8080 c as itself";
+    for (weights, endpoints_there, expected) in [
+        (&[("10.244.2.5", 0)][..], &both[..], a),
+        (&[("10.244.1.*", 0)], &both, c),
+        (&[("10.244.1.*", 5)], &both, all),
+        (&[("10.244.2.5", 7), ("*", 0)], &both, c),
+        (&[("*", 0)], &both, all),
+        (&[("10.244.2.5", 0)], &both[1..], c),
+    ] {
+        let cluster = with([weighing(weights), endpoints(endpoints_there)]);
+        check(&cluster, &[("node 1", "10.96.0.20:80", expected)]);
+    }
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_for_as_long_as_the_service_says() {
+    let both = ["10.244.1.5 ready @node-1", "10.244.2.5 ready @node-2"];
+    let mut service = everywhere(TrafficPolicy::Local);
+    service.affinity = Some(60);
+    let lasting = service.clone();
+    service.affinity = None;
+    let again = |service: &Service, last: &str, seconds, from: &str, to: &str| -> usize {
+        let cluster = with([Object::Service(service.clone()), endpoints(&both)]);
+        let to: std::net::SocketAddr = to.parse().unwrap();
+        let (from, source) = sender(from, &cluster, to.ip());
+        let flow = Flow {
+            from,
+            source,
+            destination: to.ip(),
+            protocol: Protocol::Tcp,
+            port: Port::new(to.port()).unwrap(),
+            via: None,
+        };
+        let last = Last {
+            address: last.parse().unwrap(),
+            port: Port::new(8080).unwrap(),
+            seconds,
+        };
+        match verdict_again(&cluster, &ranges(), &flow, &last) {
+            Verdict::Delivered(arrivals) => {
+                assert!(
+                    arrivals.len() > 1
+                        || arrivals.iter().all(|it| {
+                            it.address == last.address || flow.from == Sender::Outside
+                        })
+                );
+                arrivals.len()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (vip, port) = ("10.96.0.20:80", "172.30.0.11:30080");
+    assert_eq!(again(&lasting, "10.244.2.5", 59, "pod b", vip), 1);
+    assert_eq!(again(&lasting, "10.244.2.5", 60, "pod b", vip), 2);
+    assert_eq!(again(&service, "10.244.2.5", 0, "pod b", vip), 2);
+    // One that is gone, and one that this client may not have.
+    assert_eq!(again(&lasting, "10.244.9.9", 0, "pod b", vip), 2);
+    assert_eq!(again(&lasting, "10.244.2.5", 0, "outside", port), 1);
 }

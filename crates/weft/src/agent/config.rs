@@ -152,6 +152,7 @@ impl Config {
                     settings.local = LocalMode::Ranges(self.pod_cidrs.iter().copied().collect());
                 }
                 settings.localhost_node_ports = self.iptables.localhost_node_ports;
+                settings.by_chance = true;
             }
         }
         Ok(settings)
@@ -254,6 +255,7 @@ mod tests {
         assert!(iptables.localhost_node_ports);
         let at_home = ProxySettings {
             localhost_node_ports: true,
+            by_chance: true,
             ..nftables
         };
         assert_eq!(iptables, at_home);

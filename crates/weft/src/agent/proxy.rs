@@ -109,6 +109,7 @@ impl ProxyConfig {
             local: self.local()?,
             masquerade_all: self.masquerade_all,
             localhost_node_ports: false,
+            by_chance: false,
         })
     }
 
@@ -225,6 +226,7 @@ mod tests {
             local: LocalMode::Ranges(ranges.into()),
             masquerade_all: true,
             localhost_node_ports: false,
+            by_chance: false,
         };
         assert_eq!(found.unwrap(), expected);
         assert_eq!(settings("{}").unwrap(), ProxySettings::default());

@@ -172,6 +172,10 @@ impl RuleArgs {
             local,
             masquerade_all: self.masquerade_all,
             localhost_node_ports: self.localhost_nodeports,
+            by_chance: match self.mode {
+                Mode::Iptables => true,
+                Mode::Nftables => false,
+            },
         })
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_desired::{
-    Backend, Frontend, FrontendKey, Masquerade, Otherwise, Outside, SizeClass, place,
+    Backend, Frontend, FrontendKey, HashOf, Masquerade, Otherwise, Outside, SizeClass, hash_table,
+    place_shares, shares,
 };
 
 use super::ip_family::IpFamily;
@@ -38,8 +39,10 @@ pub(super) struct Installed {
 /// What some clients get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// Slot by slot.
+    /// Slot by slot. One that weighs more, or whose hash is drawn, has several.
     pub(super) slots: Vec<Backend>,
+    /// What is hashed to find a slot; without it a slot is drawn.
+    hash: Option<HashOf>,
     /// What happens without any.
     otherwise: Otherwise,
 }
@@ -55,14 +58,16 @@ impl Installed {
     /// A frontend as it will stand, where these slots are filled now.
     pub(super) fn new(frontend: &Frontend, family: IpFamily, actual: &Slots) -> Self {
         let choice = |scope: Scope, actual, backends: &BTreeSet<Backend>, otherwise| {
-            let desired: BTreeSet<Backend> = backends
-                .iter()
-                .copied()
-                .filter(|backend| family.has(backend.address))
-                .take(scope.most_backends())
-                .collect();
+            let same = backends.iter().filter(|it| family.has(it.address));
+            let desired: BTreeSet<Backend> = same.copied().take(scope.most_backends()).collect();
+            let sharing = &frontend.sharing;
+            let slots = match sharing.hash {
+                None => place_shares(actual, shares(&desired, sharing, scope.most_backends())),
+                Some(_) => hash_table(&desired, sharing),
+            };
             Choice {
-                slots: place(actual, &desired),
+                slots,
+                hash: sharing.hash,
                 otherwise,
             }
         };
@@ -253,9 +258,13 @@ impl Elements {
         let Some(class) = SizeClass::of(choice.slots.len()) else {
             return;
         };
-        self.plain(SetId::Size(scope, class.slots));
-        if !class.is_exact() {
-            self.plain(SetId::Large(scope));
+        if let Some(hash) = choice.hash {
+            self.plain(SetId::Hashed(scope, hash));
+        } else {
+            self.plain(SetId::Size(scope, class.slots));
+            if !class.is_exact() {
+                self.plain(SetId::Large(scope));
+            }
         }
         for (slot, backend) in choice.slots.iter().enumerate() {
             if known.get(slot) != Some(backend) {

@@ -15,9 +15,11 @@
 //! -100 prerouting, output   key @frontends          goto pick
 //!      pick                 dnat saddr . key map @affinity
 //!                           key @size-N             goto pick-N          (N: 1 to 8)
+//!                           key @hash-…             goto pick-source, pick-five-tuple
 //!                           key @size-large         jump pick-large      (N: 12 and up)
 //!                           dnat key . 0            the choice that never fails
 //!      pick-N               dnat key . random mod N, then key . 0
+//!      pick-source …        dnat key . hash of the client mod 1021, then key . 0
 //!  -95 prerouting, output   only where bytes are counted: translated, original
 //!                           key @traffic-in, answers @traffic-out
 //!  -90 output, 0 forward    key @dropped               dropped

@@ -1,12 +1,13 @@
 //! The table's chains and rules.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_desired::mark;
+use weft_desired::{HASH_SLOTS, HashOf, mark};
 use weft_sys::nft::{
     BaseChain, BitOperation, Chain, ChainKind, CtKey, Direction, Expression, Hook, MetaKey,
-    NatKind, NumberMode, Policy, Register, Reject, Rule, SetOperation, Verdict,
+    NatKind, NumberMode, PayloadBase, Policy, Register, Reject, Rule, SetOperation, Verdict,
 };
 
 use super::ip_family::{End, IpFamily};
@@ -20,6 +21,9 @@ const EXACT: u32 = 8;
 /// Draws before the one that can't miss. At least two thirds of the slots are filled,
 /// so that one of 27 connections at most is not spread over all endpoints.
 const DRAWS: usize = 3;
+
+/// Where hashes start from: any number, the same on every node.
+const SEED: NonZeroU32 = NonZeroU32::MIN;
 
 const NO_LOCAL: &str = "Service without endpoints on this node";
 
@@ -233,8 +237,48 @@ impl Builder<'_> {
                 self.draw(&chain, scope, 1);
             }
         }
+        for hash in HashOf::ALL {
+            self.hash(&all, scope, hash);
+        }
         self.rule(&all, &[self.key(SetId::Large(scope)), jump(&large)]);
         self.draw(&all, scope, 1);
+    }
+
+    /// The way of frontends whose slots are chosen by a hash of the client.
+    fn hash(&mut self, from: &str, scope: Scope, hash: HashOf) {
+        let set = SetId::Hashed(scope, hash);
+        let chain = format!(
+            "{}pick-{}",
+            scope.prefix(),
+            match hash {
+                HashOf::Source => "source",
+                HashOf::FiveTuple => "five-tuple",
+            }
+        );
+        self.chain(&chain, None);
+        self.rule(from, &[self.key(set), goto(&chain)]);
+        let words = self.family.words();
+        let mut client = vec![self.family.address(End::Source, 0)];
+        let hashed = match hash {
+            HashOf::Source => words,
+            HashOf::FiveTuple => {
+                client.push(self.family.address(End::Destination, words));
+                client.extend(self.load_ports(2 * words));
+                client.push(source_port(2 * words + 2));
+                2 * words + 3
+            }
+        };
+        let slot = vec![Expression::Hash {
+            from: Register::word(0),
+            length: u32::from(hashed) * 4,
+            modulus: HASH_SLOTS,
+            seed: SEED,
+            into: Register::word(words + 2),
+        }];
+        let translate = self.translation(SetId::Endpoints(scope));
+        self.rule(&chain, &[client, slot, self.load_key(), translate]);
+        // For a packet that came here before the commit that filled all slots, or emptied them.
+        self.draw(&chain, scope, 1);
     }
 
     fn draw(&mut self, chain: &str, scope: Scope, modulus: u32) {
@@ -480,6 +524,16 @@ fn endpoint(family: IpFamily, word: u8) -> Vec<Expression> {
         family.address(End::Destination, word),
         destination_port(word + family.words()),
     ]
+}
+
+/// TCP, UDP and SCTP have them in the same places.
+fn source_port(word: u8) -> Expression {
+    Expression::Payload {
+        base: PayloadBase::Transport,
+        offset: 0,
+        length: 2,
+        into: Register::word(word),
+    }
 }
 
 /// `IFNAMSIZ`: a device's whole name, its zeros included.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use weft_desired::SizeClass;
+use weft_desired::{HashOf, SizeClass};
 use weft_sys::nft::{DataType, Set, SetFlags};
 
 use super::ip_family::IpFamily;
@@ -98,6 +98,8 @@ pub(super) enum SetId {
     Size(Scope, u32),
     /// Frontends of a size class that is not exact.
     Large(Scope),
+    /// Frontends whose slots are chosen by a hash.
+    Hashed(Scope, HashOf),
     /// Frontends that give clients beyond the cluster other endpoints.
     Split,
     /// Frontends that admit some sources only; each element counts what came from others.
@@ -158,6 +160,7 @@ impl SetId {
         for scope in Scope::BOTH {
             all.extend([SetId::Endpoints(scope), SetId::Large(scope)]);
             all.extend(sizes(scope));
+            all.extend(HashOf::ALL.map(|hash| SetId::Hashed(scope, hash)));
         }
         all.extend(timeouts.iter().copied().map(SetId::Sticky));
         if traffic {
@@ -189,6 +192,10 @@ impl SetId {
             SetId::Size(scope, slots) => {
                 return Cow::Owned(format!("{}size-{slots}", scope.prefix()));
             }
+            SetId::Hashed(Scope::All, HashOf::Source) => "hash-source",
+            SetId::Hashed(Scope::All, HashOf::FiveTuple) => "hash-five-tuple",
+            SetId::Hashed(Scope::Local, HashOf::Source) => "local-hash-source",
+            SetId::Hashed(Scope::Local, HashOf::FiveTuple) => "local-hash-five-tuple",
             SetId::Large(Scope::All) => "size-large",
             SetId::Large(Scope::Local) => "local-size-large",
             SetId::Split => "split",
@@ -227,6 +234,7 @@ impl SetId {
             | SetId::Restricted
             | SetId::Size(..)
             | SetId::Large(_)
+            | SetId::Hashed(..)
             | SetId::Split
             | SetId::NotAdmitted
             | SetId::Frontends
@@ -284,6 +292,7 @@ impl SetId {
             | SetId::Restricted
             | SetId::Size(..)
             | SetId::Large(_)
+            | SetId::Hashed(..)
             | SetId::Split
             | SetId::NotAdmitted
             | SetId::Frontends

@@ -121,6 +121,7 @@ impl Reader {
             | SetId::NotAdmitted
             | SetId::Size(..)
             | SetId::Large(_)
+            | SetId::Hashed(..)
             | SetId::Split
             | SetId::Frontends
             | SetId::Traffic(_)
@@ -217,6 +218,7 @@ fn describe(frontend: &mut Observed, set: SetId, key: Bytes, element: &Element, 
         SetId::Remembered
         | SetId::Size(..)
         | SetId::Large(_)
+        | SetId::Hashed(..)
         | SetId::Pods
         | SetId::PodSources
         | SetId::Nodes

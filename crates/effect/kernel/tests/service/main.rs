@@ -16,6 +16,7 @@ mod frontends;
 mod listing;
 mod node_port;
 mod reach;
+mod sharing;
 mod sources;
 mod strangers;
 mod takeover;

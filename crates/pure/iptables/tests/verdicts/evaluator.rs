@@ -216,7 +216,7 @@ impl Evaluator<'_> {
                 Match::Marked(Condition::IsNot(mark)) => way.mark & mark != *mark,
                 Match::State(Condition::Is(states)) => has_state(states, way),
                 Match::State(Condition::IsNot(states)) => !has_state(states, way),
-                Match::OneOf(_) => {
+                Match::Share { .. } => {
                     chance = true;
                     true
                 }
