@@ -20,7 +20,7 @@ pub struct Sharing {
 }
 
 /// What of a connection decides which endpoint it gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HashOf {
     /// The client's address.
     Source,
