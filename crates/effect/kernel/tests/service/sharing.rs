@@ -76,7 +76,7 @@ fn clients(hash: HashOf, family: usize) -> Vec<SocketAddr> {
         };
         text.parse().unwrap()
     };
-    let client = |number| match hash {
+    let client = |number: u16| match hash {
         HashOf::FiveTuple => SocketAddr::new(own(2), 7000 + number),
         HashOf::Source => SocketAddr::new(own(100 + number), 7000),
     };
