@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use weft_desired::{
-    Backend, Entry, Frontend, FrontendKey, LocalDetection, Masquerade, NodeNat, Origin, Otherwise,
-    Outside, Protocol, Table,
+    Backend, Entry, Frontend, FrontendKey, HashOf, LocalDetection, Masquerade, NodeNat, Origin,
+    Otherwise, Outside, Protocol, Sharing, Table,
 };
 use weft_kernel::service::{self, IpFamily, ServiceTable};
 use weft_netlab::Namespace;
@@ -75,7 +75,31 @@ fn frontends() -> Table<FrontendKey, Frontend> {
         exclusive: false,
         ..new("shop/elsewhere", &[])
     };
+    let weighty = Frontend {
+        sharing: Sharing {
+            weights: Arc::new(
+                backends(&["10.244.1.2"])
+                    .into_iter()
+                    .map(|it| (it, 3))
+                    .collect(),
+            ),
+            hash: None,
+        },
+        ..new("shop/weighty:http", &["10.244.1.2", "10.244.2.2"])
+    };
+    let hashed = Frontend {
+        sharing: Sharing {
+            hash: Some(HashOf::FiveTuple),
+            ..Sharing::default()
+        },
+        ..new(
+            "shop/hashed:http",
+            &["fd00:10:244:1::2", "fd00:10:244:2::2"],
+        )
+    };
     let all = [
+        (("10.96.0.15", Protocol::Tcp, 80), weighty),
+        (("fd00:10:96::15", Protocol::Tcp, 80), hashed),
         (
             ("10.96.0.12", Protocol::Tcp, 80),
             new("shop/web:http", &["10.244.1.2", "10.244.2.2"]),
@@ -165,6 +189,15 @@ fn what_the_kernel_has_is_listed_with_its_origin() {
             "0",
         ],
         [
+            "shop/hashed:http",
+            "ClusterIP",
+            "[fd00:10:96::15]:80/tcp",
+            "2",
+            "-",
+            "-",
+            "0",
+        ],
+        [
             "shop/empty",
             "ClusterIP",
             "10.96.0.13:99/sctp",
@@ -197,7 +230,7 @@ fn what_the_kernel_has_is_listed_with_its_origin() {
             "{expected:?} in\n{listed}"
         );
     }
-    assert_eq!(rows.len(), 7, "{listed}");
+    assert_eq!(rows.len(), 9, "{listed}");
 
     let described = text(&weft(&node, &["describe", "172.30.0.11:30080"]));
     for expected in [
@@ -216,6 +249,21 @@ fn what_the_kernel_has_is_listed_with_its_origin() {
     assert_eq!(json.as_array().unwrap().len(), 3, "{json}");
     assert_eq!(json[0]["endpoints"][1]["address"], "10.244.2.2", "{json}");
     assert_eq!(json[0]["mode"], "nftables");
+    let weighty = text(&weft(&node, &["describe", "weighty"]));
+    let shares = "Endpoints:      2\n   75.0 %  10.244.1.2:8080\n   25.0 %  10.244.2.2:8080\n";
+    assert!(weighty.ends_with(shares), "{weighty}");
+    let hashed = text(&weft(&node, &["describe", "hashed"]));
+    assert!(
+        hashed.contains("Chosen:         by a hash of both ends"),
+        "{hashed}"
+    );
+    assert_eq!(hashed.matches(" %  [fd00:10:244:").count(), 2, "{hashed}");
+    let json = text(&weft(&node, &["describe", "hashed", "-o", "json"]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["hash"], "five-tuple", "{json}");
+    let slots = json[0]["endpoints"].as_array().unwrap().iter();
+    let slots: Vec<u64> = slots.map(|it| it["slots"].as_u64().unwrap()).collect();
+    assert_eq!((slots.len(), slots.iter().sum()), (2, 1021), "{json}");
     let stats = text(&weft(&node, &["stats", "kube-dns", "-o", "json"]));
     let stats: Value = serde_json::from_str(&stats).unwrap();
     assert_eq!(stats["services"][0]["connections"], 0, "{stats}");

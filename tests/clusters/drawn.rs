@@ -153,6 +153,7 @@ fn service(number: u8, endpoints: Endpoints, draw: &mut Draw, objects: &mut Vec<
             1 => json!(["kubernetes.io/hostname", "topology.kubernetes.io/zone"]),
             _ => json!([]),
         },
+        "sharing": sharing(draw),
         "not_proxied": draw.one_in(12),
     }))));
     // Of several slices a Service's endpoints are all of them.
@@ -198,6 +199,28 @@ fn service(number: u8, endpoints: Endpoints, draw: &mut Draw, objects: &mut Vec<
             }))));
         }
     }
+}
+
+/// What some Services' annotations say: endpoints that weigh more, or nothing; a hash. It has
+/// more than a thousand slots to look into, so that few have one.
+fn sharing(draw: &mut Draw) -> Value {
+    let weigh: &[(&str, u16)] = match draw.below(6) {
+        0 => &[("10.244.1.*", 0), ("fd00:10:244:1::2", 9), ("fd00:*", 3)],
+        1 => &[("fd00:10:244:1:*", 0), ("10.244.1.2", 0), ("10.244.*", 5)],
+        2 => &[("*", 0)],
+        _ => &[],
+    };
+    let weight =
+        |(endpoints, weight): &(&str, u16)| json!({"endpoints": endpoints, "weight": weight});
+    let hash = match draw.below(8) {
+        0 => json!("source"),
+        1 => json!("five-tuple"),
+        _ => Value::Null,
+    };
+    json!({
+        "weights": weigh.iter().map(weight).collect::<Vec<Value>>(),
+        "hash": hash,
+    })
 }
 
 /// Of those who may send, some, all or none.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{Backend, FrontendKey, Masquerade, Otherwise};
+use crate::{Backend, FrontendKey, HashOf, Masquerade, Otherwise};
 
 /// By which of a Service's addresses a frontend is there, as far as the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,8 +63,10 @@ pub struct Observed {
     pub label: Arc<str>,
     /// By which address.
     pub door: Door,
-    /// Slot by slot.
+    /// Slot by slot. An endpoint that gets more connections than others has several.
     pub backends: BTreeMap<u32, Backend>,
+    /// What of a connection decides which slot it gets, where chance does not.
+    pub hash: Option<HashOf>,
     /// What happens to everybody, if nobody is given an endpoint.
     pub turned_away: Option<Otherwise>,
     /// What clients beyond the cluster are given, if it is something else.
@@ -88,6 +90,7 @@ impl Observed {
             label: Arc::default(),
             door,
             backends: BTreeMap::new(),
+            hash: None,
             turned_away: None,
             outside: None,
             sources: None,

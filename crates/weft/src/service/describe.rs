@@ -5,13 +5,15 @@ use std::fmt::Write;
 
 use clap::Parser;
 use serde_json::Value;
-use weft_desired::{Backend, Observed, Otherwise};
+use weft_desired::{Backend, HashOf, Observed, Otherwise};
 
-use super::standing::{Row, Service, Standing, Which, as_json, door, frontend, masquerade, reason};
+use super::standing::{
+    Row, Service, Standing, Which, as_json, door, frontend, masquerade, reason, slots_of,
+};
 use crate::output::{self, Format};
 
 /// Shows all that this node's kernel has of a Service: what is translated, to which endpoints
-/// in which slots, who is admitted and remembered, what was counted.
+/// in which slots or with which share of the connections, who is admitted and remembered, what was counted.
 #[derive(Debug, Parser)]
 #[command(after_help = "\
 Examples:
@@ -94,15 +96,22 @@ fn block(text: &mut String, row: &Row, port: &str) {
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
         field("Sources:", ranges.join(", "));
     }
+    if let Some(hash) = seen.hash {
+        let hash = match hash {
+            HashOf::Source => "by a hash of the client's address",
+            HashOf::FiveTuple => "by a hash of both ends and the protocol",
+        };
+        field("Chosen:", hash.to_owned());
+    }
     field("Endpoints:", given(seen));
-    slots(text, &seen.backends);
+    endpoints(text, &seen.backends);
     if let Some(outside) = &seen.outside {
-        let told = match outside.backends.len() {
+        let told = match slots_of(&outside.backends).len() {
             0 => "none on this node: dropped".to_owned(),
             count => format!("{count}, this node's (externalTrafficPolicy Local)"),
         };
         let _ = writeln!(text, "  {:<16}{told}", "From outside:");
-        slots(text, &outside.backends);
+        endpoints(text, &outside.backends);
     }
 }
 
@@ -110,12 +119,21 @@ fn given(seen: &Observed) -> String {
     match seen.turned_away {
         Some(Otherwise::Refuse) => "none: clients are refused".to_owned(),
         Some(Otherwise::Drop) => "none for this node: packets are dropped".to_owned(),
-        None => seen.backends.len().to_string(),
+        None => slots_of(&seen.backends).len().to_string(),
     }
 }
 
-fn slots(text: &mut String, backends: &BTreeMap<u32, Backend>) {
-    for (slot, backend) in backends {
-        let _ = writeln!(text, "    {slot:>3}  {backend}");
+/// Slot by slot, or each with its share where some have several slots.
+fn endpoints(text: &mut String, backends: &BTreeMap<u32, Backend>) {
+    let by_endpoint = slots_of(backends);
+    if by_endpoint.len() == backends.len() {
+        for (slot, backend) in backends {
+            let _ = writeln!(text, "    {slot:>3}  {backend}");
+        }
+        return;
+    }
+    for (backend, slots) in by_endpoint {
+        let share = 100.0 * slots.len() as f64 / backends.len() as f64;
+        let _ = writeln!(text, "  {share:>5.1} %  {backend}");
     }
 }

@@ -1,5 +1,7 @@
 //! `weft service list`: a line for each address and port that the kernel translates.
 
+use std::collections::BTreeSet;
+
 use clap::Parser;
 use serde_json::{Value, json};
 use weft_desired::Observed;
@@ -103,7 +105,7 @@ fn sources(seen: &Observed) -> String {
 fn addresses(seen: &Observed) -> String {
     match seen.backends.len() {
         0 => "-".to_owned(),
-        _ => joined(seen.backends.values()),
+        _ => joined(seen.backends.values().collect::<BTreeSet<_>>().into_iter()),
     }
 }
 

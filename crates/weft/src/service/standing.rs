@@ -8,7 +8,7 @@ use anyhow::Context;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use weft_desired::{
-    Backend, Door, FrontendKey, IpFamily, Masquerade, Observed, Otherwise, Reason, Volume,
+    Backend, Door, FrontendKey, HashOf, IpFamily, Masquerade, Observed, Otherwise, Reason, Volume,
 };
 use weft_kernel::{iptables, service};
 use weft_sys::nft::Connection;
@@ -294,8 +294,17 @@ pub(super) fn endpoints(seen: &Observed) -> String {
     match seen.turned_away {
         Some(Otherwise::Refuse) => "none: refused".to_owned(),
         Some(Otherwise::Drop) => "none: dropped".to_owned(),
-        None => seen.backends.len().to_string(),
+        None => slots_of(&seen.backends).len().to_string(),
     }
+}
+
+/// The endpoints, each with the slots that it stands in.
+pub(super) fn slots_of(backends: &BTreeMap<u32, Backend>) -> BTreeMap<Backend, Vec<u32>> {
+    let mut slots: BTreeMap<Backend, Vec<u32>> = BTreeMap::new();
+    for (slot, backend) in backends {
+        slots.entry(*backend).or_default().push(*slot);
+    }
+    slots
 }
 
 /// What clients beyond the cluster get, if it is something else.
@@ -303,7 +312,7 @@ pub(super) fn outside(seen: &Observed) -> String {
     match &seen.outside {
         None => "-".to_owned(),
         Some(outside) if outside.backends.is_empty() => "none: dropped".to_owned(),
-        Some(outside) => outside.backends.len().to_string(),
+        Some(outside) => slots_of(&outside.backends).len().to_string(),
     }
 }
 
@@ -311,10 +320,6 @@ pub(super) fn outside(seen: &Observed) -> String {
 pub(super) fn as_json(row: &Row) -> Value {
     let Row { mode, key, seen } = row;
     let service = Service::of(&seen.label);
-    let slots = |backends: &BTreeMap<u32, Backend>| -> Vec<Value> {
-        let slot = |(slot, it): (&u32, &Backend)| json!({"slot": slot, "address": it.address, "port": it.port});
-        backends.iter().map(slot).collect()
-    };
     json!({
         "namespace": service.namespace,
         "name": service.name,
@@ -324,12 +329,16 @@ pub(super) fn as_json(row: &Row) -> Value {
         "address": key.address,
         "port": key.port,
         "protocol": key.protocol.to_string(),
-        "endpoints": slots(&seen.backends),
+        "endpoints": endpoints_json(&seen.backends),
+        "hash": seen.hash.map(|hash| match hash {
+            HashOf::Source => "source",
+            HashOf::FiveTuple => "five-tuple",
+        }),
         "withoutEndpoints": seen.turned_away.map(|otherwise| match otherwise {
             Otherwise::Refuse => "refuse",
             Otherwise::Drop => "drop",
         }),
-        "outsideEndpoints": seen.outside.as_ref().map(|outside| slots(&outside.backends)),
+        "outsideEndpoints": seen.outside.as_ref().map(|outside| endpoints_json(&outside.backends)),
         "sourceRanges": seen.sources,
         "affinitySeconds": seen.affinity,
         "rememberedClients": seen.remembered,
@@ -342,6 +351,21 @@ pub(super) fn as_json(row: &Row) -> Value {
         "traffic": seen.tally.traffic.map(traffic_json),
         "turnedAway": turned_away_json(&seen.tally.turned_away),
     })
+}
+
+/// Endpoints by their first slots, with how many they have.
+fn endpoints_json(backends: &BTreeMap<u32, Backend>) -> Vec<Value> {
+    let mut endpoints: Vec<_> = slots_of(backends).into_iter().collect();
+    endpoints.sort_by(|(_, one), (_, other)| one.cmp(other));
+    let endpoint = |(it, slots): (Backend, Vec<u32>)| {
+        json!({
+            "slot": slots.first(),
+            "slots": slots.len(),
+            "address": it.address,
+            "port": it.port,
+        })
+    };
+    endpoints.into_iter().map(endpoint).collect()
 }
 
 pub(super) fn traffic_json((sent, answered): (Volume, Volume)) -> Value {

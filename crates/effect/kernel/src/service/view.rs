@@ -203,6 +203,7 @@ fn describe(frontend: &mut Observed, set: SetId, key: Bytes, element: &Element, 
                 Scope::Local => outside(frontend, slot),
             }
         }
+        SetId::Hashed(_, hash) => frontend.hash = Some(hash),
         SetId::Split => outside(frontend, None),
         SetId::Sticky(seconds) => frontend.affinity = Some(seconds),
         SetId::MasqueradeOutside => frontend.masquerade = Some(Masquerade::Outside),
@@ -218,7 +219,6 @@ fn describe(frontend: &mut Observed, set: SetId, key: Bytes, element: &Element, 
         SetId::Remembered
         | SetId::Size(..)
         | SetId::Large(_)
-        | SetId::Hashed(..)
         | SetId::Pods
         | SetId::PodSources
         | SetId::Nodes

@@ -7,8 +7,8 @@ use weft_netlab::Namespace;
 use crate::frontends::{at_node_ports, frontends, lab, local};
 
 /// What a person copies from `nft list ruleset` can be loaded elsewhere, but for two things
-/// that the kernel has and nft 1.0.6 lists and has no input for: a number in a key that was drawn or hashed, and
-/// the protocol and port that a connection had before translation in one.
+/// that the kernel has and nft 1.0.6 lists and has no input for: a number in a key that was
+/// drawn or hashed, and the protocol and port that a connection had before translation in one.
 #[test]
 fn nft_reads_back_what_it_lists() {
     let lab = lab();
