@@ -13,7 +13,8 @@ use super::standing::{
 use crate::output::{self, Format};
 
 /// Shows all that this node's kernel has of a Service: what is translated, to which endpoints
-/// in which slots or with which share of the connections, who is admitted and remembered, what was counted.
+/// in which slots or with which share of the connections, who is admitted and remembered, what
+/// was counted.
 #[derive(Debug, Parser)]
 #[command(after_help = "\
 Examples:
