@@ -953,7 +953,9 @@ fn a_client_keeps_its_endpoint_for_as_long_as_the_service_says() {
                 );
                 arrivals.len()
             }
-            other => panic!("{other:?}"),
+            other @ (Verdict::Refused(_) | Verdict::Dropped(_) | Verdict::NotRouted(_)) => {
+                panic!("{other:?}")
+            }
         }
     };
     let (vip, port) = ("10.96.0.20:80", "172.30.0.11:30080");
