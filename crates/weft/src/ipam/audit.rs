@@ -15,6 +15,8 @@ use super::facts::{Facts, Recorded};
 pub(super) enum Kind {
     /// A record whose namespace is gone: no DEL came.
     DeadAttachment,
+    /// A record whose link stands, and whose namespace's path is gone.
+    UnseenNamespace,
     /// A record without addresses: an ADD is under way, or died.
     UnfinishedAttachment,
     /// A file among the records that is none.
@@ -112,9 +114,22 @@ fn attachment(
             None => find(
                 Kind::DeadAttachment,
                 format!("its namespace {} is gone", record.netns.display()),
-                Some(Repair::Detach(Box::new(record.clone()))),
+                // Where not all is seen, the namespace of an ADD under way may be there.
+                (record.is_complete() || !facts.sees_part())
+                    .then(|| Repair::Detach(Box::new(record.clone()))),
             ),
         };
+    }
+    if !recorded.is_seen {
+        find(
+            Kind::UnseenNamespace,
+            format!(
+                "its namespace's path {} is gone, but its link stands: look from the node itself, \
+                 not from a container; if it is so there, delete the pod",
+                record.netns.display()
+            ),
+            None,
+        );
     }
     if !record.is_complete() {
         return find(
@@ -202,7 +217,7 @@ fn orphans(facts: &Facts, findings: &mut Vec<Finding>) {
             kind: Kind::OrphanReservation,
             object: address.to_string(),
             text: format!("is reserved for {owner}, and in no namespace"),
-            repair: Some(Repair::Free(reservation.clone())),
+            repair: (!facts.sees_part()).then(|| Repair::Free(reservation.clone())),
         });
     }
 }
@@ -254,7 +269,11 @@ mod tests {
             routes: None,
             pod: None,
         };
-        Recorded { attachment, lives }
+        Recorded {
+            attachment,
+            is_seen: lives,
+            lives,
+        }
     }
 
     fn reserved(address: &str, owner: &str) -> Reservation {
@@ -315,6 +334,17 @@ mod tests {
         assert_eq!(
             one(&|facts| facts.records[0].lives = false),
             is(Kind::DeadAttachment, "a/eth0", false)
+        );
+        // From a container: what is not seen is not freed either.
+        let mut unseen = sound();
+        unseen.records[0].is_seen = false;
+        unseen.reservations.push(reserved("10.0.0.9", "theirs"));
+        assert_eq!(
+            found(&unseen),
+            [
+                (Kind::UnseenNamespace, "a/eth0".to_owned(), false),
+                (Kind::OrphanReservation, "10.0.0.9".to_owned(), false),
+            ]
         );
         assert_eq!(
             one(&|facts| {

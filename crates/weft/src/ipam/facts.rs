@@ -16,6 +16,8 @@ use crate::cni::live;
 #[derive(Clone, Debug)]
 pub(super) struct Recorded {
     pub(super) attachment: Attachment,
+    /// Whether the namespace is at its path, as seen from here.
+    pub(super) is_seen: bool,
     pub(super) lives: bool,
 }
 
@@ -35,6 +37,14 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// Whether there are namespaces that can't be seen from here, so that an address in none of
+    /// those that can be may be in use all the same.
+    pub(super) fn sees_part(&self) -> bool {
+        self.records
+            .iter()
+            .any(|recorded| recorded.lives && !recorded.is_seen)
+    }
+
     pub(super) fn gather(node: &Node) -> Result<Self> {
         let mut facts = Facts {
             // Reservations first: an ADD that runs meanwhile writes its record before them.
@@ -55,8 +65,15 @@ impl Facts {
                     facts.foreign_links.insert(attachment.host_link);
                 }
                 Ok(attachment) => {
-                    let lives = live::has_namespace(&attachment.netns, attachment.netns_inode);
-                    facts.records.push(Recorded { attachment, lives });
+                    let is_seen = live::has_namespace(&attachment.netns, attachment.netns_inode);
+                    // A veth end does not outlive its peer's namespace, and from a container
+                    // the node's namespaces have no paths.
+                    let lives = is_seen || facts.links.contains_key(&attachment.host_link);
+                    facts.records.push(Recorded {
+                        attachment,
+                        is_seen,
+                        lives,
+                    });
                 }
             }
         }

@@ -104,9 +104,12 @@ fn refuse_living(
 ) -> Result<()> {
     if let Some(recorded) = recorded.filter(|recorded| recorded.lives) {
         let text = format!(
-            "attachment {} lives: its namespace is {}; delete the pod, or use --force",
+            "attachment {} lives: its {} is there; delete the pod, or use --force",
             recorded.attachment.key,
-            recorded.attachment.netns.display()
+            match recorded.is_seen {
+                true => format!("namespace {}", recorded.attachment.netns.display()),
+                false => format!("link {}", recorded.attachment.host_link),
+            }
         );
         return Err(InUse(text).into());
     }

@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{DUAL, Node, address, path, pod, prepare, run};
+use crate::node::{DUAL, Node, PATIENCE, address, path, pod, prepare, run};
 
 /// Where Debian puts the reference plugins.
 const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
@@ -27,6 +28,33 @@ impl Node {
             command.arg("--config").arg(config);
         }
         command.output().unwrap()
+    }
+
+    /// `weft ARGUMENTS` as in a container on the node: without its processes, without /run.
+    fn contained(&self, arguments: &[&str]) -> Output {
+        let config = self.root.path().join("10-weft.conflist");
+        let mut command = self.namespace.command("unshare").unwrap();
+        let script = "mount -t tmpfs tmpfs /run && exec \"$@\"";
+        command
+            .args(["-m", "-p", "-f", "--mount-proc", "sh", "-c", script, "sh"])
+            .arg(env!("CARGO_BIN_EXE_weft"))
+            .args(arguments)
+            .arg("--config")
+            .arg(config);
+        command.output().unwrap()
+    }
+
+    /// A namespace's links go a moment after it.
+    fn wait_for_links(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let links = self.namespace.output("ip", ["-o", "link"]).unwrap();
+            if links.matches(": weft").count() == count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{links}");
+            std::thread::yield_now();
+        }
     }
 
     fn json(&self, arguments: &[&str]) -> (i32, Value) {
@@ -90,6 +118,7 @@ fn leaks_are_shown_checked_and_repaired() {
     assert_eq!(node.findings(), []);
     node.add("dead", &dead).ok();
     drop(dead);
+    node.wait_for_links(1);
     fs::write(node.pool().join("10.244.1.77"), "lost\r\neth0").unwrap();
     fs::write(node.pool().join("10.244.1.78"), "").unwrap();
     // Another plugin's pod, which lives.
@@ -145,6 +174,27 @@ fn leaks_are_shown_checked_and_repaired() {
 }
 
 #[test]
+fn a_container_that_sees_no_namespaces_takes_no_living_pod_for_dead() {
+    let node = Node::new(DUAL);
+    let living = pod("living");
+    let result = node.add("living", &living).ok();
+    assert_eq!(node.findings(), []);
+    let theirs = node.pool().join("10.244.1.79");
+    fs::write(&theirs, "theirs\r\neth0").unwrap();
+    let writing = node.pool().join(".99999999.other.eth0");
+    fs::write(&writing, "other\r\neth0").unwrap();
+    let repaired = node.contained(&["ipam", "repair", "--yes"]);
+    assert_eq!(repaired.status.code(), Some(1), "{}", said(&repaired));
+    let words = said(&repaired);
+    assert!(words.contains("but its link stands"), "{words}");
+    let refused = node.contained(&["ipam", "release", "living/eth0", "--yes"]);
+    assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
+    assert_eq!(node.reserved().len(), 3);
+    assert!(theirs.exists() && writing.exists());
+    node.check("living", &living, &result).ok();
+}
+
+#[test]
 fn what_lives_is_not_released() {
     let node = Node::new(DUAL);
     let living = pod("living");
@@ -158,6 +208,7 @@ fn what_lives_is_not_released() {
     assert_eq!(unknown.status.code(), Some(5));
     node.check("living", &living, &result).ok();
     drop(living);
+    node.wait_for_links(0);
     let dry = node.weft(&["ipam", "release", "10.244.1.1"]);
     assert_eq!(dry.status.code(), Some(0), "{}", said(&dry));
     assert_eq!(node.reserved().len(), 2);
