@@ -52,6 +52,24 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
+fn a_reservation_without_content_is_gone_after_a_power_cut() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.244.1.0/29"]]);
+    let given = pool.allocate(&key("a"), &ipam, Held::Nothing).unwrap();
+    let file = pool.directory().join(given[0].to_string());
+    fs::write(&file, "").unwrap();
+    // The runtime's DEL comes first, and finds nothing that it could give back.
+    let rebooted = pool.in_boot("after");
+    rebooted.release(&key("a"), Held::These(&given)).unwrap();
+    assert!(file.exists());
+    rebooted.allocate(&key("b"), &ipam, Held::Nothing).unwrap();
+    let left = rebooted.list().unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].owner, Ok(key("b")));
+}
+
+#[test]
 fn the_layout_is_host_locals() {
     let root = TempDir::new().unwrap();
     let pool = pool(root.path());

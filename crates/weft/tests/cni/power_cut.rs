@@ -336,6 +336,9 @@ fn assert_promises(root: &Path, promises: &[(&String, &Vec<IpAddr>)], state: &st
             Err(error) => panic!("{state}: {error}"),
         }
     }
+    for reservation in pool.list().unwrap() {
+        assert!(reservation.owner.is_ok(), "{state}: {reservation:?}");
+    }
     let distinct: BTreeSet<&IpAddr> = given.iter().collect();
     assert_eq!(distinct.len(), given.len(), "{state}");
     for (container, addresses) in promises {

@@ -54,6 +54,7 @@ impl Pool {
                 self.restore(&record)?;
             }
         }
+        self.remove_nameless()?;
         let temporary = self.directory.join(".boot_id");
         durable::replace(&path, &temporary, boot.as_bytes(), Durability::Process)
             .map_err(|source| failed("write", &path, source))
@@ -67,6 +68,19 @@ impl Pool {
             let entry = entry.map_err(|source| failed("list", &self.directory, source))?;
             if entry.file_name().as_encoded_bytes().starts_with(b"index.") {
                 let path = entry.path();
+                fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes reservations that lost their content and that no record names: their owners are
+    /// gone, and no DEL could tell that they were its.
+    fn remove_nameless(&self) -> Result<(), PoolError> {
+        for address in self.taken()? {
+            // One that can't be read is somebody's.
+            if matches!(self.reservation(address), Ok(Some(text)) if text.is_empty()) {
+                let path = self.path(address);
                 fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
             }
         }
