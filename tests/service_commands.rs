@@ -385,6 +385,30 @@ fn cleanup_leaves_nothing_of_ours_and_nothing_of_others_alone() {
     );
 }
 
+#[test]
+fn a_running_kube_proxys_chains_are_not_taken_for_wefts() {
+    let node = Namespace::new("node").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let lock = folder.path().join("agent.lock");
+    let cleanup = || weft(&node, &["cleanup", "--lock", lock.to_str().unwrap()]);
+    restore(&node, "published.1.23");
+    // What weft's mode iptables left, before kube-proxy came back.
+    let run = |arguments: &[&str]| node.output("iptables-nft", arguments).unwrap();
+    run(&["-t", "mangle", "-N", "WEFT-SERVICES"]);
+    let program = folder.path().join("kube-proxy");
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let mut kube_proxy = node.command(&program).unwrap().arg("1000").spawn().unwrap();
+    let refused = cleanup();
+    kube_proxy.kill().unwrap();
+    kube_proxy.wait().unwrap();
+    let said = complaint(&refused, 4);
+    assert!(said.contains("kube-proxy runs"), "{said}");
+    let saved = || node.output("iptables-nft-save", [] as [&str; 0]).unwrap();
+    assert!(saved().contains("KUBE-SERVICES"));
+    text(&cleanup());
+    assert!(!saved().contains("KUBE-SERVICES"), "{}", saved());
+}
+
 /// A listing by set and chain: its lines, elements one by one and in any order, without what
 /// packets count and without what belongs to the process that made it.
 fn blocks(listing: &str) -> BTreeMap<String, Vec<String>> {

@@ -35,7 +35,7 @@ Examples:
   weft service cleanup --kube-proxy
   weft lab exec node-1 -- weft service cleanup --dry-run -o json
 
-Exit codes: 0 all is removed, or there was nothing; 3 not permitted; 4 an agent runs.")]
+Exit codes: 0 all is removed, or there was nothing; 3 not permitted; 4 an agent or kube-proxy runs.")]
 pub(super) struct Args {
     /// Say what would be removed, and remove nothing
     #[arg(long)]
@@ -85,6 +85,11 @@ impl Trace {
         }
     }
 
+    /// Whether a kube-proxy that runs may have written it since weft did.
+    fn is_shared_with_kube_proxy(&self) -> bool {
+        matches!(self, Trace::Chains(leftover) if leftover.whose == Whose::Ours)
+    }
+
     fn remove(&self, handles: &mut Handles) -> anyhow::Result<()> {
         match self {
             Trace::Table(family) => {
@@ -124,6 +129,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             Some(held)
         }
     };
+    if !args.dry_run && traces.iter().any(Trace::is_shared_with_kube_proxy) && runs_kube_proxy() {
+        let text = "kube-proxy runs on this node, and its chains of iptables have the names of \
+                    weft's: stop it first, or leave the chains to it";
+        return Err(InUse(text.into()).into());
+    }
     let mut removed = Vec::new();
     for trace in &traces {
         let what = trace.describe();
@@ -185,6 +195,19 @@ fn traces(handles: &mut Handles, of_kube_proxy: bool) -> anyhow::Result<Vec<Trac
         }
     }
     Ok(traces)
+}
+
+/// Whether a process of this network namespace is a kube-proxy.
+fn runs_kube_proxy() -> bool {
+    let Ok(here) = std::fs::read_link("/proc/self/ns/net") else {
+        return false;
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut folders = processes.map(|entry| entry.path());
+    folders.any(|process| {
+        std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "kube-proxy\n")
+            && std::fs::read_link(process.join("ns/net")).is_ok_and(|there| there == here)
+    })
 }
 
 /// What of kube-proxy's mode ipvs has to be removed by its own programs.
