@@ -386,6 +386,28 @@ fn cleanup_leaves_nothing_of_ours_and_nothing_of_others_alone() {
 }
 
 #[test]
+fn what_nobody_reads_ends_and_what_is_lost_is_told() {
+    let node = Namespace::new("node").unwrap();
+    let _running = programmed(&node);
+    let run = |arguments: &[&str], out: Stdio| {
+        let mut command = node.command(env!("CARGO_BIN_EXE_weft")).unwrap();
+        command.arg("service").args(arguments);
+        let mut child = command.stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        child.wait_with_output().unwrap()
+    };
+    complaint(&run(&["stats", "--watch=1"], Stdio::piped()), 0);
+    for arguments in [["stats", "-o", "json"], ["list", "-o", "json"]] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let said = complaint(&run(&arguments, full.into()), 1);
+        assert!(said.contains("standard output: No space left"), "{said}");
+    }
+}
+
+#[test]
 fn a_running_kube_proxys_chains_are_not_taken_for_wefts() {
     let node = Namespace::new("node").unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -106,7 +106,7 @@ fn main() -> ExitCode {
         }
     };
     match result {
-        Ok(code) => code,
+        Ok(code) => output::ending(code),
         Err(error) => {
             output::complain(&error);
             output::exit_code(&error)

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::EnvFilter;
 use weft_cluster::lab::membership::Complaint;
@@ -44,17 +45,36 @@ fn log(default: &str) {
         .try_init();
 }
 
-/// Prints a line. A reader that has gone (a closed pipe) is no failure of ours.
+/// Whether something could not be printed.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line. A reader that has gone (a closed pipe) is no failure of ours; another
+/// failure is the command's ([`ending`]).
 pub(crate) fn say(line: impl AsRef<str>) {
-    let _closed = writeln!(io::stdout().lock(), "{}", line.as_ref());
+    print(format!("{}\n", line.as_ref()));
 }
 
-/// Prints text as it is.
+/// Prints text as it is, and else as [`say`].
 pub(crate) fn print(text: impl AsRef<str>) {
+    if let Err(error) = print_on(text)
+        && !LOST.swap(true, Ordering::Relaxed)
+    {
+        note(format!("weft: standard output: {error}"));
+    }
+}
+
+/// Prints text. `false`: nobody reads it any more.
+///
+/// # Errors
+/// What standard output said.
+pub(crate) fn print_on(text: impl AsRef<str>) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    let _closed = out
-        .write_all(text.as_ref().as_bytes())
-        .and_then(|()| out.flush());
+    let printed = out.write_all(text.as_ref().as_bytes());
+    match printed.and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Prints a line to standard error.
@@ -78,6 +98,14 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// How a command ends that would end with `code`: not well if it printed half of what it had to.
+pub(crate) fn ending(code: ExitCode) -> ExitCode {
+    match LOST.load(Ordering::Relaxed) && code == ExitCode::SUCCESS {
+        true => ExitCode::FAILURE,
+        false => code,
+    }
 }
 
 /// The exit code for an error, as [`EXIT_CODES`] says.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
 use serde_json::{Value, json};
 use weft_desired::{Reason, Volume};
@@ -54,16 +55,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let mut last = None;
     loop {
         let counted = count(args)?;
-        match args.output {
-            Format::Json => say_json(&counted, args.watch.is_some())?,
-            Format::Table => output::print(table(&counted, last.as_ref())),
+        let mut text = match args.output {
+            Format::Json => json_text(&counted, args.watch.is_some())?,
+            Format::Table => table(&counted, last.as_ref()),
+        };
+        if args.output == Format::Json || args.watch.is_some() {
+            text.push('\n');
         }
-        let Some(seconds) = args.watch else {
+        let is_read = output::print_on(text).context("standard output")?;
+        let Some(seconds) = args.watch.filter(|_| is_read) else {
             return Ok(());
         };
-        if args.output == Format::Table {
-            output::say("");
-        }
         last = Some(counted);
         std::thread::sleep(Duration::from_secs(seconds));
     }
@@ -164,7 +166,7 @@ fn since(now: u64, before: Option<u64>) -> String {
     }
 }
 
-fn say_json(counted: &Counted, one_line: bool) -> anyhow::Result<()> {
+fn json_text(counted: &Counted, one_line: bool) -> anyhow::Result<String> {
     let services: Vec<Value> = counted
         .services
         .iter()
@@ -182,10 +184,9 @@ fn say_json(counted: &Counted, one_line: bool) -> anyhow::Result<()> {
         })
         .collect();
     let all = json!({"services": services, "turnedAway": counted.turned_away});
-    output::say(if one_line {
+    Ok(if one_line {
         all.to_string()
     } else {
         serde_json::to_string_pretty(&all)?
-    });
-    Ok(())
+    })
 }
