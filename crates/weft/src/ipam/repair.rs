@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 
 use super::audit::{Finding, Repair, audit};
 use super::facts::Facts;
-use super::show::report;
+use super::show::{Outcome, report};
 use super::{Node, Output, Place};
 use crate::cni::detach;
 use crate::output::{Format, note};
@@ -47,12 +47,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         first
     };
-    let mut failed = false;
+    let mut failed = Vec::new();
     if args.yes {
         for finding in &findings {
             if let Err(error) = apply(&node, finding) {
                 note(format!("weft: {}: {error:#}", finding.object));
-                failed = true;
+                failed.push(finding);
             }
         }
         // Files of writers whose processes can't be seen from here are not known to be left.
@@ -61,13 +61,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             node.pool.sweep()?;
         }
     }
-    report(&node, &findings, args.output.output, Some(args.yes))?;
+    let outcome = match args.yes {
+        true => Outcome::Done { failed: &failed },
+        false => Outcome::Dry,
+    };
+    report(&node, &findings, args.output.output, Some(outcome))?;
     let is_dry = !args.yes && findings.iter().any(|finding| finding.repair.is_some());
     if is_dry && args.output.output == Format::Table {
         note("nothing was changed; `--yes` does it");
     }
     let for_a_person = findings.iter().any(|finding| finding.repair.is_none());
-    Ok(match failed || for_a_person {
+    Ok(match !failed.is_empty() || for_a_person {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })

@@ -188,15 +188,30 @@ struct FindingRow<'a> {
     text: &'a str,
     /// What `repair` would do, or did.
     repair: Option<&'static str>,
+    /// Whether that was done.
+    done: bool,
 }
 
-/// Prints findings. `done`: that what could be done about them was.
+/// What became of findings.
+#[derive(Clone, Copy)]
+pub(super) enum Outcome<'a> {
+    /// Nothing was to be done.
+    Dry,
+    /// What could be done was, but for these.
+    Done { failed: &'a [&'a Finding] },
+}
+
+/// Prints findings, and what became of them if that was asked for.
 pub(super) fn report(
     node: &Node,
     findings: &[Finding],
     format: Format,
-    done: Option<bool>,
+    outcome: Option<Outcome<'_>>,
 ) -> Result<()> {
+    let is_done = |finding: &Finding| match outcome {
+        Some(Outcome::Done { failed }) => finding.repair.is_some() && !failed.contains(&finding),
+        Some(Outcome::Dry) | None => false,
+    };
     let rows: Vec<FindingRow<'_>> = findings
         .iter()
         .map(|finding| FindingRow {
@@ -204,11 +219,13 @@ pub(super) fn report(
             object: &finding.object,
             text: &finding.text,
             repair: finding.repair.as_ref().map(super::repair::word),
+            done: is_done(finding),
         })
         .collect();
     match format {
         Format::Json => say(serde_json::to_string_pretty(&serde_json::json!({
-            "network": node.network.as_str(), "findings": rows, "repaired": done,
+            "network": node.network.as_str(), "findings": rows,
+            "repaired": outcome.map(|outcome| matches!(outcome, Outcome::Done { failed: [] })),
         }))?),
         Format::Table if rows.is_empty() => say(format!(
             "network {}: everything fits together",
@@ -217,10 +234,13 @@ pub(super) fn report(
         Format::Table => {
             for row in rows {
                 let kind = serde_json::to_value(row.kind)?;
-                let repair = match (row.repair, done) {
+                let repair = match (row.repair, outcome) {
                     (None, _) => String::new(),
-                    (Some(word), Some(true)) => format!(" [{word}: done]"),
-                    (Some(word), Some(false)) => format!(" [would {word}]"),
+                    (Some(word), Some(Outcome::Done { .. })) => match row.done {
+                        true => format!(" [{word}: done]"),
+                        false => format!(" [{word}: failed]"),
+                    },
+                    (Some(word), Some(Outcome::Dry)) => format!(" [would {word}]"),
                     (Some(word), None) => format!(" [`weft ipam repair` would {word}]"),
                 };
                 say(format!(

@@ -160,6 +160,7 @@ fn leaks_are_shown_checked_and_repaired() {
     assert_eq!(node.reserved(), before);
     let done = node.weft(&["ipam", "repair", "--yes"]);
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+    assert!(said(&done).contains("[detach: done]"), "{}", said(&done));
     assert_eq!(node.findings(), []);
     node.check("living", &living, &result).ok();
     let left: Vec<String> = node
