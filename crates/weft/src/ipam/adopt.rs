@@ -20,6 +20,9 @@ The addresses of running pods are reserved in weft's network too, so that weft g
 out; the pods go on as they are, and weft's DEL gives their addresses back. Nothing is removed
 from where it comes: the node can go back the same way, with --network and --from exchanged.
 
+A pod that the other plugin attaches between this and weft's configuration has an address that
+weft would give out again: cordon the node meanwhile, or do this again after the configuration.
+
 Ends with 1 when an address belongs to different containers there and here.
 
 Examples:
@@ -71,14 +74,23 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 say(format!("{address} {owner}: {}", word(*kind)));
             }
             say(format!(
-                "{} to take over, {} here already, {} in conflict",
+                "{} {}, {} here already, {} in conflict",
                 count(Adopted::New),
+                match args.yes {
+                    true => "taken over",
+                    false => "to take over",
+                },
                 count(Adopted::Already),
                 count(Adopted::Conflict)
             ));
             flannel(args)?;
             if !args.yes {
                 note("nothing was changed; `--yes` takes them over");
+            } else {
+                note(
+                    "a pod that starts before weft's configuration is there gets an address that \
+                     weft does not know of: do this again after it",
+                );
             }
         }
     }
