@@ -424,6 +424,16 @@ impl Pool {
             .is_some_and(|reservation| belongs_to(&reservation, owner)))
     }
 
+    /// Whether the address is another's than this owner's: reserved, and not for it.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn is_anothers(&self, owner: &AttachmentKey, address: IpAddr) -> Result<bool, PoolError> {
+        Ok(self
+            .reservation(address)?
+            .is_some_and(|reservation| !belongs_to(&reservation, owner)))
+    }
+
     /// Every reservation, in the order of addresses. Reads as many files.
     ///
     /// # Errors

@@ -60,8 +60,18 @@ fn remove(
         Held::These(addresses) => addresses.to_vec(),
         Held::Unknown => pool.held_by(key).map_err(|error| pool_error(&error))?,
     };
-    if !addresses.is_empty() {
-        host_port::set(key, &[], &addresses, &name)?;
+    // What a DEL that died had released may be another's by now, with its ports.
+    let mut own = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        if !pool
+            .is_anothers(key, address)
+            .map_err(|error| pool_error(&error))?
+        {
+            own.push(address);
+        }
+    }
+    if !own.is_empty() {
+        host_port::set(key, &[], &own, &name)?;
     }
     link::detach(&name)?;
     pool.release(key, held)
