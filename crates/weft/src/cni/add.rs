@@ -80,16 +80,22 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     } else {
         records.begin(&record).map(Some)
     };
+    let mut is_unlinked = false;
     let attached = written
         .map_err(|error| record_error(&error))
         .and_then(|unsynced| {
             while_synced(unsynced.as_ref(), || {
-                link::attach(&record.key, namespace.as_fd(), &link)?;
+                link::attach(&record.key, namespace.as_fd(), &link)
+                    .inspect_err(|_| is_unlinked = true)?;
                 sysctl::apply(request, namespace.as_fd())?;
                 open_ports(request, &record, &link)
             })
         });
     if let Err(error) = attached {
+        // A living pod keeps its link when a setting or a port of a repeated ADD fails.
+        if stood && !is_unlinked {
+            return Err(error);
+        }
         return Err(match del::undo(&records, &record) {
             Ok(()) => error,
             Err(second) => {

@@ -135,6 +135,13 @@ fn settings_are_the_pods_own() {
         message.contains("net/ipv4/ip_local_port_range"),
         "{message}"
     );
+    // Again, and it fails: what stood stays.
+    let mut wrong = config.clone();
+    wrong["sysctl"] = json!({"net.ipv4.no_such": "1"});
+    node.call("ADD", "c1", &path(&pod), &wrong).error();
+    pod.set_sysctl("net/ipv4/ip_local_port_range", "20000 30000")
+        .unwrap();
+    node.call("CHECK", "c1", &path(&pod), &check).ok();
     node.del("c1").ok();
     for (key, words) in [
         (
