@@ -50,7 +50,14 @@ impl Queue {
         let (file, place) = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (None, QueuePlace::default()),
             Err(source) => return Err(failed("read", &path, source)),
-            Ok((metadata, file)) if metadata.ino() == before.inode => (Some(file), before),
+            // A place behind the end is of an index that was damaged.
+            Ok((metadata, file))
+                if metadata.ino() == before.inode
+                    && before.used <= metadata.len()
+                    && before.seen <= metadata.len() =>
+            {
+                (Some(file), before)
+            }
             Ok((metadata, file)) => {
                 let inode = metadata.ino();
                 (
@@ -214,6 +221,24 @@ mod tests {
         queue.seek(offset);
         // The half line and the one written behind it are one that is none.
         assert_eq!(texts(queue.rest().unwrap()), ["10.0.0.8"]);
+    }
+
+    #[test]
+    fn a_place_behind_the_end_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        append(root.path(), "10.0.0.1".parse().unwrap()).unwrap();
+        let (_, place) = Queue::open(root.path(), true, QueuePlace::default()).unwrap();
+        for (used, seen) in [(u64::MAX, 0), (0, u64::MAX), (10, 0)] {
+            let damaged = QueuePlace {
+                used,
+                seen,
+                ..place
+            };
+            let (mut queue, found) = Queue::open(root.path(), true, damaged).unwrap();
+            assert_eq!(found, place);
+            queue.seek(found.seen);
+            assert_eq!(texts(queue.rest().unwrap()), ["10.0.0.1"]);
+        }
     }
 
     #[test]
