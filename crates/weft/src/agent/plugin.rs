@@ -66,6 +66,25 @@ impl Directories {
         self.configuration().exists()
     }
 
+    /// The configuration that the runtime takes instead, for its name comes first.
+    pub(crate) fn preferred_configuration(&self) -> Result<Option<PathBuf>> {
+        let entries = fs::read_dir(&self.configurations)
+            .with_context(|| format!("CNI configurations {}", self.configurations.display()))?;
+        let mut first: Option<PathBuf> = None;
+        for entry in entries {
+            let path = entry?.path();
+            // What libcni looks for.
+            let is_read =
+                ["conf", "conflist", "json"].map(|kind| path.extension() == Some(kind.as_ref()));
+            let is_before =
+                path < self.configuration() && first.as_ref().is_none_or(|first| path < *first);
+            if is_read.contains(&true) && is_before {
+                first = Some(path);
+            }
+        }
+        Ok(first)
+    }
+
     /// Writes the network configuration, atomically, and only if it says something new.
     /// Its presence tells the runtime that the node carries pods.
     pub(crate) fn write_configuration(&self, network: &NodeNetwork) -> Result<bool> {
@@ -117,10 +136,10 @@ fn write_atomically(target: &Path, content: &[u8]) -> std::io::Result<()> {
 fn copy_with_time(source: &Path, target: &Path) -> std::io::Result<()> {
     fs::copy(source, target)?;
     let modified = fs::metadata(source)?.modified()?;
-    fs::File::options()
-        .write(true)
-        .open(target)?
-        .set_modified(modified)
+    let file = fs::File::options().write(true).open(target)?;
+    file.set_modified(modified)?;
+    // Its name must not outlive a power cut that its content does not.
+    file.sync_all()
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

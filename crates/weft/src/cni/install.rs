@@ -12,7 +12,7 @@ use weft_proto::cni::{DEFAULT_MTU, DEFAULT_STATE_DIR};
 use weft_sys::rtnl::Conversation;
 
 use crate::agent::plugin::{Directories, NodeNetwork};
-use crate::output::{InUse, Usage, say};
+use crate::output::{InUse, Usage, note, say};
 
 /// Puts the CNI plugin on this node, or takes it away.
 #[derive(Debug, Parser)]
@@ -116,6 +116,12 @@ fn install(args: Install) -> Result<ExitCode> {
         directories.configuration().display(),
         if written { "" } else { " (as it was)" }
     ));
+    if let Some(other) = directories.preferred_configuration()? {
+        note(format!(
+            "the runtime goes on with {}, whose name comes first: move it away",
+            other.display()
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -367,6 +367,17 @@ fn the_plugin_is_installed_and_taken_away() {
     prepare(&mut version, "VERSION", "", "");
     run(version, &json!({"cniVersion": "1.1.0"})).ok();
 
+    let other = root.join("net.d/10-flannel.conflist");
+    fs::write(root.join("net.d/20-other.conflist"), "{}").unwrap();
+    let first = install(&["--range", "10.244.1.0/24", "--mtu", "1400"]);
+    assert!(!said(&first).contains("goes on with"), "{}", said(&first));
+    fs::write(&other, "{}").unwrap();
+    let second = install(&["--range", "10.244.1.0/24", "--mtu", "1400"]);
+    let word = format!("goes on with {}", other.display());
+    assert!(said(&second).contains(&word), "{}", said(&second));
+    fs::remove_file(&other).unwrap();
+    fs::remove_file(root.join("net.d/20-other.conflist")).unwrap();
+
     let living = pod("living");
     node.add("living", &living).ok();
     let uninstall = |more: &[&str]| {
