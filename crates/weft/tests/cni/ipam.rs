@@ -9,8 +9,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{DUAL, Node, PATIENCE, address, path, pod, prepare, run};
+use crate::node::{Node, PATIENCE, address, path, pod, prepare, run};
 
+/// Of no lab: these commands look into every namespace of the machine.
+const DUAL: &[&str] = &["10.199.1.0/24", "fd00:10:199:1::/64"];
 /// Where Debian puts the reference plugins.
 const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
 
@@ -119,26 +121,26 @@ fn leaks_are_shown_checked_and_repaired() {
     node.add("dead", &dead).ok();
     drop(dead);
     node.wait_for_links(1);
-    fs::write(node.pool().join("10.244.1.77"), "lost\r\neth0").unwrap();
-    fs::write(node.pool().join("10.244.1.78"), "").unwrap();
+    fs::write(node.pool().join("10.199.1.77"), "lost\r\neth0").unwrap();
+    fs::write(node.pool().join("10.199.1.78"), "").unwrap();
     // Another plugin's pod, which lives.
     let theirs = pod("theirs");
     theirs
-        .output("ip", ["address", "add", "10.244.1.79/32", "dev", "lo"])
+        .output("ip", ["address", "add", "10.199.1.79/32", "dev", "lo"])
         .unwrap();
     let _inhabitant = Inhabitant::of(&theirs);
-    fs::write(node.pool().join("10.244.1.79"), "theirs\r\neth0").unwrap();
-    fs::remove_file(node.pool().join("10.244.1.1")).unwrap();
+    fs::write(node.pool().join("10.199.1.79"), "theirs\r\neth0").unwrap();
+    fs::remove_file(node.pool().join("10.199.1.1")).unwrap();
 
     let states = node.states();
     let is = |address: &str, state: &str| (address.to_owned(), state.to_owned());
     for expected in [
-        is("10.244.1.2", "dead"),
-        is("10.244.1.77", "leaked"),
-        is("10.244.1.78", "leaked"),
-        is("10.244.1.79", "other"),
-        is("fd00:10:244:1::1", "attached"),
-        is("fd00:10:244:1::2", "dead"),
+        is("10.199.1.2", "dead"),
+        is("10.199.1.77", "leaked"),
+        is("10.199.1.78", "leaked"),
+        is("10.199.1.79", "other"),
+        is("fd00:10:199:1::1", "attached"),
+        is("fd00:10:199:1::2", "dead"),
     ] {
         assert!(states.contains(&expected), "{expected:?} in {states:?}");
     }
@@ -148,8 +150,8 @@ fn leaks_are_shown_checked_and_repaired() {
     let findings = [
         found("dead-attachment", "dead/eth0", "detach"),
         found("missing-reservation", "living/eth0", "reserve"),
-        found("orphan-reservation", "10.244.1.77", "free"),
-        found("orphan-reservation", "10.244.1.78", "free"),
+        found("orphan-reservation", "10.199.1.77", "free"),
+        found("orphan-reservation", "10.199.1.78", "free"),
     ];
     assert_eq!(node.findings(), findings);
     let before = node.reserved();
@@ -168,7 +170,7 @@ fn leaks_are_shown_checked_and_repaired() {
         .into_iter()
         .map(|(address, _)| address)
         .collect();
-    assert_eq!(left, ["10.244.1.1", "10.244.1.79", "fd00:10:244:1::1"]);
+    assert_eq!(left, ["10.199.1.1", "10.199.1.79", "fd00:10:199:1::1"]);
     let table = said(&node.weft(&["ipam", "show"]));
     assert!(table.contains("default/pod-living"), "{table}");
     assert!(table.contains("252 of 254 free"), "{table}");
@@ -180,7 +182,7 @@ fn a_container_that_sees_no_namespaces_takes_no_living_pod_for_dead() {
     let living = pod("living");
     let result = node.add("living", &living).ok();
     assert_eq!(node.findings(), []);
-    let theirs = node.pool().join("10.244.1.79");
+    let theirs = node.pool().join("10.199.1.79");
     fs::write(&theirs, "theirs\r\neth0").unwrap();
     let writing = node.pool().join(".99999999.other.eth0");
     fs::write(&writing, "other\r\neth0").unwrap();
@@ -200,20 +202,20 @@ fn what_lives_is_not_released() {
     let node = Node::new(DUAL);
     let living = pod("living");
     let result = node.add("living", &living).ok();
-    for what in ["10.244.1.1", "living/eth0"] {
+    for what in ["10.199.1.1", "living/eth0"] {
         let refused = node.weft(&["ipam", "release", what, "--yes"]);
         assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
         assert!(said(&refused).contains("--force"), "{}", said(&refused));
     }
-    let unknown = node.weft(&["ipam", "release", "10.244.1.9"]);
+    let unknown = node.weft(&["ipam", "release", "10.199.1.9"]);
     assert_eq!(unknown.status.code(), Some(5));
     node.check("living", &living, &result).ok();
     drop(living);
     node.wait_for_links(0);
-    let dry = node.weft(&["ipam", "release", "10.244.1.1"]);
+    let dry = node.weft(&["ipam", "release", "10.199.1.1"]);
     assert_eq!(dry.status.code(), Some(0), "{}", said(&dry));
     assert_eq!(node.reserved().len(), 2);
-    let done = node.weft(&["ipam", "release", "10.244.1.1", "--yes"]);
+    let done = node.weft(&["ipam", "release", "10.199.1.1", "--yes"]);
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     node.assert_clean();
 }
@@ -226,7 +228,7 @@ fn host_local(node: &Node, verb: &str, network: &str, container: &str, pod: &Nam
         "cniVersion": "1.0.0", "name": network, "type": "bridge",
         "ipam": {
             "type": "host-local", "dataDir": node.root.path().join("networks"),
-            "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]],
+            "ranges": [[{"subnet": "10.199.1.0/24"}], [{"subnet": "fd00:10:199:1::/64"}]],
         },
     });
     run(process, &config).ok()
@@ -241,12 +243,12 @@ fn a_node_moves_from_host_local_and_back() {
     let pods = [pod("a"), pod("b"), pod("c"), pod("d")];
     // host-local keeps the first address of a range for the gateway.
     let theirs = host_local(&node, "ADD", "cbr0", "a", &pods[0]);
-    assert_eq!(theirs["ips"][0]["address"], "10.244.1.2/24");
+    assert_eq!(theirs["ips"][0]["address"], "10.199.1.2/24");
     let from = node.root.path().join("networks/cbr0");
     let from = from.to_str().unwrap();
     let dry = node.weft(&["ipam", "adopt", "--from", from]);
     assert!(
-        said(&dry).contains("10.244.1.2 a/eth0: new"),
+        said(&dry).contains("10.199.1.2 a/eth0: new"),
         "{}",
         said(&dry)
     );
@@ -261,24 +263,24 @@ fn a_node_moves_from_host_local_and_back() {
     }
     // weft goes on behind host-local's last address, and DEL gives back what it took over.
     let ours = node.add("b", &pods[1]).ok();
-    assert_eq!(ours["ips"][0]["address"], "10.244.1.3/32");
-    assert_eq!(ours["ips"][1]["address"], "fd00:10:244:1::3/128");
+    assert_eq!(ours["ips"][0]["address"], "10.199.1.3/32");
+    assert_eq!(ours["ips"][1]["address"], "fd00:10:199:1::3/128");
     node.del("a").ok();
     assert_eq!(node.reserved().len(), 2);
 
     // And back: host-local in weft's network.
     let theirs = host_local(&node, "ADD", "weft", "c", &pods[2]);
-    assert_eq!(theirs["ips"][0]["address"], "10.244.1.4/24");
+    assert_eq!(theirs["ips"][0]["address"], "10.199.1.4/24");
     host_local(&node, "DEL", "weft", "b", &pods[1]);
     assert_eq!(node.reserved().len(), 2);
     // weft once more, which has not seen what host-local did.
     let ours = node.add("d", &pods[3]).ok();
     assert_eq!(
         address(&ours, 0),
-        "10.244.1.5".parse::<std::net::IpAddr>().unwrap()
+        "10.199.1.5".parse::<std::net::IpAddr>().unwrap()
     );
 
-    fs::write(node.pool().join("10.244.1.2"), "other\r\neth0").unwrap();
+    fs::write(node.pool().join("10.199.1.2"), "other\r\neth0").unwrap();
     let (code, value) = node.json(&["ipam", "adopt", "--from", from]);
     assert_eq!(
         (code, &value["addresses"][0]["outcome"]),
@@ -293,11 +295,11 @@ fn gc_frees_what_only_a_reservation_tells_of() {
     node.add("living", &living).ok();
     let theirs = pod("theirs");
     theirs
-        .output("ip", ["address", "add", "10.244.1.79/32", "dev", "lo"])
+        .output("ip", ["address", "add", "10.199.1.79/32", "dev", "lo"])
         .unwrap();
     let _inhabitant = Inhabitant::of(&theirs);
     for (address, owner) in [("77", "lost"), ("78", "listed"), ("79", "theirs")] {
-        let file = node.pool().join(format!("10.244.1.{address}"));
+        let file = node.pool().join(format!("10.199.1.{address}"));
         fs::write(file, format!("{owner}\r\neth0")).unwrap();
     }
     let mut config = node.config();
@@ -306,16 +308,16 @@ fn gc_frees_what_only_a_reservation_tells_of() {
         {"containerID": "listed", "ifname": "eth0"},
     ]);
     let answer = node.call("GC", "", "", &config);
-    assert!(answer.log.contains("10.244.1.79"), "{}", answer.log);
+    assert!(answer.log.contains("10.199.1.79"), "{}", answer.log);
     answer.ok();
     let left: Vec<String> = node.reserved().iter().map(ToString::to_string).collect();
     assert_eq!(
         left,
         [
-            "10.244.1.1",
-            "10.244.1.78",
-            "10.244.1.79",
-            "fd00:10:244:1::1"
+            "10.199.1.1",
+            "10.199.1.78",
+            "10.199.1.79",
+            "fd00:10:199:1::1"
         ]
     );
 }
@@ -350,10 +352,10 @@ fn the_plugin_is_installed_and_taken_away() {
     let (bin, conf, state) = (folder("bin"), folder("net.d"), folder("state"));
     let folders = ["--bin-dir", &bin, "--conf-dir", &conf];
     let install = |more: &[&str]| node.weft(&[&["cni", "install"], &folders[..], more].concat());
-    let wrong = install(&["--range", "10.244.1.1/24"]);
+    let wrong = install(&["--range", "10.199.1.1/24"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", said(&wrong));
     assert!(!Path::new(&conf).exists());
-    let done = install(&["--range", "10.244.1.0/24", "--mtu", "1400"]);
+    let done = install(&["--range", "10.199.1.0/24", "--mtu", "1400"]);
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     let text = fs::read_to_string(root.join("net.d/10-weft.conflist")).unwrap();
     let list: Value = serde_json::from_str(&text).unwrap();
@@ -361,7 +363,7 @@ fn the_plugin_is_installed_and_taken_away() {
     assert_eq!(list["plugins"][0]["nodeAddresses"], json!(["172.30.0.11"]));
     let plugin = root.join("bin/weft");
     let inode = fs::metadata(&plugin).unwrap().ino();
-    install(&["--range", "10.244.1.0/24", "--mtu", "1400"]);
+    install(&["--range", "10.199.1.0/24", "--mtu", "1400"]);
     assert_eq!(fs::metadata(&plugin).unwrap().ino(), inode);
     let mut version = Command::new(&plugin);
     prepare(&mut version, "VERSION", "", "");
@@ -369,10 +371,10 @@ fn the_plugin_is_installed_and_taken_away() {
 
     let other = root.join("net.d/10-flannel.conflist");
     fs::write(root.join("net.d/20-other.conflist"), "{}").unwrap();
-    let first = install(&["--range", "10.244.1.0/24", "--mtu", "1400"]);
+    let first = install(&["--range", "10.199.1.0/24", "--mtu", "1400"]);
     assert!(!said(&first).contains("goes on with"), "{}", said(&first));
     fs::write(&other, "{}").unwrap();
-    let second = install(&["--range", "10.244.1.0/24", "--mtu", "1400"]);
+    let second = install(&["--range", "10.199.1.0/24", "--mtu", "1400"]);
     let word = format!("goes on with {}", other.display());
     assert!(said(&second).contains(&word), "{}", said(&second));
     fs::remove_file(&other).unwrap();
