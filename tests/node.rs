@@ -151,6 +151,35 @@ fn a_node_joins_works_and_leaves() {
 }
 
 #[test]
+fn a_lab_whose_front_is_stopped_goes_on() {
+    let lab = Lab::up("stopped", &[]);
+    let stopped = lab.stop_front();
+    // Each time the front is told of all nodes. A pipe holds 64 KiB: so it takes the first time
+    // whole, the second in part, and nothing of the third.
+    let labels: Vec<String> = (0..400)
+        .map(|number| format!("{number:a<60}={number:x<60}"))
+        .collect();
+    let labels = labels.join(",");
+    let said = node(&lab, "add", &["wide", "--no-wait", "--label", &labels]);
+    assert!(said.err.contains("stopped"), "{said}");
+    said.ok();
+    node(&lab, "add", &["gone", "--no-wait"]).ok();
+    node(&lab, "remove", &["gone"]).ok();
+    node(&lab, "add", &["late"]).ok();
+    node(&lab, "add", &["last"]).ok();
+    assert_eq!(ready(&lab, &["node", "last"]).unwrap(), "True");
+    let five = ["last", "late", "node-1", "node-2", "wide"];
+    assert_eq!(node_names(&lab), five);
+    let listed = json_of(&node(&lab, "list", &["-o", "json"]).ok());
+    assert_eq!(listed.as_array().map(Vec::len), Some(5), "{listed}");
+
+    drop(stopped);
+    eventually("the front has noted which nodes there are", || {
+        expect(lab.listed()?["nodes"].clone(), |nodes| *nodes == 5)
+    });
+}
+
+#[test]
 fn a_link_is_cut_and_mended() {
     let flags = ["--nodes", "3", "--node-grace", "15"];
     let lab = Lab::up("cut", &flags);

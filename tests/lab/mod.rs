@@ -227,6 +227,16 @@ impl Lab {
         run(command, "")
     }
 
+    /// What `weft lab list` says of it.
+    pub(crate) fn listed(&self) -> Result<Value, String> {
+        let mut command = weft();
+        command.args(["lab", "list", "-o", "json"]);
+        let said = run(command, "").result()?;
+        let labs: Vec<Value> = serde_json::from_str(&said).map_err(|error| error.to_string())?;
+        let own = labs.into_iter().find(|lab| lab["name"] == self.name);
+        own.ok_or_else(|| format!("{} is not among {said}", self.name))
+    }
+
     /// Starts the same and leaves it running.
     pub(crate) fn weft_start(&self, verb: &[&str], arguments: &[&str]) -> Running {
         let mut command = weft();

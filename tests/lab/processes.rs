@@ -56,7 +56,25 @@ pub(super) fn kill_child(parent: u32, command: &str) {
     kill_outright(child);
 }
 
+/// A process that is stopped, as by Ctrl-Z, until this is dropped: who ends it waits for it.
+pub(crate) struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // One that was killed cannot go on.
+        let _gone = kill_process(self.0, Signal::CONT);
+    }
+}
+
 impl Lab {
+    /// Stops the front.
+    #[track_caller]
+    pub(crate) fn stop_front(&self) -> Stopped {
+        let front = Pid::from_raw(i32::try_from(self.front()).unwrap()).unwrap();
+        kill_process(front, Signal::STOP).unwrap();
+        Stopped(front)
+    }
+
     /// The process ids, on this machine, of the lab's processes with such a command line. One that
     /// was forked and is about to become another program still has its parent's, and is none.
     pub(crate) fn processes(&self, command: &str) -> BTreeSet<u32> {

@@ -31,4 +31,5 @@ pub mod rootfs;
 pub mod settings;
 pub mod state;
 mod supervise;
+mod telling;
 mod terminal;

@@ -273,7 +273,8 @@ fn remove(lab: &Lab, node: &str, drain: Option<Duration>, format: Format) -> any
     Ok(())
 }
 
-/// Waits until the front has recorded the nodes that there are now, for `weft lab list`.
+/// Waits until the front has recorded the nodes that there are now, for `weft lab list`. It may be
+/// stopped; what was done is done without it.
 fn wait_for_note(lab: &Lab, noted: impl Fn(&[&str]) -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + NOTING;
     loop {
@@ -287,11 +288,26 @@ fn wait_for_note(lab: &Lab, noted: impl Fn(&[&str]) -> bool) -> anyhow::Result<(
         if noted(&names) {
             return Ok(());
         }
-        if Instant::now() >= deadline {
-            anyhow::bail!("the lab has not recorded its nodes within {NOTING:?}");
+        let stopped = is_stopped(record.front);
+        if stopped || Instant::now() >= deadline {
+            let why = if stopped { "is stopped" } else { "is slow" };
+            output::note(format!(
+                "`weft lab up` (process {}) {why}: until it goes on, `weft lab list` shows the nodes there were",
+                record.front
+            ));
+            return Ok(());
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Whether somebody stopped a process, as by Ctrl-Z.
+fn is_stopped(pid: i32) -> bool {
+    // proc(5): the command's name in parentheses, then the state.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    })
 }
 
 fn say_links(

@@ -5,7 +5,7 @@
 //! lab the lock on its folder (7).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use weft_netlab::sys_namespace;
 use super::credentials::Credentials;
 use super::nodes::{BRIDGE, Nodes};
 use super::plan::{API_PORT_INSIDE, NodePlan, Plan};
-use super::supervise::{Happening, Supervisor, describe};
+use super::supervise::{Happening, Supervisor, Watched, describe};
+use super::telling::Telling;
 use super::{keep, paths, rootfs};
 
 /// The name of the namespace beyond the cluster.
@@ -142,7 +143,7 @@ pub fn run() -> Result<(), Error> {
     let listener = process::inherited(LISTENER).map_err(Error::Descriptors)?;
     let config = process::inherited(CONFIG).map_err(Error::Descriptors)?;
     let status = process::inherited(STATUS).map_err(Error::Descriptors)?;
-    let mut front = File::from(status);
+    let mut front = Telling::new(status.as_fd()).map_err(Error::Descriptors)?;
 
     let mut text = String::new();
     File::from(config)
@@ -160,39 +161,32 @@ pub fn run() -> Result<(), Error> {
     let mut step = FailedStep::Mount;
     match start(&config, &listener, &mut step, &mut front) {
         Ok((supervisor, mut nodes, door)) => {
-            tell(&mut front, &Status::Started);
-            // The pipe to the front stays open: its end tells the front of ours.
-            let ended = supervisor
-                .run(
-                    Some(lifetime.as_fd()),
-                    Some(door.as_fd()),
-                    |happening| match happening {
+            front.say(Status::Started);
+            let watched = Watched {
+                lifetime: Some(lifetime.as_fd()),
+                door: Some(door.as_fd()),
+                // The pipe to the front stays open: its end tells the front of ours.
+                mouth: Some(status.as_fd()),
+            };
+            supervisor
+                .run(&watched, |happening| {
+                    match happening {
                         Happening::Ended(pid, exit) => nodes.ended(pid, exit),
                         Happening::Call => nodes.attend(&door, &mut front),
-                    },
-                )
-                .map_err(Error::Watch);
-            drop(front);
-            ended
+                        Happening::Room => front.go_on(),
+                    }
+                    front.is_behind()
+                })
+                .map_err(Error::Watch)
         }
         Err(error) => {
-            tell(
-                &mut front,
-                &Status::Failed {
-                    step,
-                    message: describe(&error),
-                },
-            );
+            front.say(Status::Failed {
+                step,
+                message: describe(&error),
+            });
+            front.finish();
             Err(error)
         }
-    }
-}
-
-pub(super) fn tell(front: &mut File, status: &Status) {
-    if let Ok(mut line) = serde_json::to_vec(status) {
-        line.push(b'\n');
-        // The front can only have gone, and then the lab ends by the lifetime pipe.
-        let _gone = front.write_all(&line);
     }
 }
 
@@ -200,7 +194,7 @@ fn start(
     config: &InitConfig,
     listener: &OwnedFd,
     step: &mut FailedStep,
-    front: &mut File,
+    front: &mut Telling<'_>,
 ) -> Result<(Supervisor, Nodes, UnixListener), Error> {
     let began = Instant::now();
     mounts(config)?;
@@ -216,26 +210,20 @@ fn start(
     }
     let credentials = Credentials::new(&config.plan)?;
     let kubeconfig = credentials.administrator(config.api_port)?;
-    tell(front, &Status::Kubeconfig { text: kubeconfig });
+    front.say(Status::Kubeconfig { text: kubeconfig });
 
     let mut supervisor = Supervisor::new().map_err(Error::Watch)?;
     supervisor.keep("apiserver", apiserver(config, listener)?);
     supervisor.keep("controllers", controllers(config));
-    tell(
-        front,
-        &Status::Done {
-            what: "control plane started".to_owned(),
-        },
-    );
+    front.say(Status::Done {
+        what: "control plane started".to_owned(),
+    });
 
     let nodes = Nodes::start(config.clone(), credentials, network)?;
     debug!(at = ?began.elapsed(), "nodes started");
-    tell(
-        front,
-        &Status::Done {
-            what: "nodes started".to_owned(),
-        },
-    );
+    front.say(Status::Done {
+        what: "nodes started".to_owned(),
+    });
     Ok((supervisor, nodes, door()?))
 }
 

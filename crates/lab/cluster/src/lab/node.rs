@@ -20,7 +20,7 @@ use super::init::{Error, OUTSIDE, on};
 use super::paths;
 use super::plan::{NodePlan, Plan};
 use super::rootfs::{self, Root};
-use super::supervise::{Happening, Recipe, Supervisor};
+use super::supervise::{Happening, Recipe, Supervisor, Watched};
 
 /// The descriptor with the node's settings. They end when the node's link is there.
 pub(super) const CONFIG: i32 = 3;
@@ -106,10 +106,11 @@ pub fn run(name: &str, in_user_namespace: bool, keep: bool) -> Result<(), Error>
         supervisor.keep("kubelet", kubelet());
     }
     supervisor
-        .run(None, None, |happening| {
+        .run(&Watched::default(), |happening| {
             if let Happening::Ended(pid, exit) = happening {
                 debug!(pid, %exit, "reaped an orphan");
             }
+            false
         })
         .map_err(Error::Watch)
 }

@@ -20,13 +20,14 @@ use weft_netlab::sys_namespace::{self, Kind};
 
 use super::credentials::Credentials;
 use super::cuts::{Cuts, Peer};
-use super::init::{Error, InitConfig, OUTSIDE, Status, component, on, tell};
+use super::init::{Error, InitConfig, OUTSIDE, Status, component, on};
 use super::membership::{self, Complaint, NodeRequest};
 use super::node::{self, KubeletCredentials, NodeConfig};
 use super::plan::NodePlan;
 use super::requests::{self, Answer, NodeStanding, Request};
 use super::settings::NodeSettings;
 use super::supervise::describe;
+use super::telling::Telling;
 use super::{keep, paths};
 
 /// The bridge that is the node network.
@@ -133,7 +134,7 @@ impl Nodes {
     }
 
     /// Attends to whoever is at the door. The front is told when the nodes have become others.
-    pub(super) fn attend(&mut self, door: &UnixListener, front: &mut File) {
+    pub(super) fn attend(&mut self, door: &UnixListener, front: &mut Telling<'_>) {
         let caller = match door.accept() {
             Ok((caller, _)) => caller,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -147,7 +148,7 @@ impl Nodes {
         }
     }
 
-    fn answer(&mut self, request: Request, front: &mut File) -> Answer {
+    fn answer(&mut self, request: Request, front: &mut Telling<'_>) -> Answer {
         info!(?request, "asked");
         let before = self.config.plan.nodes.len();
         let result = match request {
@@ -159,7 +160,7 @@ impl Nodes {
         };
         if self.config.plan.nodes.len() != before {
             let nodes = self.config.plan.nodes.clone();
-            tell(front, &Status::Nodes { nodes });
+            front.say(Status::Nodes { nodes });
         }
         result.unwrap_or_else(|refusal| {
             warn!(error = %describe(&refusal), "refused");

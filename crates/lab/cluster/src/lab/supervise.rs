@@ -62,6 +62,19 @@ pub(super) enum Happening {
     Ended(i32, Exit),
     /// Somebody is at the door: its descriptor can be read.
     Call,
+    /// What is unsaid may be said: the mouth can be written.
+    Room,
+}
+
+/// The descriptors of which a supervisor hears.
+#[derive(Default)]
+pub(super) struct Watched<'a> {
+    /// It lives until this is closed at the other end.
+    pub(super) lifetime: Option<BorrowedFd<'a>>,
+    /// Can be read when there is a [`Happening::Call`].
+    pub(super) door: Option<BorrowedFd<'a>>,
+    /// Can be written when there is [`Happening::Room`]. It matters only while something is unsaid.
+    pub(super) mouth: Option<BorrowedFd<'a>>,
 }
 
 /// An error with its causes, in one line.
@@ -108,17 +121,20 @@ impl Supervisor {
         self.services.push(service);
     }
 
-    /// Runs until `lifetime` (if there is one) is closed at its other end. `told` hears of every
-    /// child that is no service, and of whoever is at the door.
+    /// Runs until the lifetime (if there is one) is closed at its other end. `told` hears of every
+    /// child that is no service, and of the other descriptors; it returns whether something is
+    /// unsaid.
     pub(super) fn run(
         mut self,
-        lifetime: Option<BorrowedFd<'_>>,
-        door: Option<BorrowedFd<'_>>,
-        mut told: impl FnMut(Happening),
+        watched: &Watched<'_>,
+        mut told: impl FnMut(Happening) -> bool,
     ) -> io::Result<()> {
+        let mut unsaid = true;
         loop {
             for (pid, exit) in process::reap()? {
-                self.ended(pid, exit, &mut told);
+                if let Some(orphan) = self.ended(pid, exit) {
+                    unsaid = told(orphan);
+                }
             }
             let now = Instant::now();
             for service in &mut self.services {
@@ -128,10 +144,15 @@ impl Supervisor {
             }
             let due = self.services.iter().filter_map(|service| service.due).min();
             let timeout = due.map(|due| timespec(due.saturating_duration_since(Instant::now())));
+            let mouth = watched.mouth.filter(|_| unsaid);
             let signals = self.signals.as_fd();
             let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
-            for watched in [&lifetime, &door].into_iter().flatten() {
-                polled.push(PollFd::new(watched, PollFlags::IN));
+            for (descriptor, flags) in [
+                (&watched.lifetime, PollFlags::IN),
+                (&watched.door, PollFlags::IN),
+                (&mouth, PollFlags::OUT),
+            ] {
+                polled.extend(descriptor.as_ref().map(|one| PollFd::new(one, flags)));
             }
             match rustix::event::poll(&mut polled, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -139,20 +160,25 @@ impl Supervisor {
             }
             let mut stirred = polled.iter().skip(1).map(|one| !one.revents().is_empty());
             // Nothing is ever written to it: anything that happens to it is its end.
-            let is_over = lifetime.is_some() && stirred.next() == Some(true);
-            let calls = door.is_some() && stirred.next() == Some(true);
+            let is_over = watched.lifetime.is_some() && stirred.next() == Some(true);
+            let calls = watched.door.is_some() && stirred.next() == Some(true);
+            let has_room = mouth.is_some() && stirred.next() == Some(true);
             drop(polled);
             if is_over {
                 return Ok(());
             }
             self.signals.take()?;
             if calls {
-                told(Happening::Call);
+                unsaid = told(Happening::Call);
+            }
+            if has_room {
+                unsaid = told(Happening::Room);
             }
         }
     }
 
-    fn ended(&mut self, pid: i32, exit: Exit, told: &mut impl FnMut(Happening)) {
+    /// Notes the end of a service. One of another child is to be told.
+    fn ended(&mut self, pid: i32, exit: Exit) -> Option<Happening> {
         let service = self.services.iter_mut().find(|service| {
             service
                 .child
@@ -172,8 +198,9 @@ impl Supervisor {
                     warn!(service = %service.name, %exit, ?pause, "ended, starts again");
                 }
             }
-            None => told(Happening::Ended(pid, exit)),
+            None => return Some(Happening::Ended(pid, exit)),
         }
+        None
     }
 }
 
