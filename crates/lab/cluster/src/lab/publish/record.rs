@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use weft_netlab::process;
 
 /// What every such file's name begins with.
 const PREFIX: &str = "publish-";
+/// Locked by whoever gives such a file its name, or takes a name away: a file that is found to be
+/// nobody's has to be the one that is then removed.
+const TURN: &str = "publishing";
 
 /// A Service that is published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +40,7 @@ pub struct Published {
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Record {
@@ -57,15 +60,44 @@ impl Record {
         // Locked before anybody can find it under its name.
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
         lock.write_all(&serde_json::to_vec_pretty(published)?)?;
+        let _turn = turn(folder)?;
         fs::rename(&fresh, &path)?;
-        Ok(Record { path, _lock: lock })
+        Ok(Record { path, lock })
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let folder = self.path.parent().unwrap_or(&self.path);
         // With the lab its whole folder goes.
-        let _gone = fs::remove_file(&self.path);
+        let Ok(_turn) = turn(folder) else {
+            return;
+        };
+        // The address was free before this: the name may be the next one's already.
+        if is_at(&self.lock, &self.path) {
+            let _gone = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Waits until nobody else gives or takes names in this folder.
+fn turn(folder: &Path) -> io::Result<File> {
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(folder.join(TURN))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
+}
+
+/// Whether a path leads to this file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |about: fs::Metadata| (about.dev(), about.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(path)) => identity(file) == identity(path),
+        (Err(_), _) | (_, Err(_)) => false,
     }
 }
 
@@ -75,6 +107,7 @@ impl Drop for Record {
 /// # Errors
 /// When the folder cannot be read.
 pub fn list(folder: &Path) -> io::Result<Vec<Published>> {
+    let _turn = turn(folder)?;
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -148,5 +181,31 @@ mod tests {
         fs::write(&left, serde_json::to_vec(&published(9003)).unwrap()).unwrap();
         assert_eq!(list(folder.path()).unwrap(), [published(9001)]);
         assert!(!left.exists());
+    }
+    #[test]
+    fn an_address_that_changes_hands_keeps_its_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Record::new(folder.path(), &published(9001)).unwrap();
+        let second = Record::new(folder.path(), &published(9001)).unwrap();
+        drop(first);
+        assert_eq!(list(folder.path()).unwrap(), [published(9001)]);
+        drop(second);
+        assert!(list(folder.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn who_sweeps_what_was_left_does_not_take_what_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let text = serde_json::to_vec(&published(9001)).unwrap();
+        for _ in 0..500 {
+            fs::write(path.join("publish-127.0.0.1:9001"), &text).unwrap();
+            let record = std::thread::scope(|scope| {
+                scope.spawn(|| list(path).unwrap());
+                Record::new(path, &published(9001)).unwrap()
+            });
+            assert_eq!(list(path).unwrap(), [published(9001)]);
+            drop(record);
+        }
     }
 }
