@@ -18,6 +18,8 @@ use serde_json::Value;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 /// After this many seconds a command is ended; it is a failure of its own.
 const COMMAND_SECONDS: &str = "120";
+/// The same for what runs while other things are done: as long as several waits may last.
+const RUNNING_SECONDS: &str = "900";
 
 /// A lab of its own. It ends when this is dropped, and with the test process in any case.
 pub(crate) struct Lab {
@@ -111,16 +113,14 @@ pub(crate) fn expect<T: std::fmt::Debug>(
 }
 
 /// A command that cannot last for ever.
-fn limited(program: impl AsRef<OsStr>) -> Command {
+fn limited(seconds: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("timeout");
-    command
-        .args(["--kill-after=5", COMMAND_SECONDS])
-        .arg(program);
+    command.args(["--kill-after=5", seconds]).arg(program);
     command
 }
 
-fn weft() -> Command {
-    let mut command = limited(env!("CARGO_BIN_EXE_weft"));
+fn weft(seconds: &str) -> Command {
+    let mut command = limited(seconds, env!("CARGO_BIN_EXE_weft"));
     command.env_remove("WEFT_LOG");
     command
 }
@@ -187,7 +187,7 @@ impl Lab {
     /// What `weft lab up` says that must not come up.
     #[track_caller]
     pub(crate) fn refused(flags: &[&str]) -> String {
-        let mut command = weft();
+        let mut command = weft(COMMAND_SECONDS);
         command.args(["lab", "up"]).args(flags);
         run(command, "").refused()
     }
@@ -218,7 +218,7 @@ impl Lab {
 
     /// `weft lab VERB --name … ARGUMENTS`.
     pub(crate) fn weft(&self, verb: &[&str], arguments: &[&str]) -> Ran {
-        let mut command = weft();
+        let mut command = weft(COMMAND_SECONDS);
         command
             .arg("lab")
             .args(verb)
@@ -229,7 +229,7 @@ impl Lab {
 
     /// What `weft lab list` says of it.
     pub(crate) fn listed(&self) -> Result<Value, String> {
-        let mut command = weft();
+        let mut command = weft(COMMAND_SECONDS);
         command.args(["lab", "list", "-o", "json"]);
         let said = run(command, "").result()?;
         let labs: Vec<Value> = serde_json::from_str(&said).map_err(|error| error.to_string())?;
@@ -239,7 +239,7 @@ impl Lab {
 
     /// Starts the same and leaves it running.
     pub(crate) fn weft_start(&self, verb: &[&str], arguments: &[&str]) -> Running {
-        let mut command = weft();
+        let mut command = weft(RUNNING_SECONDS);
         command
             .arg("lab")
             .args(verb)
@@ -257,8 +257,8 @@ impl Lab {
         })
     }
 
-    fn exec_command(&self, target: &str) -> Command {
-        let mut command = weft();
+    fn exec_command(&self, seconds: &str, target: &str) -> Command {
+        let mut command = weft(seconds);
         command.args(["lab", "exec", "--name", &self.name]);
         match target.split_once('/') {
             Some((namespace, pod)) => command.args(["--namespace", namespace, pod, "--"]),
@@ -269,7 +269,7 @@ impl Lab {
 
     /// Runs a command in a node, in `outside`, or in a pod, `NAMESPACE/NAME`.
     pub(crate) fn exec(&self, target: &str, command: &[&str]) -> Ran {
-        let mut exec = self.exec_command(target);
+        let mut exec = self.exec_command(COMMAND_SECONDS, target);
         exec.args(command);
         run(exec, "")
     }
@@ -281,7 +281,7 @@ impl Lab {
 
     /// Starts a command there and leaves it running.
     pub(crate) fn start(&self, target: &str, command: &[&str]) -> Running {
-        let mut exec = self.exec_command(target);
+        let mut exec = self.exec_command(RUNNING_SECONDS, target);
         exec.args(command);
         Running::start(exec)
     }
@@ -292,7 +292,7 @@ impl Lab {
 
     fn kubectl_command_of(&self, program: &Path, arguments: &[&str]) -> Command {
         const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kubectl");
-        let mut command = limited(program);
+        let mut command = limited(COMMAND_SECONDS, program);
         command
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
