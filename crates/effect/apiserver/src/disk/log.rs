@@ -114,10 +114,6 @@ impl Replay {
             })
         })
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
 }
 
 /// The content of a segment of this store.

@@ -103,7 +103,6 @@ pub(crate) struct Commit<'a> {
 }
 
 /// What commits say together.
-#[derive(Default)]
 struct Contents {
     version: u64,
     objects: Objects,
@@ -111,6 +110,15 @@ struct Contents {
 }
 
 impl Contents {
+    /// What a commit of that version says, without what it changes.
+    fn at(version: u64) -> Self {
+        Self {
+            version,
+            objects: Objects::new(),
+            changed: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, commit: &Commit<'_>) {
         self.version = commit.version;
         for (place, object) in commit.objects {
@@ -141,7 +149,7 @@ pub(crate) struct Disk {
     /// The number of the last record that is in the file.
     applied: u64,
     /// What is in the log, and neither in the file nor on its way there.
-    waiting: Contents,
+    waiting: Option<Contents>,
     record: record::Writer,
 }
 
@@ -163,9 +171,12 @@ impl Disk {
         let log_error = |error| unusable(path, error);
         let replay = Replay::read(path, &identity, standing.applied).map_err(log_error)?;
         let waiting = replayed(&replay, state).map_err(log_error)?;
-        let version = standing.version.max(waiting.version);
+        let mut version = standing.version;
         let mut changed = held.changed;
-        changed.extend(waiting.changed.clone());
+        if let Some(waiting) = &waiting {
+            version = version.max(waiting.version);
+            changed.extend(waiting.changed.clone());
+        }
         state.loaded(version, &changed);
         let log = Log::open(path, identity, standing.applied, &replay, sizes).map_err(log_error)?;
         let mut disk = Self {
@@ -176,9 +187,7 @@ impl Disk {
             waiting,
             record: record::Writer::default(),
         };
-        if !replay.is_empty() {
-            disk.begin_transfer();
-        }
+        disk.begin_transfer();
         Ok((disk, Loaded { version }))
     }
 
@@ -192,7 +201,10 @@ impl Disk {
             tracing::error!(path = %self.path.display(), %error, "the store can't write; the writes are refused");
         }
         written.map_err(|error| refusal(&error))?;
-        self.waiting.add(commit);
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Contents::at(commit.version));
+        waiting.add(commit);
         Ok(())
     }
 
@@ -249,13 +261,12 @@ impl Disk {
         Ok(())
     }
 
-    /// Begins to bring what waits into the file.
+    /// Begins to bring what waits into the file, if anything does.
     fn begin_transfer(&mut self) {
-        let order = Order {
-            contents: std::mem::take(&mut self.waiting),
-            sequence: self.log.sequence(),
-        };
-        self.transfer.begin(order);
+        let sequence = self.log.sequence();
+        if let Some(contents) = self.waiting.take() {
+            self.transfer.begin(Order { contents, sequence });
+        }
     }
 
     fn settle(&mut self, outcome: Outcome) -> Result<(), redb::Error> {
@@ -263,7 +274,11 @@ impl Disk {
             Ok(()) => self.applied = outcome.order.sequence,
             Err(error) => {
                 tracing::error!(path = %self.path.display(), %error, "the store's file can't be written; its log goes on as long as it has room");
-                self.waiting.add_below(outcome.order.contents);
+                let older = outcome.order.contents;
+                match &mut self.waiting {
+                    Some(waiting) => waiting.add_below(older),
+                    None => self.waiting = Some(older),
+                }
             }
         }
         outcome.result
@@ -274,11 +289,9 @@ impl Disk {
         if let Some(outcome) = self.transfer.wait() {
             let _ = self.settle(outcome);
         }
-        if !self.waiting.objects.is_empty() {
-            self.begin_transfer();
-            if let Some(outcome) = self.transfer.wait() {
-                let _ = self.settle(outcome);
-            }
+        self.begin_transfer();
+        if let Some(outcome) = self.transfer.wait() {
+            let _ = self.settle(outcome);
         }
     }
 }
@@ -300,10 +313,11 @@ fn identified(
 }
 
 /// Brings what the log has beyond the file into `state`.
-fn replayed(replay: &Replay, state: &mut State) -> Result<Contents, LogError> {
-    let mut contents = Contents::default();
+fn replayed(replay: &Replay, state: &mut State) -> Result<Option<Contents>, LogError> {
+    let mut found: Option<Contents> = None;
     for body in replay.bodies() {
         let body = body?;
+        let contents = found.get_or_insert_with(|| Contents::at(body.version));
         contents.version = body.version;
         for (collection, version) in body.changed {
             contents.changed.insert(collection.to_owned(), version);
@@ -322,13 +336,14 @@ fn replayed(replay: &Replay, state: &mut State) -> Result<Contents, LogError> {
             contents.objects.insert(place, object);
         }
     }
-    for ((collection, key), object) in &contents.objects {
+    let objects = found.iter().flat_map(|contents| &contents.objects);
+    for ((collection, key), object) in objects {
         match object {
             Some(object) => state.load(collection, object.clone()),
             None => state.unload(collection, key),
         }
     }
-    Ok(contents)
+    Ok(found)
 }
 
 /// What a client is told of a commit that failed.

@@ -450,19 +450,35 @@ fn what_the_file_refuses_stays_in_the_log() {
     let (mut disk, _) = open_small(&path, &mut state()).unwrap();
     fill(&mut disk, 0..3);
     let order = Order {
-        contents: std::mem::take(&mut disk.waiting),
+        contents: disk.waiting.take().unwrap(),
         sequence: disk.log.sequence(),
     };
     let result = Err(io::Error::from(io::ErrorKind::StorageFull).into());
     disk.settle(Outcome { order, result }).unwrap_err();
-    assert_eq!((disk.applied, disk.waiting.objects.len()), (0, 3));
+    let waiting = |disk: &Disk| disk.waiting.as_ref().unwrap().objects.len();
+    assert_eq!((disk.applied, waiting(&disk)), (0, 3));
     // What is newer stays so.
     fill(&mut disk, 0..1);
-    assert_eq!(disk.waiting.objects.len(), 3);
+    assert_eq!(waiting(&disk), 3);
     fill(&mut disk, 3..40);
     let (found, _) = start(&Files::read(&path)).unwrap();
     assert_eq!(found.len(), 40);
     disk.close();
+}
+
+/// The log is full, and the file has all of it already: nothing is brought there a second time.
+#[test]
+fn a_log_that_turns_with_nothing_waiting_leaves_the_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let (mut disk, _) = open_small(&path, &mut state()).unwrap();
+    fill(&mut disk, 0..3);
+    disk.begin_transfer();
+    let outcome = disk.transfer.wait().unwrap();
+    disk.settle(outcome).unwrap();
+    disk.turn(record::BLOCK).unwrap();
+    disk.close();
+    assert_eq!(stored_version(&path).unwrap(), Some(4));
 }
 
 /// What was refused is not found, though its writing may have come far.
