@@ -101,9 +101,7 @@ fn open_checked(path: &Path) -> Result<Database, StoreError> {
 
 /// Opens a file that was open before, and fell out of use by a failed write.
 pub(super) fn reopen(path: &Path) -> Result<Database, redb::Error> {
-    Ok(Database::builder()
-        .set_cache_size(PAGE_CACHE)
-        .create(path)?)
+    Ok(Database::builder().set_cache_size(PAGE_CACHE).open(path)?)
 }
 
 pub(super) fn standing(database: &Database) -> Result<Standing, redb::Error> {

@@ -8,10 +8,13 @@
 //! Records have consecutive numbers, and one is written only when the one before is on the disk.
 //! So of those that the store's file lacks all but the last have to be there; the last one may be
 //! torn, and then was never acknowledged.
+//!
+//! An open segment is locked: the lock of the store's file goes with the file when that has to be
+//! opened anew, and two that append would overwrite each other.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -48,6 +51,9 @@ impl Default for Sizes {
 pub(super) enum LogError {
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Another process has it open.
+    #[error("the log is in use")]
+    InUse,
     /// It is not what the store wrote.
     #[error("{0}")]
     Damaged(String),
@@ -89,20 +95,30 @@ pub(super) struct Log {
 
 /// What a start finds.
 pub(super) struct Replay {
+    files: [File; 2],
     bytes: [Vec<u8>; 2],
     /// What the store's file lacks, oldest first, by segment.
     records: Vec<(usize, Found)>,
 }
 
 impl Replay {
-    /// Reads the log of the store at `path`, whose file has all records up to `applied`.
+    /// Reads the log of the store at `path`, whose file has all records up to `applied`, and keeps
+    /// others from it.
     pub(super) fn read(path: &Path, identity: &Identity, applied: u64) -> Result<Self, LogError> {
-        let paths = paths(path);
-        let bytes = [read(&paths[0], identity)?, read(&paths[1], identity)?];
+        let [first, second] = paths(path);
+        let files = [open(&first)?, open(&second)?];
+        let bytes = [
+            read(&files[0], &first, identity)?,
+            read(&files[1], &second, identity)?,
+        ];
         let records = follow(identity, &bytes, applied).ok_or_else(|| {
             LogError::Damaged("its log lacks changes that were acknowledged".to_owned())
         })?;
-        Ok(Self { bytes, records })
+        Ok(Self {
+            files,
+            bytes,
+            records,
+        })
     }
 
     /// What the records say, oldest first.
@@ -116,14 +132,26 @@ impl Replay {
     }
 }
 
-/// The content of a segment of this store.
-fn read(path: &Path, identity: &Identity) -> Result<Vec<u8>, LogError> {
-    let bytes = fs::read(path).map_err(|error| {
+/// Opens a segment; it is locked for as long as it is open.
+fn open(path: &Path) -> Result<File, LogError> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let file = opened.map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
             return LogError::Damaged(format!("its log {} is missing", path.display()));
         }
         LogError::Io(error)
     })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LogError::InUse),
+        Err(TryLockError::Error(error)) => Err(LogError::Io(error)),
+    }
+}
+
+/// The content of a segment of this store.
+fn read(mut file: &File, path: &Path, identity: &Identity) -> Result<Vec<u8>, LogError> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
     if bytes.get(..BLOCK) != Some(&first_block(identity)[..]) {
         return Err(LogError::Damaged(format!(
             "{} is not its log",
@@ -205,14 +233,13 @@ pub(super) fn create(path: &Path, identity: &Identity) -> Result<(), LogError> {
 impl Log {
     /// Opens the log that was read, to go on behind what was found there.
     pub(super) fn open(
-        path: &Path,
         identity: Identity,
         applied: u64,
-        replay: &Replay,
+        replay: Replay,
         sizes: Sizes,
     ) -> Result<Self, LogError> {
-        let [first, second] = paths(path);
-        let mut segments = [Segment::open(&first)?, Segment::open(&second)?];
+        let [first, second] = replay.files;
+        let mut segments = [Segment::open(first)?, Segment::open(second)?];
         let (mut active, mut sequence) = (0, applied);
         for (segment, found) in &replay.records {
             (active, sequence) = (*segment, found.sequence);
@@ -282,8 +309,7 @@ impl Log {
 }
 
 impl Segment {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+    fn open(file: File) -> io::Result<Self> {
         // What a killed process has written can be read, and need not be on the disk.
         file.sync_data()?;
         let length = file.metadata()?.len();

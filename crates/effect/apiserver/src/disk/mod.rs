@@ -165,11 +165,11 @@ impl Disk {
         sizes: Sizes,
     ) -> Result<(Self, Loaded), StoreError> {
         let mut database = file::open(path)?;
-        let held = file::load(&database, path, state)?;
-        file::compact(&mut database, path, held.stored);
         let (standing, identity) = identified(path, &database)?;
         let log_error = |error| unusable(path, error);
         let replay = Replay::read(path, &identity, standing.applied).map_err(log_error)?;
+        let held = file::load(&database, path, state)?;
+        file::compact(&mut database, path, held.stored);
         let waiting = replayed(&replay, state).map_err(log_error)?;
         let mut version = standing.version;
         let mut changed = held.changed;
@@ -178,7 +178,7 @@ impl Disk {
             changed.extend(waiting.changed.clone());
         }
         state.loaded(version, &changed);
-        let log = Log::open(path, identity, standing.applied, &replay, sizes).map_err(log_error)?;
+        let log = Log::open(identity, standing.applied, replay, sizes).map_err(log_error)?;
         let mut disk = Self {
             path: path.to_owned(),
             log,
@@ -368,6 +368,9 @@ fn is_full(error: &io::Error) -> bool {
 fn unusable(path: &Path, error: LogError) -> StoreError {
     match error {
         LogError::Io(error) => refused(path, error.into()),
+        LogError::InUse => StoreError::InUse {
+            path: path.to_owned(),
+        },
         LogError::Damaged(what) => StoreError::Damaged {
             path: path.to_owned(),
             what,

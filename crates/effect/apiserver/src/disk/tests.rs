@@ -409,6 +409,24 @@ fn a_log_that_is_missing_or_of_another_store_is_a_complaint() {
     );
 }
 
+/// The file that another process has, here a copy, need not be locked: it is opened anew now and
+/// then. The log always is.
+#[test]
+fn a_log_that_is_in_use_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("store"), folder.path().join("other"));
+    let (disk, _) = open_small(&path, &mut state()).unwrap();
+    fs::copy(&path, &other).unwrap();
+    for (log, same) in log::paths(&path).iter().zip(log::paths(&other)) {
+        fs::hard_link(log, same).unwrap();
+    }
+    let refused = |error| matches!(error, Some(StoreError::InUse { .. }));
+    assert!(refused(open_small(&other, &mut state()).err()));
+    assert!(refused(stored_version(&other).err()));
+    disk.close();
+    assert_eq!(stored_version(&other).unwrap(), Some(1));
+}
+
 /// A file of before there was a log.
 #[test]
 fn a_store_without_a_log_gets_one() {
