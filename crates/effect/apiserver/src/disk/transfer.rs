@@ -2,6 +2,7 @@
 //! of its own while writing goes on.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
@@ -98,7 +99,9 @@ struct Worker {
 impl Worker {
     fn run(mut self, orders: &Receiver<Order>, outcomes: &Sender<Outcome>) {
         while let Ok(order) = orders.recv() {
-            let result = self.write(&order);
+            // A file that was bent under the database may be anything at all to redb.
+            let result = catch_unwind(AssertUnwindSafe(|| self.write(&order)))
+                .unwrap_or_else(|_| Err(io::Error::other("its structure makes no sense").into()));
             if outcomes.send(Outcome { order, result }).is_err() {
                 return;
             }
