@@ -265,6 +265,12 @@ impl Log {
         self.sequence
     }
 
+    /// Which segment is written.
+    #[cfg(test)]
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+
     /// Makes room for a record; `false` if the segment is full.
     pub(super) fn make_room(&mut self, length: usize) -> io::Result<bool> {
         let segment = &mut self.segments[self.active];

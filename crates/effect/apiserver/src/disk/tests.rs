@@ -198,14 +198,34 @@ impl Files {
 /// What one commit of a story does: objects by number, and whether each is put or removed.
 type Step = Vec<(u8, bool)>;
 
-/// Carries a story out; after each step, what was acknowledged and the files as they were.
-fn told(path: &Path, story: &[Step]) -> Vec<(Sight, Files)> {
+/// How a store was after a step.
+struct Moment {
+    /// What was acknowledged.
+    sight: Sight,
+    files: Files,
+    /// The number of the last record that the file has. A step is one record.
+    applied: u64,
+    /// The number of the oldest record that the log has.
+    oldest: u64,
+}
+
+/// Carries a story out.
+fn told(path: &Path, story: &[Step]) -> Vec<Moment> {
     let mut state = state();
     let (mut disk, _) = open_small(path, &mut state).unwrap();
     let mut held = BTreeMap::new();
     let mut version = 1;
-    let mut seen = vec![((held.clone(), version), Files::read(path))];
-    for step in story {
+    let mut seen = vec![Moment {
+        sight: (held.clone(), version),
+        files: Files::read(path),
+        applied: 0,
+        oldest: 1,
+    }];
+    // The first record of the segment that is written.
+    let mut first = 1;
+    for (number, step) in (1..).zip(story) {
+        let mut oldest = seen[seen.len() - 1].oldest;
+        let segment = disk.log.active();
         let mut objects = Objects::new();
         for (number, put) in step {
             version += 1;
@@ -221,7 +241,15 @@ fn told(path: &Path, story: &[Step]) -> Vec<(Sight, Files)> {
         if let Some(outcome) = disk.transfer.wait() {
             disk.settle(outcome).unwrap();
         }
-        seen.push(((held.clone(), version), Files::read(path)));
+        if disk.log.active() != segment {
+            (oldest, first) = (first, number);
+        }
+        seen.push(Moment {
+            sight: (held.clone(), version),
+            files: Files::read(path),
+            applied: disk.applied,
+            oldest,
+        });
     }
     seen
 }
@@ -263,18 +291,24 @@ proptest::proptest! {
     })]
 
     /// Power fails while a commit is written: any of its blocks have arrived, in any order. A start
-    /// finds the state before it, or after it when all have.
+    /// finds the state before it, or after it when all have; whether what the file was given
+    /// meanwhile has arrived, too, or not.
     #[test]
     fn what_was_acknowledged_is_found_whatever_part_of_the_next_commit_has_arrived(
         story in stories(),
         which in any::<prop::sample::Index>(),
         arrived in prop::collection::vec(any::<bool>(), 64),
+        transferred in any::<bool>(),
     ) {
         let folder = tempfile::tempdir().unwrap();
         let seen = told(&folder.path().join("store"), &story);
         let next = 1 + which.index(story.len());
-        let ((before, old), (after, new)) = (&seen[next - 1], &seen[next]);
+        let (before, after) = (&seen[next - 1].sight, &seen[next].sight);
+        let (old, new) = (&seen[next - 1].files, &seen[next].files);
         let mut cut = old.clone();
+        if transferred {
+            cut.file.clone_from(&new.file);
+        }
         let mut complete = true;
         for (log, content) in cut.logs.iter_mut().enumerate() {
             let blocks = changed_blocks(&old.logs[log], &new.logs[log]);
@@ -289,7 +323,8 @@ proptest::proptest! {
         prop_assert!(!complete || found == *after);
     }
 
-    /// A process is killed: all it wrote is there, and its file is as old as the log allows.
+    /// A process is killed: all it wrote is there, and its file is as old as the log allows. An
+    /// older one is noticed.
     #[test]
     fn a_log_and_an_older_file_make_the_newest_state(
         story in stories(),
@@ -297,8 +332,22 @@ proptest::proptest! {
     ) {
         let folder = tempfile::tempdir().unwrap();
         let seen = told(&folder.path().join("store"), &story);
-        let (acknowledged, files) = &seen[1 + which.index(story.len())];
-        prop_assert_eq!(&start(files).unwrap(), acknowledged);
+        let newest = 1 + which.index(story.len());
+        let Moment { sight: acknowledged, files, oldest, .. } = &seen[newest];
+        for earlier in &seen[..=newest] {
+            let mut files = files.clone();
+            files.file.clone_from(&earlier.files.file);
+            match start(&files) {
+                Ok(found) => {
+                    prop_assert!(earlier.applied + 1 >= *oldest);
+                    prop_assert_eq!(&found, acknowledged);
+                }
+                Err(error) => {
+                    prop_assert!(earlier.applied + 1 < *oldest, "{error}");
+                    prop_assert!(error.to_string().contains("lacks changes"), "{error}");
+                }
+            }
+        }
     }
 
     /// A bit of the log has turned: a start says so, or has lost nothing but the last commit (which
@@ -312,8 +361,8 @@ proptest::proptest! {
     ) {
         let folder = tempfile::tempdir().unwrap();
         let seen = told(&folder.path().join("store"), &story);
-        let (newest, files) = &seen[story.len()];
-        let (before, _) = &seen[story.len() - 1];
+        let Moment { sight: newest, files, .. } = &seen[story.len()];
+        let before = &seen[story.len() - 1].sight;
         let mut bent = files.clone();
         let at = block.index(bent.logs[log].len() / record::BLOCK) * record::BLOCK + bit / 8;
         bent.logs[log][at] ^= 1 << (bit % 8);
