@@ -105,7 +105,7 @@ impl Api {
         {
             return relay::answer(self, relay, head, body, route).await;
         }
-        let body = body::read(body, self.body_patience).await?;
+        let body = body::read(&head.headers, body, self.body_patience).await?;
         let call = Call {
             query: Query::parse(head.uri.query().unwrap_or_default()),
             head,

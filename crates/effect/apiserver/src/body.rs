@@ -1,7 +1,6 @@
 //! Bodies: bounded ones from clients, whole or streamed ones to them.
 
 use std::pin::{Pin, pin};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -128,8 +127,13 @@ pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
     response
 }
 
-/// Reads a client's body: at most 3 MiB, in time.
-pub(crate) async fn read<B>(body: B, patience: Duration) -> Result<Bytes, ApiError>
+/// Reads a client's body: at most 3 MiB, in time. One that waits for an invitation to send it
+/// (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it when its body is first asked for.
+pub(crate) async fn read<B>(
+    headers: &HeaderMap,
+    body: B,
+    patience: Duration,
+) -> Result<Bytes, ApiError>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -146,6 +150,8 @@ where
                 return Err(ApiError::bad_request(why));
             }
         }
+    } else if headers.contains_key(header::EXPECT) {
+        return Err(ApiError::too_large(MAX_BODY));
     }
     // Who goes on for longer loses the connection.
     let _ = tokio::time::timeout(LINGER.min(patience), discard(body)).await;

@@ -257,6 +257,20 @@ async fn a_body_of_unknown_length_is_bounded_too() {
 }
 
 #[tokio::test]
+async fn who_asks_before_sending_too_much_is_not_invited() {
+    let server = TestServer::start().await;
+    let admin = server.pki.client("admin", "system:masters").unwrap();
+    let mut stream = server.tls(Some(&admin), "http/1.1").await;
+    let head = format!(
+        "POST {WIDGETS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 4000000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let said = String::from_utf8_lossy(&rest(&mut stream).await).into_owned();
+    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn who_takes_nothing_of_an_answer_loses_it() {
     let server = server(|patience| {
         patience.unread = SHORT;
