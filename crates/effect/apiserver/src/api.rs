@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::body::{self, Answer, document, failure, whole};
 use crate::compress;
+use crate::connection::Patience;
 use crate::delete::{self, DeleteOptions, Deleted};
 use crate::discovery;
 use crate::identity::{Identity, Peer};
@@ -43,7 +43,7 @@ pub(crate) struct Api {
     pub(crate) protobuf: Option<ProtobufDecoder>,
     pub(crate) relay: Option<Relay>,
     /// For a request's body.
-    pub(crate) body_patience: Duration,
+    pub(crate) patience: Patience,
     pub(crate) shutdown: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -105,7 +105,7 @@ impl Api {
         {
             return relay::answer(self, relay, head, body, route).await;
         }
-        let body = body::read(&head.headers, body, self.body_patience).await?;
+        let body = body::read(&head.headers, body, self.patience).await?;
         let call = Call {
             query: Query::parse(head.uri.query().unwrap_or_default()),
             head,

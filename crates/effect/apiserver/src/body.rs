@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::connection::Patience;
 use crate::negotiate::{Encoding, encode, media_type};
 use crate::stalled::{self, Watched};
 use crate::status::ApiError;
@@ -25,8 +26,6 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 const MAX_BODY: usize = 3 << 20;
 /// What of a longer one is taken and thrown away, so that its client reads the answer.
 const MAX_DISCARDED: usize = 32 << 20;
-/// And for how long, as Go's servers do.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// An answer of known length.
 pub(crate) fn whole(
@@ -132,7 +131,7 @@ pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
 pub(crate) async fn read<B>(
     headers: &HeaderMap,
     body: B,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<Bytes, ApiError>
 where
     B: Body<Data = Bytes>,
@@ -141,7 +140,7 @@ where
     let mut body = pin!(body);
     if body.size_hint().lower() <= MAX_BODY as u64 {
         let read = Limited::new(body.as_mut(), MAX_BODY).collect();
-        match tokio::time::timeout(patience, read).await {
+        match tokio::time::timeout(patience.body, read).await {
             Err(_) => return Err(ApiError::request_timeout()),
             Ok(Ok(collected)) => return Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {}
@@ -154,7 +153,7 @@ where
         return Err(ApiError::too_large(MAX_BODY));
     }
     // Who goes on for longer loses the connection.
-    let _ = tokio::time::timeout(LINGER.min(patience), discard(body)).await;
+    let _ = tokio::time::timeout(patience.linger, discard(body)).await;
     Err(ApiError::too_large(MAX_BODY))
 }
 

@@ -44,6 +44,8 @@ pub struct Patience {
     pub idle: Duration,
     /// For a request's body.
     pub body: Duration,
+    /// For what is sent after a request was refused for its length.
+    pub linger: Duration,
     /// For taking anything of what waits to be sent to it.
     pub unread: Duration,
 }
@@ -55,6 +57,8 @@ impl Default for Patience {
             // Clients close what they have not used for 90 s: they had better be the first.
             idle: Duration::from_secs(120),
             body: Duration::from_secs(30),
+            // As Go's servers have.
+            linger: Duration::from_millis(500),
             // kube-apiserver gives a whole answer as long (`--request-timeout`).
             unread: Duration::from_secs(60),
         }

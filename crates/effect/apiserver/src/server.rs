@@ -196,7 +196,7 @@ impl Server {
                 documents: Arc::new(Documents::new(config.documents, config.common)),
                 protobuf: config.protobuf,
                 relay,
-                body_patience: config.patience.body,
+                patience: config.patience,
                 shutdown,
             }),
             tls: TlsAcceptor::from(Arc::new(tls)),
