@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
+use super::file::Standing;
 use super::record::{self, BLOCK, Body, Found, Identity};
 
 /// The first block of a segment: this, the format's number, and the store's identity.
@@ -102,23 +103,35 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Reads the log of the store at `path`, whose file has all records up to `applied`, and keeps
-    /// others from it.
-    pub(super) fn read(path: &Path, identity: &Identity, applied: u64) -> Result<Self, LogError> {
+    /// Reads the log of the store at `path`, whose file stands so, and keeps others from it.
+    pub(super) fn read(
+        path: &Path,
+        identity: &Identity,
+        standing: &Standing,
+    ) -> Result<Self, LogError> {
         let [first, second] = paths(path);
         let files = [open(&first)?, open(&second)?];
         let bytes = [
             read(&files[0], &first, identity)?,
             read(&files[1], &second, identity)?,
         ];
-        let records = follow(identity, &bytes, applied).ok_or_else(|| {
+        let records = follow(identity, &bytes, standing.applied).ok_or_else(|| {
             LogError::Damaged("its log lacks changes that were acknowledged".to_owned())
         })?;
-        Ok(Self {
+        let replay = Self {
             files,
             bytes,
             records,
-        })
+        };
+        // Each record has a newer version than the one before.
+        let first = replay.bodies().next().transpose()?;
+        if first.is_some_and(|body| body.version <= standing.version) {
+            return Err(LogError::Damaged(
+                "a weft that knows of no log has written to it since, and its log is of before"
+                    .to_owned(),
+            ));
+        }
+        Ok(replay)
     }
 
     /// What the records say, oldest first.

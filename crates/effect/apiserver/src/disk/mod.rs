@@ -76,7 +76,7 @@ pub fn stored_version(path: &Path) -> Result<Option<u64>, StoreError> {
     let standing = file::standing(&database).map_err(|error| refused(path, error))?;
     let mut version = standing.version;
     if let Some(identity) = &standing.identity {
-        let replay = Replay::read(path, identity, standing.applied);
+        let replay = Replay::read(path, identity, &standing);
         let replay = replay.map_err(|error| unusable(path, error))?;
         for body in replay.bodies() {
             let body = body.map_err(|error| unusable(path, error))?;
@@ -167,7 +167,7 @@ impl Disk {
         let mut database = file::open(path)?;
         let (standing, identity) = identified(path, &database)?;
         let log_error = |error| unusable(path, error);
-        let replay = Replay::read(path, &identity, standing.applied).map_err(log_error)?;
+        let replay = Replay::read(path, &identity, &standing).map_err(log_error)?;
         let held = file::load(&database, path, state)?;
         file::compact(&mut database, path, held.stored);
         let waiting = replayed(&replay, state).map_err(log_error)?;

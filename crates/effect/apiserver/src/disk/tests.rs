@@ -458,6 +458,33 @@ fn a_log_that_is_missing_or_of_another_store_is_a_complaint() {
     );
 }
 
+/// A build of before there was a log has been used on a store that was not closed.
+#[test]
+fn a_log_that_is_older_than_its_file_is_a_complaint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
+    let (mut disk, _) = open_small(&path, &mut state()).unwrap();
+    fill(&mut disk, 0..3);
+    Files::read(&path).write(&copy);
+    disk.close();
+    assert_eq!(stored_version(&copy).unwrap(), Some(4));
+    let database = redb::Database::open(&copy).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    let mut table = transaction.open_table(meta).unwrap();
+    table.insert("version", 2).unwrap();
+    drop(table);
+    transaction.commit().unwrap();
+    drop(database);
+    for error in [
+        open_small(&copy, &mut state()).err(),
+        stored_version(&copy).err(),
+    ] {
+        let said = error.unwrap().to_string();
+        assert!(said.contains("knows of no log"), "{said}");
+    }
+}
+
 /// The file that another process has, here a copy, need not be locked: it is opened anew now and
 /// then. The log always is.
 #[test]
