@@ -17,6 +17,8 @@ use weft_netlab::process::{Child, Spawn};
 use crate::lab::PATIENCE;
 
 const WRITERS: usize = 8;
+/// What an object is created with, so that the store's log (4 MiB) turns in nearly every round.
+const LONG: usize = 100 << 10;
 
 /// What is known of one object; `None`: it is not there.
 pub(crate) type Value = Option<u64>;
@@ -142,7 +144,9 @@ async fn write(api: Api<ConfigMap>, prefix: String, known: Arc<Mutex<Known>>) {
         };
         let done: kube::Result<Option<u64>> = match wanted {
             Some(value) if number % 3 == 0 => {
-                let object = config_map(&name, value);
+                let mut object = config_map(&name, value);
+                let data = object.data.get_or_insert_default();
+                data.insert("long".to_owned(), "x".repeat(LONG));
                 let created = api.create(&PostParams::default(), &object).await;
                 created.map(|object| Some(version_of(&object)))
             }
