@@ -180,10 +180,14 @@ struct Files {
 }
 
 impl Files {
-    fn read(path: &Path) -> Self {
+    /// With the file at rest: what it is in the middle of its own writes is the database's concern.
+    fn read(disk: &mut Disk) -> Self {
+        if let Some(outcome) = disk.transfer.wait() {
+            disk.settle(outcome).unwrap();
+        }
         Self {
-            file: fs::read(path).unwrap(),
-            logs: log::paths(path).map(|path| fs::read(path).unwrap()),
+            file: fs::read(&disk.path).unwrap(),
+            logs: log::paths(&disk.path).map(|path| fs::read(path).unwrap()),
         }
     }
 
@@ -217,7 +221,7 @@ fn told(path: &Path, story: &[Step]) -> Vec<Moment> {
     let mut version = 1;
     let mut seen = vec![Moment {
         sight: (held.clone(), version),
-        files: Files::read(path),
+        files: Files::read(&mut disk),
         applied: 0,
         oldest: 1,
     }];
@@ -237,16 +241,12 @@ fn told(path: &Path, story: &[Step]) -> Vec<Moment> {
             }
         }
         commit(&mut disk, version, &objects).unwrap();
-        // The file at rest: what it is in the middle of its own writes is the database's concern.
-        if let Some(outcome) = disk.transfer.wait() {
-            disk.settle(outcome).unwrap();
-        }
         if disk.log.active() != segment {
             (oldest, first) = (first, number);
         }
         seen.push(Moment {
             sight: (held.clone(), version),
-            files: Files::read(path),
+            files: Files::read(&mut disk),
             applied: disk.applied,
             oldest,
         });
@@ -397,7 +397,7 @@ fn the_log_stays_as_small_as_it_should_be() {
         );
     }
     // As a killed process leaves it.
-    let crashed = Files::read(&path);
+    let crashed = Files::read(&mut disk);
     let (found, version) = start(&crashed).unwrap();
     assert_eq!((found.len(), version), (100, 101));
     assert_eq!(stored_version(&path).unwrap_err().to_string(), {
@@ -415,7 +415,7 @@ fn the_version_of_a_store_that_was_not_closed_is_in_its_log() {
     let (mut disk, _) = open_small(&path, &mut state()).unwrap();
     fill(&mut disk, 0..3);
     let copy = folder.path().join("copy");
-    Files::read(&path).write(&copy);
+    Files::read(&mut disk).write(&copy);
     assert_eq!(stored_version(&copy).unwrap(), Some(4));
     drop(disk);
 }
@@ -465,7 +465,7 @@ fn a_log_that_is_older_than_its_file_is_a_complaint() {
     let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
     let (mut disk, _) = open_small(&path, &mut state()).unwrap();
     fill(&mut disk, 0..3);
-    Files::read(&path).write(&copy);
+    Files::read(&mut disk).write(&copy);
     disk.close();
     assert_eq!(stored_version(&copy).unwrap(), Some(4));
     let database = redb::Database::open(&copy).unwrap();
@@ -532,7 +532,7 @@ fn a_store_without_a_log_gets_one() {
         (BTreeMap::from([("old".to_owned(), 7)]), 7)
     );
     fill(&mut disk, 8..10);
-    let (found, version) = start(&Files::read(&path)).unwrap();
+    let (found, version) = start(&Files::read(&mut disk)).unwrap();
     assert_eq!((found.len(), version), (3, 11));
 }
 
@@ -555,7 +555,7 @@ fn what_the_file_refuses_stays_in_the_log() {
     fill(&mut disk, 0..1);
     assert_eq!(waiting(&disk), 3);
     fill(&mut disk, 3..40);
-    let (found, _) = start(&Files::read(&path)).unwrap();
+    let (found, _) = start(&Files::read(&mut disk)).unwrap();
     assert_eq!(found.len(), 40);
     disk.close();
 }
@@ -582,16 +582,16 @@ fn a_commit_that_was_refused_is_gone() {
     let path = folder.path().join("store");
     let (mut disk, _) = open_small(&path, &mut state()).unwrap();
     fill(&mut disk, 0..2);
-    let before = Files::read(&path);
+    let before = Files::read(&mut disk);
     fill(&mut disk, 2..3);
-    let after = Files::read(&path);
+    let after = Files::read(&mut disk);
     // The record is there, and the sync has failed: as the log does then.
     let blocks = changed_blocks(&before.logs[0], &after.logs[0]);
     let segment = fs::OpenOptions::new()
         .write(true)
         .open(&log::paths(&path)[0]);
-    drop(disk);
     log::erase(&segment.unwrap(), (blocks[0] * record::BLOCK) as u64).unwrap();
-    let (found, version) = start(&Files::read(&path)).unwrap();
+    let (found, version) = start(&Files::read(&mut disk)).unwrap();
+    drop(disk);
     assert_eq!((found.len(), version), (2, 3));
 }
