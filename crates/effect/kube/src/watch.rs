@@ -214,7 +214,9 @@ impl Known {
             Ok(Event::Apply(object)) => {
                 let change = self.read(&object, read);
                 let mut updates = self.report(|| key(kind, &object), change);
-                updates.extend(decode::happened(&object).map(Update::Happened));
+                if kind == Watched::EndpointSlices && !updates.is_empty() {
+                    updates.extend(decode::happened(&object).map(Update::Happened));
+                }
                 updates
             }
             Ok(Event::Delete(object)) => self.report(|| key(kind, &object), None),
@@ -361,6 +363,11 @@ mod tests {
         let expected = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1500);
         assert_eq!(happened(Event::Apply(slice(at))), [expected]);
         assert!(happened(Event::Apply(slice("yesterday"))).is_empty());
+        // Of no Service: nothing of it is told.
+        let mut foreign = slice(at);
+        foreign.metadata.name = Some("other".to_owned());
+        foreign.metadata.labels = None;
+        assert!(happened(Event::Apply(foreign)).is_empty());
     }
 
     #[test]
