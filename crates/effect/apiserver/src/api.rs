@@ -245,7 +245,7 @@ impl Api {
         }
         match verb {
             "get" => self.get(&call, &route),
-            "list" => self.list(&call, &route),
+            "list" => self.list(&call, &route).await,
             "watch" => self.watch(&call, &route),
             "create" => self.create(call, route).await,
             "update" => self.update(call, route).await,

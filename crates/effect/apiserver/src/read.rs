@@ -8,13 +8,14 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::api::{Api, Call, include};
 use crate::body::{Answer, document, stream, whole};
 use crate::compress::Long;
-use crate::negotiate::{Encoding, Shape, negotiate};
+use crate::negotiate::{Accepted, Encoding, Shape, negotiate};
 use crate::object::Object;
 use crate::options::{AskedVersion, ListOptions};
 use crate::resource::Resource;
@@ -22,7 +23,7 @@ use crate::route::Route;
 use crate::selector::Selector;
 use crate::state::Forgotten;
 use crate::status::ApiError;
-use crate::table::{metadata_only, row, table};
+use crate::table::{IncludeObject, metadata_only, row, table};
 use crate::watch::{Encoder, Scope, Watcher};
 
 /// A watch without `timeoutSeconds` lasts this long, and up to twice as long, so that
@@ -143,7 +144,11 @@ impl Api {
         })
     }
 
-    pub(crate) fn list(&self, call: &Call, route: &Route) -> Result<Response<Answer>, ApiError> {
+    pub(crate) async fn list(
+        &self,
+        call: &Call,
+        route: &Route,
+    ) -> Result<Response<Answer>, ApiError> {
         let accepted = negotiate(&call.head.headers)?;
         let include = include(&call.query)?;
         let selected = self.select(call, route)?;
@@ -154,32 +159,24 @@ impl Api {
         if let Some(remaining) = selected.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
-        let resource = &*route.resource;
+        let resource = route.resource.clone();
         if accepted.shape == Shape::Plain && accepted.encoding == Encoding::Json {
-            return Ok(plain_list(resource, &metadata, selected.objects));
+            return Ok(plain_list(&resource, &metadata, selected.objects));
         }
-        let objects = selected.objects.iter().map(|object| object.value());
-        let list = match accepted.shape {
-            Shape::Plain => json!({
-                "kind": resource.list_kind,
-                "apiVersion": resource.api_version(),
-                "metadata": metadata,
-                "items": objects.collect::<Vec<Value>>(),
-            }),
-            Shape::Metadata => json!({
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": "meta.k8s.io/v1",
-                "metadata": metadata,
-                "items": objects.map(metadata_only).collect::<Vec<Value>>(),
-            }),
-            Shape::Table => {
-                let mut table = table(resource, metadata, true);
-                let rows = objects.map(|object| row(resource, object, include, call.now));
-                table["rows"] = rows.collect();
-                table
-            }
+        let list = ShapedList {
+            resource,
+            metadata,
+            objects: selected.objects,
+            accepted,
+            include,
+            now: call.now,
         };
-        document(StatusCode::OK, &list, accepted.encoding)
+        if length(&list.objects) < PIECE {
+            return list.answer();
+        }
+        // Shaping a long one takes long enough to keep others waiting.
+        let made = tokio::task::spawn_blocking(move || list.answer());
+        made.await.map_err(ApiError::internal)?
     }
 
     pub(crate) fn watch(&self, call: &Call, route: &Route) -> Result<Response<Answer>, ApiError> {
@@ -255,6 +252,49 @@ impl Api {
     }
 }
 
+/// A list of which each object has to be made anew.
+struct ShapedList {
+    resource: Arc<Resource>,
+    metadata: Value,
+    objects: Vec<Arc<Object>>,
+    accepted: Accepted,
+    include: IncludeObject,
+    now: Timestamp,
+}
+
+impl ShapedList {
+    fn answer(self) -> Result<Response<Answer>, ApiError> {
+        let resource = &*self.resource;
+        let objects = self.objects.iter().map(|object| object.value());
+        let list = match self.accepted.shape {
+            Shape::Plain => json!({
+                "kind": resource.list_kind,
+                "apiVersion": resource.api_version(),
+                "metadata": self.metadata,
+                "items": objects.collect::<Vec<Value>>(),
+            }),
+            Shape::Metadata => json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": self.metadata,
+                "items": objects.map(metadata_only).collect::<Vec<Value>>(),
+            }),
+            Shape::Table => {
+                let mut table = table(resource, self.metadata, true);
+                let rows = objects.map(|object| row(resource, object, self.include, self.now));
+                table["rows"] = rows.collect();
+                table
+            }
+        };
+        document(StatusCode::OK, &list, self.accepted.encoding)
+    }
+}
+
+/// What the objects' texts take in a list, in bytes.
+fn length(objects: &[Arc<Object>]) -> usize {
+    objects.iter().map(|object| object.json.len() + 1).sum()
+}
+
 /// A list made of the objects' own texts; a long one is made while it is sent.
 fn plain_list(
     resource: &Resource,
@@ -266,7 +306,7 @@ fn plain_list(
         Value::from(resource.list_kind.as_str()),
         Value::from(resource.api_version()),
     );
-    let total: usize = objects.iter().map(|object| object.json.len() + 1).sum();
+    let total = length(&objects);
     let mut pieces = ListPieces {
         head: Some(head),
         objects: objects.into_iter(),
