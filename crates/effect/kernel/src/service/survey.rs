@@ -55,6 +55,12 @@ impl Print {
         self.count += 1;
         self.sum = self.sum.wrapping_add(printer.hash_one(parts));
     }
+
+    /// By the same printer.
+    fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
 }
 
 impl Survey {
@@ -65,18 +71,35 @@ impl Survey {
         family: IpFamily,
         sets: &[SetId],
     ) -> Result<Self, netlink::Error> {
-        attempts(|| {
-            let mut survey = Self {
-                family: Some(family),
-                ..Self::default()
-            };
-            for set in sets {
-                if !survey.take_set(connection, table, *set)? {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(survey))
-        })
+        let mut survey = Self {
+            family: Some(family),
+            ..Self::default()
+        };
+        // Each set by itself: where others commit all the time, all of them are hardly ever
+        // read without one between.
+        for set in sets {
+            let part = attempts(|| {
+                let mut part = Self {
+                    family: survey.family,
+                    printer: survey.printer.clone(),
+                    ..Self::default()
+                };
+                let whole = part.take_set(connection, table, *set)?;
+                Ok(whole.then_some(part))
+            })?;
+            survey.merge(part);
+        }
+        Ok(survey)
+    }
+
+    /// Adds what was read of another set.
+    fn merge(&mut self, part: Self) {
+        for (key, found) in part.frontends {
+            self.frontends.entry(key).or_default().merge(found);
+        }
+        self.addresses.extend(part.addresses);
+        self.nat.extend(part.nat);
+        self.strays.extend(part.strays);
     }
 
     /// The frontends that have elements.
@@ -134,24 +157,26 @@ impl Survey {
         if !some.iter().any(|key| self.frontends.contains_key(key)) {
             return Ok(BTreeMap::new());
         }
-        attempts(|| {
-            let mut found: BTreeMap<FrontendKey, Items> = BTreeMap::new();
-            for set in sets.iter().filter(|it| it.content() == Content::Frontends) {
+        let mut all: BTreeMap<FrontendKey, Items> = BTreeMap::new();
+        for set in sets.iter().filter(|it| it.content() == Content::Frontends) {
+            let found = attempts(|| {
+                let mut found = Vec::new();
                 let whole = connection.each_element(table, &set.name(), |element| {
                     let Some((key, value)) = item(*set, element) else {
                         return;
                     };
                     if let Some(frontend) = frontend_of(&key, family).filter(|it| some.contains(it))
                     {
-                        found.entry(frontend).or_default().insert(key, value);
+                        found.push((frontend, key, value));
                     }
                 })?;
-                if !whole {
-                    return Ok(None);
-                }
+                Ok(whole.then_some(found))
+            })?;
+            for (frontend, key, value) in found {
+                all.entry(frontend).or_default().insert(key, value);
             }
-            Ok(Some(found))
-        })
+        }
+        Ok(all)
     }
 
     /// Takes in the elements of one set. `false` if it changed meanwhile.
@@ -225,6 +250,12 @@ impl Survey {
 }
 
 impl Standing {
+    fn merge(&mut self, other: Self) {
+        self.print.merge(other.print);
+        self.slots.all.extend(other.slots.all);
+        self.slots.outside.extend(other.slots.outside);
+    }
+
     fn take(&mut self, printer: &RandomState, key: &ItemKey, value: &ItemValue) {
         self.print.add(printer, key, value);
         let slot = || slot_of(key.key).zip(backend_of(value.data));
