@@ -166,8 +166,9 @@ impl Builder<'_> {
         let drop = counted(Expression::Verdict(Verdict::Drop));
         let known = self.key(SetId::NotAdmitted);
         self.commented("restrict", comment, &[known, drop.clone()]);
-        // For a packet between whose looks a commit fell.
-        self.commented("restrict", comment, std::slice::from_ref(&drop));
+        // For a packet between whose looks a commit fell. Where that took the ranges away,
+        // every source is admitted by now.
+        self.commented("restrict", comment, &[self.key(SetId::Restricted), drop.clone()]);
 
         if let Some(pod) = self.sent_by_pod(false) {
             self.rule("drop-outside", &[pod, back]);
