@@ -69,19 +69,19 @@ impl Ending {
     /// As [`Ending::end`].
     pub fn end_others(&mut self, kept: &Kept) -> Result<usize, Error> {
         let mut ended = 0;
-        for flow in self.conntrack.flows_of(Protocol::Udp.number())? {
-            if is_stale(&flow, Protocol::Udp, kept) {
-                self.conntrack.forget(&flow)?;
-                ended += 1;
-            }
+        let stale = |flow: &Flow| is_stale(flow, Protocol::Udp, kept);
+        for flow in self.conntrack.flows_of(Protocol::Udp.number(), stale)? {
+            self.conntrack.forget(&flow)?;
+            ended += 1;
         }
         if self.segments.is_some() {
-            for flow in self.conntrack.flows_of(Protocol::Tcp.number())? {
+            let stale = |flow: &Flow| {
                 // What was not translated is a program's on this node.
                 let translated = flow.sent_to != flow.reply_source;
-                if translated && is_stale(&flow, Protocol::Tcp, kept) {
-                    ended += self.reset(&flow)?;
-                }
+                translated && is_stale(flow, Protocol::Tcp, kept)
+            };
+            for flow in self.conntrack.flows_of(Protocol::Tcp.number(), stale)? {
+                ended += self.reset(&flow)?;
             }
         }
         Ok(ended)

@@ -102,7 +102,7 @@ impl Conntrack {
             IpAddr::V4(_) => BY_DESTINATION,
             IpAddr::V6(_) => BY_PORT,
         };
-        let mut found = self.find(family_of(to.ip()), filter, to.to_string(), |out| {
+        let tuple = |out: &mut Vec<u8>| {
             nest(out, TUPLE_IP, |out| match to.ip() {
                 IpAddr::V4(address) => put(out, V4_DESTINATION, &address.octets()),
                 IpAddr::V6(address) => put(out, V6_DESTINATION, &address.octets()),
@@ -111,35 +111,43 @@ impl Conntrack {
                 put(out, PROTOCOL_NUMBER, &[protocol]);
                 put(out, DESTINATION_PORT, &to.port().to_be_bytes());
             });
-        })?;
-        found.retain(|flow| flow.sent_to.ip() == to.ip());
-        Ok(found)
+        };
+        let there = |flow: &Flow| flow.sent_to.ip() == to.ip();
+        self.find(family_of(to.ip()), filter, to.to_string(), tuple, there)
     }
 
-    /// All connections of an IP protocol, in both families.
+    /// The connections of an IP protocol that `keep` picks, in both families. The others
+    /// are let go as they come: a node may have a million.
     ///
     /// # Errors
     /// [`Error::Refused`] or a failure of the socket.
-    pub fn flows_of(&mut self, protocol: u8) -> Result<Vec<Flow>, Error> {
+    pub fn flows_of(
+        &mut self,
+        protocol: u8,
+        mut keep: impl FnMut(&Flow) -> bool,
+    ) -> Result<Vec<Flow>, Error> {
         let mut all = Vec::new();
         for family in [V4, V6] {
             let object = format!("of protocol {protocol}");
-            all.extend(self.find(family, BY_PROTOCOL, object, |out| {
+            let tuple = |out: &mut Vec<u8>| {
                 nest(out, TUPLE_PROTOCOL, |out| {
                     put(out, PROTOCOL_NUMBER, &[protocol]);
                 });
-            })?);
+            };
+            all.extend(self.find(family, BY_PROTOCOL, object, tuple, &mut keep)?);
         }
         Ok(all)
     }
 
-    /// The connections of a family whose original tuple has what `filter` names of `tuple`.
+    /// The connections of a family whose original tuple has what `filter` names of `tuple`,
+    /// as far as `keep` picks them.
     fn find(
         &mut self,
         family: u8,
         filter: u32,
         object: String,
         tuple: impl FnOnce(&mut Vec<u8>),
+        mut keep: impl FnMut(&Flow) -> bool,
     ) -> Result<Vec<Flow>, Error> {
         let mut payload = Vec::new();
         put_family_header(&mut payload, family, 0);
@@ -155,8 +163,9 @@ impl Conntrack {
             flags: 0,
             payload,
         };
-        self.socket
-            .dump(&request, |message| Ok(flow(message.payload)))
+        self.socket.dump(&request, |message| {
+            Ok(flow(message.payload).filter(&mut keep))
+        })
     }
 
     /// Forgets a connection: its next packet starts a new one. One that is gone already is

@@ -168,7 +168,11 @@ impl Builder<'_> {
         self.commented("restrict", comment, &[known, drop.clone()]);
         // For a packet between whose looks a commit fell. Where that took the ranges away,
         // every source is admitted by now.
-        self.commented("restrict", comment, &[self.key(SetId::Restricted), drop.clone()]);
+        self.commented(
+            "restrict",
+            comment,
+            &[self.key(SetId::Restricted), drop.clone()],
+        );
 
         if let Some(pod) = self.sent_by_pod(false) {
             self.rule("drop-outside", &[pod, back]);

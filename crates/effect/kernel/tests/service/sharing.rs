@@ -60,7 +60,7 @@ fn connections_are_shared_by_weight() {
 /// Which pods clients with these addresses and ports meet, each in a connection of its own.
 fn met(lab: &Lab, from: &Namespace, sources: &[SocketAddr], to: SocketAddr) -> Vec<String> {
     let mut conntrack = Conntrack::in_namespace(lab.node.as_fd()).unwrap();
-    for flow in conntrack.flows_of(UDP).unwrap() {
+    for flow in conntrack.flows_of(UDP, |_| true).unwrap() {
         conntrack.forget(&flow).unwrap();
     }
     let ask = |source: &SocketAddr| probe::udp_from(from, *source, to, PATIENCE).unwrap();
