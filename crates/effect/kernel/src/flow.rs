@@ -12,6 +12,13 @@ use weft_sys::segment::SegmentSocket;
 /// The endpoints of frontends that connections may be open to.
 pub type Kept = BTreeMap<FrontendKey, BTreeSet<Backend>>;
 
+/// Connections that were found to go to none of their frontends' endpoints.
+#[derive(Debug)]
+pub struct Others {
+    udp: Vec<Flow>,
+    tcp: Vec<Flow>,
+}
+
 /// Ends connections to endpoints that are gone. Not for a thread that changes wait for: the
 /// kernel walks over all that it tracks for each frontend.
 #[derive(Debug)]
@@ -62,26 +69,42 @@ impl Ending {
         Ok(ended)
     }
 
-    /// Ends every connection to a frontend that goes to none of the endpoints it may be open
-    /// to: what was left when nobody looked. Returns how many there were.
+    /// Every connection to a frontend that goes to none of the endpoints it may be open
+    /// to: what was left when nobody looked.
     ///
     /// # Errors
-    /// As [`Ending::end`].
-    pub fn end_others(&mut self, kept: &Kept) -> Result<usize, Error> {
-        let mut ended = 0;
-        let stale = |flow: &Flow| is_stale(flow, Protocol::Udp, kept);
-        for flow in self.conntrack.flows_of(Protocol::Udp.number(), stale)? {
-            self.conntrack.forget(&flow)?;
-            ended += 1;
-        }
-        if self.segments.is_some() {
-            let stale = |flow: &Flow| {
+    /// What the kernel refused.
+    pub fn others(&mut self, kept: &Kept) -> Result<Others, Error> {
+        let udp = self.conntrack.flows_of(Protocol::Udp.number(), |flow| {
+            is_stale(flow, Protocol::Udp, kept)
+        })?;
+        let tcp = match self.segments {
+            None => Vec::new(),
+            Some(_) => self.conntrack.flows_of(Protocol::Tcp.number(), |flow| {
                 // What was not translated is a program's on this node.
                 let translated = flow.sent_to != flow.reply_source;
                 translated && is_stale(flow, Protocol::Tcp, kept)
-            };
-            for flow in self.conntrack.flows_of(Protocol::Tcp.number(), stale)? {
-                ended += self.reset(&flow)?;
+            })?,
+        };
+        Ok(Others { udp, tcp })
+    }
+
+    /// Ends those of them that go to none of the endpoints that frontends have by now: an
+    /// endpoint may have come before they were listed. Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`Ending::end`].
+    pub fn end_others(&mut self, others: &Others, kept: &Kept) -> Result<usize, Error> {
+        let mut ended = 0;
+        for flow in &others.udp {
+            if is_stale(flow, Protocol::Udp, kept) {
+                self.conntrack.forget(flow)?;
+                ended += 1;
+            }
+        }
+        for flow in &others.tcp {
+            if is_stale(flow, Protocol::Tcp, kept) {
+                ended += self.reset(flow)?;
             }
         }
         Ok(ended)

@@ -148,6 +148,8 @@ impl Kernel {
         if !touched.routes.is_empty() {
             self.write_routes(desired, &mut outcome)?;
         }
+        let some = touched.frontends.iter().copied();
+        self.stale_flows.will_lead(some, &desired.frontends);
         match &mut self.proxy {
             Proxy::Nftables { .. } => {
                 if touched.nat {
@@ -202,6 +204,8 @@ impl Kernel {
     pub(super) fn reconcile(&mut self, desired: &Desired) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         self.write_routes(desired, &mut outcome)?;
+        let all = desired.frontends.keys().copied();
+        self.stale_flows.will_lead(all, &desired.frontends);
         match &mut self.proxy {
             Proxy::Nftables { swept } => {
                 let report = self.services.reconcile(&desired.frontends, &desired.nat)?;

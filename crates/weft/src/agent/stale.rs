@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -19,6 +21,44 @@ enum News {
     Gone(Gone),
     /// These are all there are; nobody knows which others there were.
     Kept(Kept),
+    /// This frontend may lead to these endpoints from now on.
+    Now(FrontendKey, BTreeSet<Backend>),
+}
+
+/// What is left to do.
+#[derive(Debug, Default)]
+struct Left {
+    gone: BTreeSet<(FrontendKey, Backend)>,
+    kept: Option<Kept>,
+    /// How often all was said that is kept, and how often before the last listing began.
+    said: usize,
+    listed: usize,
+}
+
+impl Left {
+    fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.kept.is_none()
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Gone(gone) => self.gone.extend(gone),
+            News::Kept(all) => {
+                self.kept = Some(all);
+                self.said += 1;
+            }
+            News::Now(key, endpoints) => {
+                let known = self.kept.as_mut().and_then(|kept| kept.get_mut(&key));
+                if let Some(known) = known {
+                    known.extend(endpoints);
+                }
+            }
+        }
+    }
+
+    fn gone(&self) -> Gone {
+        self.gone.iter().copied().collect()
+    }
 }
 
 /// Which connections are ended when their endpoint is gone.
@@ -47,6 +87,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct StaleFlows {
     ended: Ended,
     news: Sender<News>,
+    /// How often it was said what is kept and not yet looked at.
+    looks: Arc<AtomicUsize>,
 }
 
 impl StaleFlows {
@@ -55,15 +97,42 @@ impl StaleFlows {
         let mut ending = Ending::open(ended == Ended::Everything)
             .context("the sockets by which connections are ended")?;
         let (news, told) = channel();
-        let end = move |gone: &[_], kept: Option<&Kept>| {
-            let others = kept.map_or(Ok(0), |kept| ending.end_others(kept))?;
-            Ok::<_, weft_sys::netlink::Error>(others + ending.end(gone)?)
+        let end = move |left: &mut Left, catch_up: &mut dyn FnMut(&mut Left)| {
+            let mut flows = 0;
+            if let Some(kept) = &left.kept {
+                let others = ending.others(kept)?;
+                // Those of endpoints that came meanwhile are among them.
+                catch_up(left);
+                if let Some(kept) = &left.kept {
+                    flows += ending.end_others(&others, kept)?;
+                }
+            }
+            Ok::<_, weft_sys::netlink::Error>(flows + ending.end(&left.gone())?)
         };
+        let looks = Arc::new(AtomicUsize::new(0));
+        let looked = Arc::clone(&looks);
         std::thread::Builder::new()
             .name("stale flows".to_owned())
-            .spawn(move || work(&told, PAUSE, end))
+            .spawn(move || work(&told, PAUSE, &looked, end))
             .context("the thread that ends connections")?;
-        Ok(Self { ended, news })
+        Ok(Self { ended, news, looks })
+    }
+
+    /// Before the rules lead to other endpoints: connections to those are none to be ended,
+    /// if what went while no agent ran is still looked for.
+    pub(super) fn will_lead(
+        &self,
+        some: impl IntoIterator<Item = FrontendKey>,
+        frontends: &Table<FrontendKey, Frontend>,
+    ) {
+        if self.looks.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for key in some.into_iter().filter(|key| self.ended.has(key.protocol)) {
+            if let Some(entry) = frontends.get(&key) {
+                self.tell(News::Now(key, kept(&entry.value)));
+            }
+        }
     }
 
     /// Has connections to endpoints ended that are gone.
@@ -83,6 +152,7 @@ impl StaleFlows {
         let kept: Kept = frontends
             .map(|(key, entry)| (*key, kept(&entry.value)))
             .collect();
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.tell(News::Kept(kept));
     }
 
@@ -161,12 +231,13 @@ fn kept(frontend: &Frontend) -> BTreeSet<Backend> {
 fn work<E: Display>(
     told: &Receiver<News>,
     pause: Duration,
-    mut end: impl FnMut(&[(FrontendKey, Backend)], Option<&Kept>) -> Result<usize, E>,
+    looks: &AtomicUsize,
+    mut end: impl FnMut(&mut Left, &mut dyn FnMut(&mut Left)) -> Result<usize, E>,
 ) {
-    let mut left = BTreeSet::new();
-    let mut kept = None;
+    let mut left = Left::default();
+    let mut catch_up = |left: &mut Left| told.try_iter().for_each(|news| left.take(news));
     loop {
-        let news = match left.is_empty() && kept.is_none() {
+        let news = match left.is_empty() {
             true => told.recv().map_err(RecvTimeoutError::from),
             false => told.recv_timeout(pause),
         };
@@ -176,17 +247,17 @@ fn work<E: Display>(
             Err(RecvTimeoutError::Disconnected) => return,
         };
         // What came meanwhile is one walk a frontend.
-        for news in first.into_iter().chain(told.try_iter()) {
-            match news {
-                News::Gone(gone) => left.extend(gone),
-                News::Kept(all) => kept = Some(all),
-            }
-        }
-        let gone: Gone = left.iter().copied().collect();
-        match end(&gone, kept.as_ref()) {
+        first.into_iter().for_each(|news| left.take(news));
+        catch_up(&mut left);
+        left.listed = left.said;
+        match end(&mut left, &mut catch_up) {
             Ok(flows) => {
-                left.clear();
-                kept = None;
+                left.gone.clear();
+                // What was said anew while they were listed is looked at anew.
+                if left.listed == left.said {
+                    left.kept = None;
+                    looks.fetch_sub(std::mem::take(&mut left.said), Ordering::Relaxed);
+                }
                 if flows > 0 {
                     debug!(flows, "connections to endpoints that are gone ended");
                 }
@@ -200,8 +271,6 @@ fn work<E: Display>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use weft_desired::{Entry, Origin};
 
     use super::*;
@@ -256,8 +325,9 @@ mod tests {
         tell.send(News::Gone(vec![gone(53)])).unwrap();
         let mut telling = Some(tell);
         let mut asked = 0;
-        work(&told, Duration::ZERO, |left, kept| {
-            assert_eq!(kept, None);
+        work(&told, Duration::ZERO, &AtomicUsize::new(0), |left, _| {
+            assert_eq!(left.kept, None);
+            let left = left.gone();
             asked += 1;
             match asked {
                 1 => {
@@ -288,9 +358,10 @@ mod tests {
         tell.send(News::Kept(all.clone())).unwrap();
         let mut telling = Some(tell);
         let mut asked = 0;
-        work(&told, Duration::ZERO, |_, kept| {
+        let looks = AtomicUsize::new(1);
+        work(&told, Duration::ZERO, &looks, |left, _| {
             asked += 1;
-            assert_eq!(kept, Some(&all));
+            assert_eq!(left.kept.as_ref(), Some(&all));
             match asked {
                 1 => Err("no buffer space"),
                 _ => {
@@ -300,6 +371,43 @@ mod tests {
             }
         });
         assert_eq!(asked, 2);
+        assert_eq!(looks.into_inner(), 0);
+    }
+
+    #[test]
+    fn endpoints_that_come_while_it_is_looked_are_kept() {
+        let (tell, told) = channel();
+        let (key, first) = gone(53);
+        let (second, third) = (gone(54).1, gone(55).1);
+        let all = Kept::from([(key, BTreeSet::from([first]))]);
+        tell.send(News::Kept(all.clone())).unwrap();
+        let mut telling = Some(tell);
+        let looks = AtomicUsize::new(2);
+        let mut asked = 0;
+        work(&told, Duration::ZERO, &looks, |left, catch_up| {
+            asked += 1;
+            let tell = |news| telling.as_ref().unwrap().send(news).unwrap();
+            match asked {
+                1 => {
+                    tell(News::Now(key, [second].into()));
+                    catch_up(left);
+                    let expected = Kept::from([(key, [first, second].into())]);
+                    assert_eq!(left.kept, Some(expected));
+                    return Err("no buffer space");
+                }
+                2 => {
+                    tell(News::Kept(Kept::from([(key, [third].into())])));
+                    catch_up(left);
+                }
+                _ => {
+                    assert_eq!(left.kept, Some(Kept::from([(key, [third].into())])));
+                    telling = None;
+                }
+            }
+            Ok(0)
+        });
+        assert_eq!(asked, 3);
+        assert_eq!(looks.into_inner(), 0);
     }
 
     #[test]
