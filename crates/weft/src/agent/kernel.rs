@@ -62,7 +62,8 @@ pub(super) struct Kernel {
     proxy: Proxy,
     families: Vec<Family>,
     stale_flows: StaleFlows,
-    /// Whether it was looked for connections that went stale before this agent ran.
+    /// Whether it was looked for connections that went stale while nobody saw: before this
+    /// agent ran, with a write that failed, with a table that somebody damaged.
     looked_back: bool,
     /// In mode iptables; nf_tables' tables say themselves what is gone.
     endpoints: Endpoints,
@@ -142,6 +143,13 @@ impl Kernel {
         if self.needs_reconcile(desired, touched) {
             return self.reconcile(desired);
         }
+        let written = self.try_apply(desired, touched);
+        // A part of it may be written, and nobody said which endpoints went with that.
+        self.looked_back &= written.is_ok();
+        written
+    }
+
+    fn try_apply(&mut self, desired: &Desired, touched: &Touched) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         // Reachable first, then referred to: a Service never leads to a pod that no
         // route leads to yet.
@@ -202,6 +210,12 @@ impl Kernel {
     /// before, what is new is in place before what was goes; connections that are
     /// translated stay so.
     pub(super) fn reconcile(&mut self, desired: &Desired) -> Result<Outcome> {
+        let written = self.try_reconcile(desired);
+        self.looked_back &= written.is_ok();
+        written
+    }
+
+    fn try_reconcile(&mut self, desired: &Desired) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         self.write_routes(desired, &mut outcome)?;
         let all = desired.frontends.keys().copied();
@@ -211,6 +225,8 @@ impl Kernel {
                 let report = self.services.reconcile(&desired.frontends, &desired.nat)?;
                 outcome.add(&report);
                 say_rebuilt(&report.rebuilt);
+                // Nobody knows where the table led that was there before.
+                self.looked_back &= report.rebuilt.is_empty();
                 if !*swept {
                     // Pods do not wait for it: Services are translated by now.
                     match sweep_iptables(&self.families) {
