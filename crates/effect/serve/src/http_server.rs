@@ -1,5 +1,6 @@
 //! A small HTTP/1 server: for what load balancers, probes and collectors of metrics ask.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,11 +15,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 /// How long a client may take for a request, and be silent before the next one.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Connections of one listener at a time. Who comes when there are so many waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may last, whatever its client does: one that never reads its answers
+/// is not silent.
+const LIFETIME: Duration = Duration::from_secs(120);
+/// Connections of one listener at a time. When there are so many, the oldest makes room for
+/// who comes: a probe that has to wait takes the node for dead.
 const MOST_CONNECTIONS: usize = 256;
 /// After the kernel could not hand over a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -93,11 +99,14 @@ pub type Answering = Arc<dyn Fn(Question<'_>) -> Answer + Send + Sync>;
 /// Answers without end. Dropping the future closes the listener and its connections.
 pub async fn serve(listener: TcpListener, answering: Answering) {
     let mut connections = JoinSet::new();
+    let mut by_age = VecDeque::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, answering.clone()));
+                    make_room(&mut by_age);
+                    let connection = timeout(LIFETIME, converse(stream, answering.clone()));
+                    by_age.push_back(connections.spawn(connection));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "taking a connection failed; trying again");
@@ -106,6 +115,16 @@ pub async fn serve(listener: TcpListener, answering: Answering) {
             },
             Some(_) = connections.join_next() => {}
         }
+    }
+}
+
+/// Closes the oldest connection if there are as many as there may be.
+fn make_room(by_age: &mut VecDeque<AbortHandle>) {
+    by_age.retain(|connection| !connection.is_finished());
+    if by_age.len() >= MOST_CONNECTIONS
+        && let Some(oldest) = by_age.pop_front()
+    {
+        oldest.abort();
     }
 }
 
@@ -125,4 +144,39 @@ async fn converse(stream: TcpStream, answering: Answering) {
         .serve_connection(TokioIo::new(stream), service);
     // A client that leaves, or says nothing, has its answers.
     let _ = connection.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_is_answered_whoever_holds_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let answering: Answering = Arc::new(|_| Answer::text(StatusCode::OK, "here"));
+        let server = tokio::spawn(serve(listener, answering));
+        let mut idle = Vec::new();
+        for _ in 0..MOST_CONNECTIONS {
+            idle.push(TcpStream::connect(at).await.unwrap());
+        }
+        let asking = async {
+            let mut probe = TcpStream::connect(at).await?;
+            probe
+                .write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+                .await?;
+            let mut answer = String::new();
+            probe.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        };
+        // Sooner than those who are silent are sent away.
+        let answer = timeout(PATIENCE / 2, asking).await.unwrap().unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+        // The oldest made room.
+        let closed = timeout(PATIENCE / 2, idle[0].read(&mut [0])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+        server.abort();
+    }
 }
