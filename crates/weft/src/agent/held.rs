@@ -2,13 +2,14 @@
 //! take a port whose packets it would never see, and `ss` shows whose it is.
 //!
 //! Packets to a node port are translated before they could reach a socket. What comes to one
-//! all the same (to 127.0.0.1, in mode nftables) is refused as if nobody listened.
+//! all the same (to 127.0.0.1, in mode nftables) is refused as if nobody listened, if it is TCP.
+//! A UDP datagram goes unanswered: the socket has it, and nobody reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::net::TcpListener;
@@ -20,9 +21,9 @@ use weft_desired::{NodeNat, NodePortAddresses, Protocol, SocketKey};
 /// programs in Go ask for.
 const BACKLOG: i32 = 4096;
 
-/// How often and after which pause a port is asked for at the start: an agent that was killed
-/// may have it a moment longer.
-const FIRST_TRIES: u32 = 10;
+/// How long in all, and after which pause, ports that are taken are asked for again at the
+/// start: an agent that was killed may have them a moment longer.
+const FIRST_PATIENCE: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The sockets.
@@ -75,8 +76,9 @@ impl HeldPorts {
             own: nat.own_addresses.clone(),
             at: nat.node_port_addresses.clone(),
         };
-        // Another program's are asked for again each time: it may have ended.
-        if asked != self.asked || !self.taken.is_empty() {
+        // Those that are not held are asked for again each time: the program that has one may
+        // have ended, and there may be descriptors again.
+        if asked != self.asked || !self.taken.is_empty() || !self.failed.is_empty() {
             self.change(&asked.ports, nat);
             self.asked = asked;
         }
@@ -85,6 +87,11 @@ impl HeldPorts {
     }
 
     fn change(&mut self, ports: &[SocketKey], nat: &NodeNat) {
+        let patience = match self.started {
+            true => Duration::ZERO,
+            false => FIRST_PATIENCE,
+        };
+        let until = Instant::now() + patience;
         self.taken.clear();
         let mut wanted = BTreeSet::new();
         for port in ports {
@@ -93,8 +100,9 @@ impl HeldPorts {
                 if self.sockets.contains_key(&key) {
                     continue;
                 }
-                match self.open(&key) {
+                match open_until(until, &key) {
                     Ok(socket) => {
+                        self.failed.remove(&key);
                         self.sockets.insert(key, socket);
                     }
                     Err(error) if error.kind() == ErrorKind::AddrInUse => {
@@ -111,17 +119,16 @@ impl HeldPorts {
         self.sockets.retain(|key, _| wanted.contains(key));
         self.failed.retain(|key| wanted.contains(key));
     }
+}
 
-    fn open(&self, key: &SocketKey) -> io::Result<Socket> {
-        let mut tries = if self.started { 1 } else { FIRST_TRIES };
-        loop {
-            match open(key) {
-                Err(error) if error.kind() == ErrorKind::AddrInUse && tries > 1 => {
-                    tries -= 1;
-                    std::thread::sleep(FIRST_PAUSE);
-                }
-                opened => return opened,
+/// Tries again while another has it, until then.
+fn open_until(until: Instant, key: &SocketKey) -> io::Result<Socket> {
+    loop {
+        match open(key) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(FIRST_PAUSE);
             }
+            opened => return opened,
         }
     }
 }
@@ -191,7 +198,7 @@ mod tests {
 
     fn key(protocol: Protocol, port: u16) -> SocketKey {
         SocketKey {
-            address: [127, 0, 0, 1].into(),
+            address: [127, 0, 0, 4].into(),
             protocol,
             port,
         }
@@ -199,10 +206,12 @@ mod tests {
 
     #[tokio::test]
     async fn ports_are_held_until_they_are_not_wanted_and_others_are_told_of() {
-        let program = Program::bind("127.0.0.1:0").unwrap();
+        // No other test has ports of this address.
+        let here = "127.0.0.4";
+        let program = Program::bind((here, 0)).unwrap();
         let theirs = key(Protocol::Tcp, program.local_addr().unwrap().port());
         // A port that was free a moment ago.
-        let free = Program::bind("127.0.0.1:0").unwrap();
+        let free = Program::bind((here, 0)).unwrap();
         let number = free.local_addr().unwrap().port();
         drop(free);
         let ours = [key(Protocol::Tcp, number), key(Protocol::Udp, number)];
@@ -210,7 +219,7 @@ mod tests {
         let nat = NodeNat::default();
         let taken = held.hold(&[theirs, ours[0], ours[1]], &nat);
         assert_eq!(taken, [theirs].into());
-        let at = ("127.0.0.1", number);
+        let at = (here, number);
         assert_eq!(Program::bind(at).unwrap_err().kind(), ErrorKind::AddrInUse);
         assert_eq!(
             UdpSocket::bind(at).unwrap_err().kind(),
@@ -226,6 +235,26 @@ mod tests {
         assert_eq!(held.hold(&[theirs], &nat), BTreeSet::new());
         tokio::task::yield_now().await;
         assert!(Program::bind(at).is_ok() && UdpSocket::bind(at).is_ok());
+    }
+
+    #[test]
+    fn many_ports_of_others_are_waited_for_once() {
+        let bind = |_| UdpSocket::bind("127.0.0.1:0").unwrap();
+        let programs: Vec<_> = (0..200).map(bind).collect();
+        let ports = programs.iter().map(|program| {
+            let at = program.local_addr().unwrap();
+            let address = at.ip();
+            SocketKey {
+                address,
+                ..key(Protocol::Udp, at.port())
+            }
+        });
+        let ports: Vec<_> = ports.collect();
+        let began = Instant::now();
+        let taken = HeldPorts::default().hold(&ports, &NodeNat::default());
+        assert_eq!(taken.len(), ports.len());
+        // A wait for each would be 200 times that.
+        assert!(began.elapsed() < FIRST_PATIENCE * 50);
     }
 
     #[test]
