@@ -285,7 +285,7 @@ impl Agent {
             weft_sys::memory::give_back();
         } else if self.in_sync && !self.pending.is_empty() {
             self.write_pending();
-        } else if self.in_sync {
+        } else if self.in_sync && !self.retry.holds_changes() {
             self.reporter.nothing_to_write();
         }
         let problems = self.compiler.problems();
@@ -331,7 +331,9 @@ impl Agent {
             return;
         }
         self.follow_own_node();
-        let repairs = why.finds_damage() && self.pending.is_empty();
+        // What could not be written before differs too, and nobody damaged it.
+        let unwritten = !self.pending.is_empty() || self.retry.at().is_some();
+        let repairs = why.finds_damage() && !unwritten;
         self.pending = Touched::default();
         let began = Instant::now();
         let written = self.kernel.reconcile(self.compiler.desired());
