@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use regex::Regex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +17,9 @@ use weft_serve::http_server::{self, Answer};
 use weft_serve::metrics::{BackEnd, Metrics};
 use weft_serve::proxy_health::ProxyHealth;
 use weft_serve::service_health::ServiceHealth;
+
+/// For what has to come, on a machine that has much to do.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn recorded(name: &str) -> String {
     let folder = "../../../tests/kube-proxy/answers";
@@ -60,16 +64,19 @@ fn answers() -> BTreeMap<String, String> {
 }
 
 async fn ask(at: SocketAddr, request: &str) -> String {
-    let mut stream = loop {
-        if let Ok(stream) = TcpStream::connect(at).await {
-            break stream;
+    let connecting = async {
+        loop {
+            if let Ok(stream) = TcpStream::connect(at).await {
+                break stream;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
     };
+    let mut stream = soon(connecting).await;
     let request = format!("{request} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
     masked(&answer.replace("\r\n", "\n"))
 }
 
@@ -87,16 +94,21 @@ fn check(port: u16, endpoints: usize) -> HealthCheck {
     }
 }
 
-/// A port that nobody has.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+/// A port that nobody has, of a loopback address that no other test has.
+fn free(address: [u8; 4]) -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::from(address), 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// What has to be so some time.
+async fn soon<T>(waited_for: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, waited_for).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_service_tells_how_many_endpoints_it_has_here() {
     let expected = answers();
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let at = free([127, 0, 0, 2]);
     let services = ServiceHealth::start(ProxyHealth::default(), Box::new(|_| {}));
     services.listen_at([at.ip()].into());
     services.set([(web(), Some(check(at.port(), 2)))]);
@@ -107,14 +119,12 @@ async fn a_service_tells_how_many_endpoints_it_has_here() {
     services.set([(web(), Some(check(at.port(), 0)))]);
     // Told by a channel: the answer follows.
     let wanted = &expected["no endpoint: GET /"];
-    while ask(at, "GET /").await != *wanted {
-        assert_eq!(ask(at, "GET /").await, *wanted);
-    }
+    soon(async { while ask(at, "GET /").await != *wanted {} }).await;
 }
 
 #[tokio::test]
 async fn servers_come_and_go_with_their_services() {
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let at = free([127, 0, 0, 3]);
     let (told, mut unopened) = tokio::sync::mpsc::unbounded_channel();
     let tell = Box::new(move |count| told.send(count).unwrap());
     let services = ServiceHealth::start(ProxyHealth::default(), tell);
@@ -132,13 +142,13 @@ async fn servers_come_and_go_with_their_services() {
         ..web()
     };
     services.set([(web(), None), (other.clone(), Some(check(at.port(), 1)))]);
-    while !ask(at, "GET /").await.contains("\"other\"") {}
+    soon(async { while !ask(at, "GET /").await.contains("\"other\"") {} }).await;
     services.listen_at([].into());
-    while TcpStream::connect(at).await.is_ok() {}
+    soon(async { while TcpStream::connect(at).await.is_ok() {} }).await;
     services.listen_at([at.ip()].into());
     assert!(ask(at, "GET /").await.contains("\"other\""));
     services.set([(other, None)]);
-    while TcpStream::connect(at).await.is_ok() {}
+    soon(async { while TcpStream::connect(at).await.is_ok() {} }).await;
     assert!(unopened.is_empty());
 }
 
