@@ -15,9 +15,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kube::ResourceExt;
 use weft_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key, LabelSet, Node,
-    NodeName, Object, ObjectKey, Pod, Port, PortName, Protocol, Rejection, Service, ServiceAddress,
-    ServicePort, ServiceType, TrafficPolicy, Uid,
+    Change, Details, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key,
+    LabelSet, Node, NodeName, Object, ObjectKey, Pod, Port, PortName, Protocol, Rejection, Service,
+    ServiceAddress, ServicePort, ServiceType, TrafficPolicy, Uid,
 };
 
 /// The label that ties a slice to its Service (Kubernetes API, discovery/v1).
@@ -476,6 +476,12 @@ fn read_endpoint(
             .and_then(|conditions| conditions.terminating)
             .unwrap_or(false),
         node: endpoint.node_name.as_deref().map(NodeName::from),
+        details: details(endpoint, slice).into(),
+    })
+}
+
+fn details(endpoint: &discovery::Endpoint, slice: &ObjectKey) -> Details {
+    Details {
         zone: endpoint.zone.as_deref().map(Arc::from),
         hostname: endpoint.hostname.as_deref().map(Arc::from),
         pod: endpoint
@@ -484,13 +490,11 @@ fn read_endpoint(
             .filter(|target| target.kind.as_deref() == Some("Pod"))
             .and_then(|target| {
                 let namespace = target.namespace.as_deref().unwrap_or(&slice.namespace);
-                target
-                    .name
-                    .as_deref()
-                    .map(|name| Box::new(ObjectKey::new(namespace, name)))
+                let name = target.name.as_deref();
+                name.map(|name| ObjectKey::new(namespace, name))
             }),
-        hints: hints(endpoint).into(),
-    })
+        hints: hints(endpoint),
+    }
 }
 
 fn hints(endpoint: &discovery::Endpoint) -> Hints {
@@ -731,7 +735,7 @@ mod tests {
         assert_eq!(slice.ports.len(), 1);
         assert!(slice.endpoints[0].ready && slice.endpoints[0].serving);
         assert_eq!(
-            slice.endpoints[0].pod.as_deref(),
+            slice.endpoints[0].details.pod.as_ref(),
             Some(&ObjectKey::new("n", "p"))
         );
         assert!(

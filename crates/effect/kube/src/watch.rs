@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use weft_model::{Change, Key, Names, NodeName, Object};
+use weft_model::{Change, Details, Key, Names, NodeName, Object};
 
 use crate::{Pauses, decode};
 
@@ -35,8 +35,8 @@ pub struct Interest {
     pub services: bool,
     /// Endpoint slices.
     pub endpoint_slices: bool,
-    /// What endpoints are called, too: their host names and pods. Who only sends packets to
-    /// them saves a third of what it knows of them.
+    /// What endpoints are called, too: their host names. Who only sends packets to them does
+    /// not ask. Their zones and pods nobody does who watches.
     pub endpoint_names: bool,
     /// Namespaces.
     pub namespaces: bool,
@@ -140,7 +140,7 @@ fn one(client: Client, kind: Watched, interest: &Interest) -> Updates {
         Watched::Services => changes(Api::<Service>::all(client), all, kind, decode::service),
         Watched::EndpointSlices => {
             let read = match interest.endpoint_names {
-                true => decode::endpoint_slice,
+                true => with_names,
                 false => nameless,
             };
             changes(Api::<EndpointSlice>::all(client), all, kind, read)
@@ -149,13 +149,29 @@ fn one(client: Client, kind: Watched, interest: &Interest) -> Updates {
     }
 }
 
+/// An EndpointSlice, and of its endpoints what they are called, for whom they are meant, and no more.
+fn with_names(object: &EndpointSlice) -> Option<Change> {
+    with_details(object, |details| Details {
+        hints: details.hints,
+        hostname: details.hostname,
+        ..Details::default()
+    })
+}
+
 /// An EndpointSlice without what its endpoints are called.
 fn nameless(object: &EndpointSlice) -> Option<Change> {
+    with_details(object, |details| Details {
+        hints: details.hints,
+        ..Details::default()
+    })
+}
+
+fn with_details(object: &EndpointSlice, kept: fn(Details) -> Details) -> Option<Change> {
     let mut change = decode::endpoint_slice(object)?;
     if let Change::Put(Object::EndpointSlice(slice)) = &mut change {
         for endpoint in &mut slice.endpoints {
-            endpoint.hostname = None;
-            endpoint.pod = None;
+            let details = std::mem::take(&mut endpoint.details);
+            endpoint.details = kept(details.into()).into();
         }
     }
     Some(change)
@@ -205,7 +221,8 @@ impl Known {
             }
             Ok(Event::InitDone) => {
                 let gone: Vec<Key> = self.reported.difference(&self.listing).cloned().collect();
-                self.reported = std::mem::take(&mut self.listing);
+                // Built at once it is full; what has grown in order is half empty.
+                self.reported = std::mem::take(&mut self.listing).into_iter().collect();
                 gone.into_iter()
                     .map(|key| Update::Change(Change::Delete(key)))
                     .chain([Update::InSync(kind)])
@@ -322,12 +339,9 @@ mod tests {
             Some(Change::Put(Object::EndpointSlice(slice))) => slice.endpoints[0].clone(),
             other => panic!("{other:?}"),
         };
-        let (with, without) = (
-            endpoint(decode::endpoint_slice(&slice)),
-            endpoint(nameless(&slice)),
-        );
-        assert_eq!(with.hostname.as_deref(), Some("a"));
-        assert_eq!(without.hostname, None);
+        let (with, without) = (endpoint(with_names(&slice)), endpoint(nameless(&slice)));
+        assert_eq!(with.details.hostname.as_deref(), Some("a"));
+        assert_eq!(without.details.hostname, None);
         assert_eq!(without.node, with.node);
     }
 

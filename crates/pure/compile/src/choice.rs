@@ -2,7 +2,7 @@
 //! and the node they are on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use weft_desired::{Backend, HashOf, IpFamily, PortEndpoints, Sharing};
 use weft_model::{Cluster, Endpoint, LabelSet, NodeName, Service, ServicePort, TrafficPolicy};
@@ -96,10 +96,14 @@ fn without_spares(
     backends
 }
 
-/// Sets are often equal, and there are many of them.
+static NO_BACKENDS: LazyLock<Arc<BTreeSet<Backend>>> = LazyLock::new(Arc::default);
+
+/// Sets are often equal or empty, and there are many of them.
 fn shared(set: BTreeSet<Backend>, other: &Arc<BTreeSet<Backend>>) -> Arc<BTreeSet<Backend>> {
     if set == **other {
         other.clone()
+    } else if set.is_empty() {
+        NO_BACKENDS.clone()
     } else {
         Arc::new(set)
     }
@@ -178,18 +182,18 @@ fn usable<'a>(
 /// whatever they are meant for.
 fn hinted(all: &[Candidate<'_>], cluster: &Cluster, node: &NodeName) -> BTreeSet<Backend> {
     let zone = cluster.node(node).and_then(|node| node.zone());
-    let for_node = |endpoint: &Endpoint| endpoint.hints.nodes.contains(node);
+    let for_node = |endpoint: &Endpoint| endpoint.details.hints.nodes.contains(node);
     let for_zone =
-        |endpoint: &Endpoint| zone.is_some_and(|zone| endpoint.hints.zones.contains(zone));
+        |endpoint: &Endpoint| zone.is_some_and(|zone| endpoint.details.hints.zones.contains(zone));
     let ready = || all.iter().filter(|candidate| candidate.ready());
     let every = |has: fn(&Endpoint) -> bool| ready().all(|candidate| has(candidate.endpoint));
-    if every(|endpoint| !endpoint.hints.nodes.is_empty()) {
+    if every(|endpoint| !endpoint.details.hints.nodes.is_empty()) {
         let near = backends(ready().filter(|candidate| for_node(candidate.endpoint)));
         if !near.is_empty() {
             return near;
         }
     }
-    if every(|endpoint| !endpoint.hints.zones.is_empty()) {
+    if every(|endpoint| !endpoint.details.hints.zones.is_empty()) {
         let near = backends(ready().filter(|candidate| for_zone(candidate.endpoint)));
         if !near.is_empty() {
             return near;

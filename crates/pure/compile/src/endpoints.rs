@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_model::{Endpoint, Hints, IpFamily, NodeName, ObjectKey, Port, PortName, Protocol};
+use weft_model::{
+    Details, Endpoint, Hints, IpFamily, NodeName, ObjectKey, Port, PortName, Protocol,
+};
 
 /// Kubernetes' default (`--max-endpoints-per-slice` of kube-controller-manager).
 pub const MAX_ENDPOINTS: usize = 100;
@@ -160,7 +162,7 @@ fn fill(
             let before = slice.endpoints.clone();
             slice.endpoints = before
                 .iter()
-                .filter_map(|endpoint| endpoint.pod.as_deref())
+                .filter_map(|endpoint| endpoint.details.pod.as_ref())
                 .filter(|pod| seen.insert((*pod).clone()))
                 .filter_map(|pod| missing.remove(pod))
                 .collect();
@@ -229,10 +231,13 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
         serving: pod.ready,
         terminating: pod.terminating,
         node: pod.node.clone(),
-        zone: pod.zone.clone(),
-        hostname: pod.hostname.clone(),
-        pod: Some(Box::new(pod.pod.clone())),
-        hints: hints(service, pod, ready).into(),
+        details: Details {
+            zone: pod.zone.clone(),
+            hostname: pod.hostname.clone(),
+            pod: Some(pod.pod.clone()),
+            hints: hints(service, pod, ready),
+        }
+        .into(),
     })
 }
 
@@ -413,8 +418,14 @@ mod tests {
                 ..pod(1)
             };
             let endpoint = endpoint(&service, &pod, IpFamily::V4).unwrap();
-            assert!(endpoint.hints.nodes.is_empty());
-            endpoint.hints.zones.iter().cloned().collect::<Vec<_>>()
+            assert!(endpoint.details.hints.nodes.is_empty());
+            endpoint
+                .details
+                .hints
+                .zones
+                .iter()
+                .cloned()
+                .collect::<Vec<_>>()
         };
         assert_eq!(zones(true, true, Some("a")), ["a".into()]);
         assert!(zones(false, true, Some("a")).is_empty());

@@ -29,7 +29,7 @@ pub fn ports(
             let key = ServicePortKey {
                 namespace: service.key.namespace.clone(),
                 name: service.key.name.clone(),
-                port: port.name.as_str().into(),
+                port: Arc::clone(port.name.as_ref()),
                 protocol: protocol(port.protocol),
                 family: IpFamily::of(address),
             };

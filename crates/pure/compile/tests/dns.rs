@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use weft_compile::{DnsCompiler, DnsSettings};
 use weft_desired::{DnsTable, DomainName, NameRecords};
 use weft_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, IpFamily, Key, Object, ObjectKey, Port,
+    Change, Details, Endpoint, EndpointPort, EndpointSlice, IpFamily, Key, Object, ObjectKey, Port,
     PortName, Protocol, Rejection, Service, ServiceAddress, ServicePort, ServiceType,
     TrafficPolicy, Uid,
 };
@@ -78,10 +78,11 @@ fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
         serving: ready,
         terminating: false,
         node: None,
-        zone: None,
-        hostname: hostname.map(Into::into),
-        pod: None,
-        hints: Default::default(),
+        details: Details {
+            hostname: hostname.map(Into::into),
+            ..Details::default()
+        }
+        .into(),
     }
 }
 

@@ -165,10 +165,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             serving,
             terminating,
             node: node.map(|node| format!("node-{node}").as_str().into()),
-            zone: None,
-            hostname: None,
-            pod: None,
-            hints: Hints {
+            details: Hints {
                 zones: zone.map(zone_name).into_iter().collect(),
                 nodes: for_node
                     .map(|node| format!("node-{node}").as_str().into())

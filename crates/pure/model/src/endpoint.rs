@@ -58,6 +58,14 @@ pub struct Endpoint {
     /// `nodeName`.
     #[serde(default)]
     pub node: Option<NodeName>,
+    /// What few readers ask for.
+    #[serde(flatten)]
+    pub details: RareDetails,
+}
+
+/// What is known of an endpoint beside where it is and what it takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
     /// `zone`.
     #[serde(default)]
     pub zone: Option<Arc<str>>,
@@ -66,10 +74,10 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
     /// The pod of `targetRef`, if it is one.
     #[serde(default)]
-    pub pod: Option<Box<ObjectKey>>,
+    pub pod: Option<ObjectKey>,
     /// `hints`: for whose clients it is meant.
     #[serde(default)]
-    pub hints: RareHints,
+    pub hints: Hints,
 }
 
 /// Whose clients an endpoint is meant for. Empty: everybody's.
@@ -83,34 +91,49 @@ pub struct Hints {
     pub nodes: BTreeSet<NodeName>,
 }
 
-/// Hints, where there mostly are none: then a pointer's place is all they take. There are
+/// Details, where nodes mostly keep none: then a pointer's place is all they take. There are
 /// hundreds of thousands of endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Hints", into = "Hints")]
-pub struct RareHints(Option<Box<Hints>>);
+#[serde(from = "Details", into = "Details")]
+pub struct RareDetails(Option<Box<Details>>);
 
-static NO_HINTS: Hints = Hints {
-    zones: BTreeSet::new(),
-    nodes: BTreeSet::new(),
+static NO_DETAILS: Details = Details {
+    zone: None,
+    hostname: None,
+    pod: None,
+    hints: Hints {
+        zones: BTreeSet::new(),
+        nodes: BTreeSet::new(),
+    },
 };
 
-impl From<Hints> for RareHints {
+impl From<Details> for RareDetails {
+    fn from(details: Details) -> Self {
+        Self((details != NO_DETAILS).then(|| Box::new(details)))
+    }
+}
+
+impl From<RareDetails> for Details {
+    fn from(details: RareDetails) -> Self {
+        details.0.map_or_else(Details::default, |details| *details)
+    }
+}
+
+impl From<Hints> for RareDetails {
     fn from(hints: Hints) -> Self {
-        Self((hints != NO_HINTS).then(|| Box::new(hints)))
+        Details {
+            hints,
+            ..Details::default()
+        }
+        .into()
     }
 }
 
-impl From<RareHints> for Hints {
-    fn from(hints: RareHints) -> Self {
-        hints.0.map_or_else(Hints::default, |hints| *hints)
-    }
-}
+impl Deref for RareDetails {
+    type Target = Details;
 
-impl Deref for RareHints {
-    type Target = Hints;
-
-    fn deref(&self) -> &Hints {
-        self.0.as_deref().unwrap_or(&NO_HINTS)
+    fn deref(&self) -> &Details {
+        self.0.as_deref().unwrap_or(&NO_DETAILS)
     }
 }
 

@@ -17,7 +17,7 @@ mod pod;
 mod service;
 
 pub use cluster::{Change, Cluster, Key, Object, Rejection};
-pub use endpoint::{Addresses, Endpoint, EndpointPort, EndpointSlice, Hints, RareHints};
+pub use endpoint::{Addresses, Details, Endpoint, EndpointPort, EndpointSlice, Hints, RareDetails};
 pub use name::{LabelSet, NodeName, ObjectKey, PortName, Uid};
 pub use names::Names;
 pub use net::{IpFamily, Port, Protocol};

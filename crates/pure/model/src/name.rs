@@ -20,6 +20,12 @@ macro_rules! name_type {
             }
         }
 
+        impl AsRef<Arc<str>> for $name {
+            fn as_ref(&self) -> &Arc<str> {
+                &self.0
+            }
+        }
+
         impl AsMut<Arc<str>> for $name {
             fn as_mut(&mut self) -> &mut Arc<str> {
                 &mut self.0

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::{
-    Change, Endpoint, EndpointSlice, Hints, NodeName, Object, ObjectKey, PortName, Service,
-    ServiceAddress,
+    Change, Details, Endpoint, EndpointSlice, Hints, NodeName, Object, ObjectKey, PortName,
+    Service, ServiceAddress,
 };
 
 /// The texts known so far: names of nodes, zones, namespaces, Services and ports. Hundreds
@@ -92,15 +92,15 @@ impl Names {
         if let Some(node) = &mut endpoint.node {
             self.node(node);
         }
-        if let Some(zone) = &mut endpoint.zone {
+        let mut details = Details::from(std::mem::take(&mut endpoint.details));
+        if let Some(zone) = &mut details.zone {
             self.text(zone);
         }
-        if let Some(pod) = &mut endpoint.pod {
+        if let Some(pod) = &mut details.pod {
             self.text(&mut pod.namespace);
         }
-        let mut hints = Hints::from(std::mem::take(&mut endpoint.hints));
-        self.hints(&mut hints);
-        endpoint.hints = hints.into();
+        self.hints(&mut details.hints);
+        endpoint.details = details.into();
     }
 
     fn hints(&mut self, hints: &mut Hints) {
@@ -138,12 +138,13 @@ mod tests {
             serving: true,
             terminating: false,
             node: Some(node.into()),
-            zone: Some("east".into()),
-            hostname: None,
-            pod: None,
-            hints: Hints {
-                zones: ["east".into()].into(),
-                nodes: BTreeSet::new(),
+            details: Details {
+                zone: Some("east".into()),
+                hints: Hints {
+                    zones: ["east".into()].into(),
+                    nodes: BTreeSet::new(),
+                },
+                ..Details::default()
             }
             .into(),
         });
@@ -177,8 +178,9 @@ mod tests {
         assert!(Arc::ptr_eq(&one.service.name, &other.service.name));
         let endpoints = [&one.endpoints[0], &other.endpoints[0]];
         let texts = endpoints.map(|endpoint| {
-            let zone = endpoint.zone.clone().unwrap();
-            assert!(Arc::ptr_eq(&zone, endpoint.hints.zones.first().unwrap()));
+            let details = &endpoint.details;
+            let zone = details.zone.clone().unwrap();
+            assert!(Arc::ptr_eq(&zone, details.hints.zones.first().unwrap()));
             zone
         });
         assert!(Arc::ptr_eq(&texts[0], &texts[1]));

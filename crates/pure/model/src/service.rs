@@ -131,7 +131,11 @@ impl Weight {
             None => text == &*self.endpoints,
         };
         let address = endpoint.address().map(|address| address.to_string());
-        endpoint.pod.as_ref().is_some_and(|pod| fits(&pod.name))
+        endpoint
+            .details
+            .pod
+            .as_ref()
+            .is_some_and(|pod| fits(&pod.name))
             || address.is_some_and(|it| fits(&it))
     }
 }

@@ -68,15 +68,17 @@ pub(crate) fn near<'a>(
     }
     let ready = ready(all);
     let all_have = |hint: fn(&Endpoint) -> usize| ready.iter().all(|it| hint(it.endpoint) > 0);
-    let for_node = with(&ready, |endpoint| endpoint.hints.nodes.contains(&node.name));
-    if !for_node.is_empty() && all_have(|endpoint| endpoint.hints.nodes.len()) {
+    let for_node = with(&ready, |endpoint| {
+        endpoint.details.hints.nodes.contains(&node.name)
+    });
+    if !for_node.is_empty() && all_have(|endpoint| endpoint.details.hints.nodes.len()) {
         return for_node;
     }
     let zone = node.zone();
     let for_zone = with(&ready, |endpoint| {
-        zone.is_some_and(|zone| endpoint.hints.zones.contains(zone))
+        zone.is_some_and(|zone| endpoint.details.hints.zones.contains(zone))
     });
-    if !for_zone.is_empty() && all_have(|endpoint| endpoint.hints.zones.len()) {
+    if !for_zone.is_empty() && all_have(|endpoint| endpoint.details.hints.zones.len()) {
         return for_zone;
     }
     usable(all)

@@ -110,10 +110,7 @@ fn slice(service: &str, name: &str, family: IpFamily, endpoints: &[&str]) -> End
             serving: state == "ready" || state == "closing",
             terminating: state == "closing" || state == "closed",
             node: words.next().map(|name| name.trim_start_matches('@').into()),
-            zone: None,
-            hostname: None,
-            pod: None,
-            hints: Default::default(),
+            details: Default::default(),
         }
     };
     let port = |name: &str, protocol, number| EndpointPort {
@@ -864,9 +861,9 @@ fn hints_and_topology_keys_choose_the_near_ones() {
             ..Hints::default()
         }
     };
-    hinted.endpoints[0].hints = zone("west").into();
+    hinted.endpoints[0].details = zone("west").into();
     let one_hint = hinted.clone();
-    hinted.endpoints[1].hints = zone("east").into();
+    hinted.endpoints[1].details = zone("east").into();
     let keyed = |keys: &[&str]| Service {
         topology_keys: keys.iter().map(|key| (*key).into()).collect(),
         ..service("web", &["10.96.0.20"])

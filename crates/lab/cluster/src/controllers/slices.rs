@@ -164,7 +164,7 @@ impl EndpointSlices {
             .endpoints
             .iter()
             .map(|endpoint| {
-                let pod = endpoint.pod.as_deref();
+                let pod = endpoint.details.pod.as_ref();
                 json!({
                     "addresses": endpoint.addresses,
                     "conditions": {
@@ -172,9 +172,9 @@ impl EndpointSlices {
                         "serving": endpoint.serving,
                         "terminating": endpoint.terminating,
                     },
-                    "hostname": endpoint.hostname,
+                    "hostname": endpoint.details.hostname,
                     "nodeName": endpoint.node.as_ref().map(weft_model::NodeName::as_str),
-                    "zone": endpoint.zone,
+                    "zone": endpoint.details.zone,
                     "hints": hints(endpoint),
                     "targetRef": pod.map(|pod| json!({
                         "kind": "Pod",
@@ -219,6 +219,7 @@ impl EndpointSlices {
 /// `hints`; none where nobody is hinted at.
 fn hints(endpoint: &Endpoint) -> Option<Value> {
     let zones: Vec<Value> = endpoint
+        .details
         .hints
         .zones
         .iter()

@@ -334,7 +334,12 @@ fn ready_endpoints(cluster: &Cluster, service: &Service) -> Endpoints {
 /// The endpoint's hostname, else its address with dashes. A label may not end in one, so
 /// an IPv6 address that ends in `::` gets a zero.
 fn label(endpoint: &Endpoint, address: IpAddr) -> String {
-    if let Some(hostname) = endpoint.hostname.as_deref().filter(|name| !name.is_empty()) {
+    if let Some(hostname) = endpoint
+        .details
+        .hostname
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
         return hostname.to_ascii_lowercase();
     }
     let mut label = address.to_string().replace(['.', ':'], "-");
