@@ -24,9 +24,31 @@ pub struct Backed {
     pub ports: Vec<BackedPort>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
-    /// `spec.trafficDistribution` is PreferClose: each ready endpoint is hinted at for its own
-    /// zone.
-    pub prefer_close: bool,
+    /// `spec.trafficDistribution`.
+    pub distribution: Distribution,
+}
+
+/// Which clients a ready endpoint is hinted at for (KEP-4444, KEP-3015).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distribution {
+    /// Everybody.
+    #[default]
+    Everywhere,
+    /// PreferSameZone, and PreferClose, its older name: those in its zone.
+    SameZone,
+    /// PreferSameNode: those on its node, and in its zone for agents that do not know of nodes.
+    SameNode,
+}
+
+impl Distribution {
+    /// Of the field. What is not known means nothing, as in Kubernetes.
+    pub fn of(field: Option<&str>) -> Self {
+        match field {
+            Some("PreferClose" | "PreferSameZone") => Distribution::SameZone,
+            Some("PreferSameNode") => Distribution::SameNode,
+            Some(_) | None => Distribution::Everywhere,
+        }
+    }
 }
 
 /// A port of the Service and where it leads in a pod.
@@ -241,12 +263,17 @@ fn endpoint(service: &Backed, pod: &Selected, family: IpFamily) -> Option<Endpoi
     })
 }
 
-/// As Kubernetes' `trafficdist` has it: what is not ready, or in no zone, is hinted at for nobody.
+/// What is not ready is hinted at for nobody, and what is in no zone or on no node for none.
 fn hints(service: &Backed, pod: &Selected, ready: bool) -> Hints {
-    let zone = pod.zone.iter().filter(|_| service.prefer_close && ready);
+    let (zone, node) = match service.distribution {
+        _ if !ready => (None, None),
+        Distribution::Everywhere => (None, None),
+        Distribution::SameZone => (pod.zone.clone(), None),
+        Distribution::SameNode => (pod.zone.clone(), pod.node.clone()),
+    };
     Hints {
-        zones: zone.cloned().collect(),
-        nodes: BTreeSet::new(),
+        zones: zone.into_iter().collect(),
+        nodes: node.into_iter().collect(),
     }
 }
 
@@ -291,7 +318,7 @@ mod tests {
                 app_protocol: None,
             }],
             publish_not_ready: false,
-            prefer_close: false,
+            distribution: Distribution::Everywhere,
         }
     }
 
@@ -406,51 +433,62 @@ mod tests {
     }
 
     #[test]
-    fn close_traffic_is_hinted_at_for_the_endpoints_own_zone() {
-        let zones = |prefer_close, ready, zone: Option<&str>| {
+    fn hints_are_those_of_the_traffic_distribution() {
+        let said = |field: Option<&str>, ready, zone: Option<&str>, node: Option<&str>| {
             let service = Backed {
-                prefer_close,
+                distribution: Distribution::of(field),
                 ..service()
             };
             let pod = Selected {
                 ready,
                 zone: zone.map(Into::into),
+                node: node.map(Into::into),
                 ..pod(1)
             };
-            let endpoint = endpoint(&service, &pod, IpFamily::V4).unwrap();
-            assert!(endpoint.details.hints.nodes.is_empty());
-            endpoint
+            let hints = endpoint(&service, &pod, IpFamily::V4)
+                .unwrap()
                 .details
                 .hints
-                .zones
-                .iter()
-                .cloned()
-                .collect::<Vec<_>>()
+                .clone();
+            let zones = hints.zones.iter().map(|zone| format!("zone {zone}"));
+            let nodes = hints.nodes.iter().map(|node| format!("node {node}"));
+            zones.chain(nodes).collect::<Vec<_>>().join(", ")
         };
-        assert_eq!(zones(true, true, Some("a")), ["a".into()]);
-        assert!(zones(false, true, Some("a")).is_empty());
-        assert!(zones(true, false, Some("a")).is_empty());
-        assert!(zones(true, true, None).is_empty());
-        // A change of the field rewrites the slices.
-        let far = reconcile(
-            &service(),
-            &[Selected {
-                zone: Some("a".into()),
-                ..pod(1)
-            }],
-            Vec::new(),
-        );
-        let slices = carried_out(Vec::new(), &far, &mut 0);
-        let close = Backed {
-            prefer_close: true,
-            ..service()
-        };
+        let (zone, node) = (Some("a"), Some("node-1"));
+        for field in ["PreferClose", "PreferSameZone"] {
+            assert_eq!(said(Some(field), true, zone, node), "zone a");
+            assert_eq!(said(Some(field), true, None, node), "");
+            assert_eq!(said(Some(field), false, zone, node), "");
+        }
+        // An agent that does not know of nodes prefers the zone.
+        let same_node = Some("PreferSameNode");
+        assert_eq!(said(same_node, true, zone, node), "zone a, node node-1");
+        assert_eq!(said(same_node, true, None, node), "node node-1");
+        assert_eq!(said(same_node, true, zone, None), "zone a");
+        assert_eq!(said(same_node, false, zone, node), "");
+        assert_eq!(said(None, true, zone, node), "");
+        assert_eq!(said(Some("example.com/other"), true, zone, node), "");
+    }
+
+    #[test]
+    fn another_distribution_rewrites_the_slices() {
         let zoned = [Selected {
             zone: Some("a".into()),
             ..pod(1)
         }];
-        let writes = reconcile(&close, &zoned, slices);
-        assert!(matches!(&writes[..], [Write::Update(_)]), "{writes:?}");
+        let mut names = 0;
+        let mut slices = Vec::new();
+        for field in [None, Some("PreferClose"), Some("PreferSameNode"), None] {
+            let service = Backed {
+                distribution: Distribution::of(field),
+                ..service()
+            };
+            let writes = reconcile(&service, &zoned, slices.clone());
+            assert_eq!(writes.len(), 1, "{field:?}: {writes:?}");
+            slices = carried_out(slices, &writes, &mut names);
+            assert!(reconcile(&service, &zoned, slices.clone()).is_empty());
+        }
+        assert_eq!(slices.len(), 1);
     }
 
     #[test]

@@ -162,7 +162,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::endpoints::{BackedPort, Target};
+    use crate::endpoints::{BackedPort, Distribution, Target};
     use weft_model::{Port, Protocol};
 
     fn service(names: &[&str]) -> Backed {
@@ -178,7 +178,7 @@ mod tests {
                 })
                 .collect(),
             publish_not_ready: false,
-            prefer_close: false,
+            distribution: Distribution::Everywhere,
         }
     }
 

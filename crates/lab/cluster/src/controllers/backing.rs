@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_compile::endpoints::{Backed, BackedPort, Selected, Target};
+use weft_compile::endpoints::{Backed, BackedPort, Distribution, Selected, Target};
 use weft_kube::k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
 use weft_kube::k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_kube::kube::{Resource, ResourceExt};
@@ -152,7 +152,7 @@ pub(super) fn backed(service: &Service) -> Backed {
             .filter_map(backed_port)
             .collect(),
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
-        prefer_close: spec.traffic_distribution.as_deref() == Some("PreferClose"),
+        distribution: Distribution::of(spec.traffic_distribution.as_deref()),
     }
 }
 

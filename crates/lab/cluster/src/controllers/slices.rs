@@ -218,14 +218,28 @@ impl EndpointSlices {
 
 /// `hints`; none where nobody is hinted at.
 fn hints(endpoint: &Endpoint) -> Option<Value> {
+    let named = |name: &str| json!({"name": name});
     let zones: Vec<Value> = endpoint
         .details
         .hints
         .zones
         .iter()
-        .map(|zone| json!({"name": zone}))
+        .map(|zone| named(zone))
         .collect();
-    (!zones.is_empty()).then(|| json!({"forZones": zones}))
+    let nodes: Vec<Value> = endpoint
+        .details
+        .hints
+        .nodes
+        .iter()
+        .map(|node| named(node.as_str()))
+        .collect();
+    let mut hints = serde_json::Map::new();
+    for (field, names) in [("forZones", zones), ("forNodes", nodes)] {
+        if !names.is_empty() {
+            hints.insert(field.to_owned(), names.into());
+        }
+    }
+    (!hints.is_empty()).then_some(Value::Object(hints))
 }
 
 /// The slice that a write is about; none for a new one.
