@@ -14,17 +14,16 @@ use weft_kube::kube::{Resource, ResourceExt};
 use weft_model::ObjectKey;
 
 use super::adoption;
+use super::daemon_plan::{Plan, Verdicts, is_of, plan, wanted};
 use super::deployment::template_hash;
 use super::echoes::Echoes;
 use super::graph::controller_ref;
 use super::history::History;
 use super::replicas::{available_in, is_active, is_ready, pod_from, says_the_same};
-use super::rollout::Bounds;
-use super::scheduling::is_finished;
 use super::world::api;
 use super::{Context, During, Error};
 use crate::events::Severity;
-use crate::placement::{Daemon, daemon_on};
+use crate::placement::daemon_on;
 
 const COMPONENT: &str = "daemonset-controller";
 /// Tells the pods of one version of the template from those of another.
@@ -33,13 +32,6 @@ pub(super) const REVISION_HASH: &str = "controller-revision-hash";
 pub(super) struct DaemonSets {
     context: Context,
     echoes: Echoes,
-}
-
-/// What should happen to the pods of a DaemonSet.
-#[derive(Debug, Default)]
-struct Plan {
-    create_on: Vec<String>,
-    delete: Vec<Arc<Pod>>,
 }
 
 impl DaemonSets {
@@ -100,7 +92,7 @@ impl DaemonSets {
             let live = by_node.values().flatten();
             let live = live.filter_map(|pod| pod.labels().get(REVISION_HASH).cloned());
             history.keep(&live.collect()).await?;
-            let plan = plan(spec, &hash, &verdicts, &by_node);
+            let plan = plan(spec, &hash, &verdicts, &by_node, jiff::Timestamp::now());
             self.carry_out(&key, &daemon_set, spec, &hash, plan).await?;
         }
         let again = self
@@ -173,7 +165,11 @@ impl DaemonSets {
         let min_ready = spec.min_ready_seconds.unwrap_or(0);
         let placed: Vec<&Arc<Pod>> = wanted
             .iter()
-            .filter_map(|node| by_node.get(*node)?.iter().find(|pod| is_active(pod)))
+            .filter_map(|node| {
+                let active = by_node.get(*node)?.iter().filter(|pod| is_active(pod));
+                // While one takes the place of another, the other is the node's daemon.
+                active.min_by_key(|pod| pod.creation_timestamp())
+            })
             .collect();
         let count = |test: &dyn Fn(&Pod) -> bool| placed.iter().filter(|pod| test(pod)).count();
         let available =
@@ -205,95 +201,6 @@ impl DaemonSets {
             .min();
         Ok(soonest)
     }
-}
-
-/// Each node and whether the daemon belongs there.
-type Verdicts = BTreeMap<String, Daemon>;
-
-fn wanted(verdicts: &Verdicts) -> BTreeSet<&str> {
-    verdicts
-        .iter()
-        .filter(|(_, daemon)| **daemon == Daemon::Runs)
-        .map(|(node, _)| node.as_str())
-        .collect()
-}
-
-/// One pod on each wanted node, none elsewhere; pods of an older template are replaced as
-/// fast as `maxUnavailable` allows.
-fn plan(
-    spec: &DaemonSetSpec,
-    hash: &str,
-    verdicts: &Verdicts,
-    by_node: &BTreeMap<String, Vec<Arc<Pod>>>,
-) -> Plan {
-    let wanted = wanted(verdicts);
-    let mut plan = Plan::default();
-    let mut unavailable = 0;
-    let mut outdated = Vec::new();
-    for &node in &wanted {
-        let there = by_node.get(node).map(Vec::as_slice).unwrap_or_default();
-        let mut active: Vec<&Arc<Pod>> = there.iter().filter(|pod| is_active(pod)).collect();
-        active.sort_by_key(|pod| pod.creation_timestamp());
-        let leaving = there.iter().any(|pod| !is_active(pod) && !is_finished(pod));
-        // A finished daemon is replaced.
-        plan.delete
-            .extend(there.iter().filter(|pod| is_finished(pod)).cloned());
-        match active.split_first() {
-            // Two daemons on one node would fight: the next waits until the last has gone.
-            None if leaving => unavailable += 1,
-            None => {
-                unavailable += 1;
-                plan.create_on.push(node.to_owned());
-            }
-            Some((first, others)) => {
-                plan.delete.extend(others.iter().map(|pod| Arc::clone(pod)));
-                if !is_ready(first) {
-                    unavailable += 1;
-                }
-                if !is_of(first, hash) {
-                    outdated.push(Arc::clone(first));
-                }
-            }
-        }
-    }
-    let leaves = |node: &String| {
-        verdicts
-            .get(node)
-            .is_none_or(|daemon| *daemon == Daemon::Leaves)
-    };
-    for (_, pods) in by_node.iter().filter(|(node, _)| leaves(node)) {
-        plan.delete.extend(
-            pods.iter()
-                .filter(|pod| pod.meta().deletion_timestamp.is_none())
-                .cloned(),
-        );
-    }
-    let strategy = spec.update_strategy.as_ref();
-    if strategy.and_then(|strategy| strategy.type_.as_deref()) != Some("OnDelete") {
-        let most = strategy
-            .and_then(|strategy| strategy.rolling_update.as_ref())
-            .and_then(|rolling| rolling.max_unavailable.as_ref())
-            .map_or(1, |most| {
-                let nodes = i32::try_from(wanted.len()).unwrap_or(i32::MAX);
-                // A share is rounded up here, unlike in a Deployment: as Bounds rounds surge.
-                Bounds::resolve(Some(most), None, nodes).surge.max(1)
-            });
-        for pod in outdated {
-            // One that is not ready serves nobody: replacing it makes nothing worse.
-            let free = !is_ready(&pod);
-            if free || unavailable < most {
-                unavailable += i32::from(!free);
-                plan.delete.push(pod);
-            }
-        }
-    }
-    plan
-}
-
-fn is_of(pod: &Pod, hash: &str) -> bool {
-    pod.labels()
-        .get(REVISION_HASH)
-        .is_some_and(|label| label == hash)
 }
 
 /// The node a daemon is on, or is meant for.

@@ -6,6 +6,7 @@
 
 mod adoption;
 mod backing;
+mod daemon_plan;
 mod daemons;
 mod deployment;
 mod echoes;
