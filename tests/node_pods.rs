@@ -246,6 +246,49 @@ fn container_lifecycle_hooks() {
     LAB.kubectl(&["-n", "hooks", "delete", "pod", "stubborn", "--timeout=60s"])
         .ok();
     space.event("stubborn", "FailedPreStopHook", "PreStopHook failed");
+
+    // A hook that only waits is as good as any, and is waited for no longer than the pod may take.
+    let mut waiting = obedient("c");
+    waiting["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 1}}});
+    let mut longest = waiting.clone();
+    longest["name"] = "longest".into();
+    longest["lifecycle"]["preStop"]["sleep"]["seconds"] = 2.into();
+    space.run(
+        "waiting",
+        &json!({"terminationGracePeriodSeconds": 2, "containers": [waiting, longest]}),
+    );
+    space.ready("waiting");
+    LAB.kubectl(&["-n", "hooks", "delete", "pod", "waiting", "--timeout=60s"])
+        .ok();
+    space.event("waiting", "Killing", "Stopping container longest");
+    let of_it = "involvedObject.name=waiting,reason=FailedPreStopHook";
+    let failed = ["-n", "hooks", "get", "events", "--field-selector", of_it];
+    let failed = LAB.kubectl(&[&failed[..], &["-o", "name"]].concat()).ok();
+    assert_eq!(failed, "");
+}
+
+/// Container Runtime: terminationMessagePath and terminationMessagePolicy.
+#[test]
+fn a_container_says_why_it_ended() {
+    let space = Space::new("last-words");
+    let mut own = busybox("echo 'own words' > /var/tmp/words; exit 1");
+    own["terminationMessagePath"] = "/var/tmp/words".into();
+    let mut logged = busybox("echo 'out of luck'; exit 1");
+    logged["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
+    let silent = busybox("echo 'out of luck'; exit 1");
+    let message = "{.status.containerStatuses[0].state.terminated.message}";
+    for (name, container, words) in [
+        ("own", own, "own words\n"),
+        ("logged", logged, "out of luck\n"),
+        ("silent", silent, ""),
+    ] {
+        space.run(
+            name,
+            &json!({"restartPolicy": "Never", "containers": [container]}),
+        );
+        space.becomes(name, "{.status.phase}", "Failed");
+        assert_eq!(space.field(name, message).unwrap(), words, "{name}");
+    }
 }
 
 /// InitContainer, and SidecarContainers: started in order, ended in the reverse.

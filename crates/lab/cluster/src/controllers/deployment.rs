@@ -18,7 +18,8 @@ use super::graph::controller_ref;
 use super::kind::Kind;
 use super::progress::{Counts, Rollout};
 use super::replicas::says_the_same;
-use super::rollout::{Bounds, Share, Size, grow, proportional, shrink};
+use super::rollout::{Share, Size, grow, proportional};
+use super::sets::{Strategy, forgotten, next_sizes, only_one, size, strategy};
 use super::world::{api, controller_of};
 use super::{Context, During, Error};
 use crate::events::Severity;
@@ -151,7 +152,7 @@ impl Deployments {
             .match_labels
             .get_or_insert_default()
             .insert(TEMPLATE_HASH.to_owned(), hash);
-        let sizes = sizes(step.old);
+        let sizes: Vec<Size> = step.old.iter().map(|set| size(set)).collect();
         let size = match strategy(step.spec) {
             Strategy::Rolling(bounds) => grow(step.replicas, bounds, Size::default(), &sizes),
             Strategy::Recreate => 0,
@@ -246,14 +247,7 @@ impl Deployments {
         step: Step<'_>,
         new: Option<&Arc<ReplicaSet>>,
     ) -> Result<(), Error> {
-        let sets: Vec<_> = step.old.iter().chain(new).collect();
-        let active: Vec<_> = sets.iter().filter(|set| size(set).wanted > 0).collect();
-        let only = match active.as_slice() {
-            [] => sets.last(),
-            [only] => Some(*only),
-            _ => None,
-        };
-        match only {
+        match only_one(step.old, new) {
             Some(set) => self.scale(&step, set, step.replicas).await,
             None => Ok(()),
         }
@@ -268,26 +262,7 @@ impl Deployments {
             // The rollout goes on with the events of these writes.
             return Ok(());
         }
-        let old = sizes(step.old);
-        let new_size = size(new);
-        let olds_gone = step.old.iter().all(|set| {
-            set.status
-                .as_ref()
-                .is_none_or(|status| status.replicas == 0)
-                && size(set).wanted == 0
-        });
-        let (next_new, next_old) = match strategy(step.spec) {
-            Strategy::Recreate if olds_gone => (step.replicas, vec![0; old.len()]),
-            Strategy::Recreate => (new_size.wanted, vec![0; old.len()]),
-            Strategy::Rolling(bounds) => {
-                let grown = grow(step.replicas, bounds, new_size, &old);
-                let next = Size {
-                    wanted: grown,
-                    ..new_size
-                };
-                (grown, shrink(step.replicas, bounds, next, &old))
-            }
-        };
+        let (next_new, next_old) = next_sizes(step.spec, new, step.old);
         self.scale(&step, new, next_new).await?;
         for (set, size) in step.old.iter().zip(next_old) {
             self.scale(&step, set, size).await?;
@@ -350,17 +325,7 @@ impl Deployments {
         spec: &DeploymentSpec,
         old: &[Arc<ReplicaSet>],
     ) -> Result<(), Error> {
-        let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
-        let idle: Vec<_> = old
-            .iter()
-            .filter(|set| size(set).wanted == 0)
-            .filter(|set| {
-                set.status
-                    .as_ref()
-                    .is_none_or(|status| status.replicas == 0)
-            })
-            .collect();
-        for set in idle.iter().take(idle.len().saturating_sub(limit)) {
+        for set in forgotten(spec, old) {
             api::<ReplicaSet>(&self.context.client, key)
                 .delete(&set.name_any(), &DeleteParams::background())
                 .await
@@ -427,24 +392,6 @@ struct Step<'a> {
     old: &'a [Arc<ReplicaSet>],
 }
 
-enum Strategy {
-    Rolling(Bounds),
-    Recreate,
-}
-
-fn strategy(spec: &DeploymentSpec) -> Strategy {
-    let strategy = spec.strategy.as_ref();
-    if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate") {
-        return Strategy::Recreate;
-    }
-    let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    Strategy::Rolling(Bounds::resolve(
-        rolling.and_then(|rolling| rolling.max_surge.as_ref()),
-        rolling.and_then(|rolling| rolling.max_unavailable.as_ref()),
-        spec.replicas.unwrap_or(1),
-    ))
-}
-
 /// The numbers by which a later change of `spec.replicas` is shared out among the replica sets.
 fn noted(step: Step<'_>) -> BTreeMap<String, String> {
     let surge = match strategy(step.spec) {
@@ -488,25 +435,6 @@ fn shared_out(step: Step<'_>, new: &Arc<ReplicaSet>) -> Option<Vec<i32>> {
         })
         .collect();
     Some(proportional(step.replicas, bounds, &shares))
-}
-
-fn size(set: &ReplicaSet) -> Size {
-    Size {
-        wanted: set
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1),
-        available: set
-            .status
-            .as_ref()
-            .and_then(|status| status.available_replicas)
-            .unwrap_or(0),
-    }
-}
-
-fn sizes(sets: &[Arc<ReplicaSet>]) -> Vec<Size> {
-    sets.iter().map(|set| size(set)).collect()
 }
 
 fn revision(object: &impl ResourceExt) -> i64 {

@@ -29,6 +29,7 @@ mod replicas;
 mod rollout;
 mod scheduling;
 mod served;
+mod sets;
 mod slices;
 mod stateful;
 pub(crate) mod storage;

@@ -26,6 +26,8 @@ use super::shim::MemoryVolume;
 pub const PODS: &str = "/var/lib/kubelet/pods";
 /// How long a token is asked for: Kubernetes' own for pods, an hour and 7 s.
 const TOKEN_SECONDS: i64 = 3607;
+/// How old a token becomes, however long it would hold: a day.
+const TOKEN_OLDEST: i64 = 24 * 60 * 60;
 const DEFAULT_MODE: i32 = 0o644;
 const EMPTY_DIR: &str = "empty-dir";
 
@@ -646,16 +648,22 @@ impl Maker<'_> {
         let status = answer
             .status
             .ok_or_else(|| self.wrong("the API gave no token"))?;
-        // Renewed after four fifths of its life, as Kubernetes does.
-        let life = status.expiration_timestamp.0.as_second() - now.as_second();
-        let renew = jiff::SignedDuration::from_secs(life.max(10) * 4 / 5);
         let token = Token {
             text: status.token.clone(),
-            renew: now.checked_add(renew).unwrap_or(now),
+            renew: renewal(now, status.expiration_timestamp.0),
         };
         self.volumes.tokens.insert(key, token);
         Ok(status.token)
     }
+}
+
+/// When a token is due to be renewed: after four fifths of its life, and after a day at the latest,
+/// as Kubernetes' kubelet does it.
+fn renewal(now: Timestamp, expires: Timestamp) -> Timestamp {
+    let life = expires.as_second().saturating_sub(now.as_second());
+    let after = (life.max(10) / 5 * 4).min(TOKEN_OLDEST);
+    let renew = now.checked_add(jiff::SignedDuration::from_secs(after));
+    renew.unwrap_or(now)
 }
 
 fn bits(mode: i32) -> u32 {
@@ -676,4 +684,24 @@ fn secret_entries(object: &Secret) -> BTreeMap<String, Vec<u8>> {
     entries
         .map(|(key, value)| (key.clone(), value.0.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_renewed_in_time() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let after = |life: i64| {
+            let expires = Timestamp::from_second(1_000_000 + life).unwrap();
+            renewal(now, expires).as_second() - now.as_second()
+        };
+        assert_eq!(after(600), 480);
+        assert_eq!(after(3600), 2880);
+        assert_eq!(after(7 * 86_400), 86_400);
+        // One that is over, by a clock that is ahead, is not asked for without end.
+        assert_eq!(after(-5), 8);
+        assert_eq!(after(1), 8);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use weft_kube::k8s_openapi::api::core::v1::PodSpec;
+use weft_kube::k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::{Answered, Heard, Probing, Worker, seconds};
 use crate::events::Severity;
@@ -146,23 +146,45 @@ impl Worker {
                 purpose.name().to_lowercase()
             );
             self.note_container(&name, Severity::Normal, "Killing", text);
-            let own = self.spec_of(&name).and_then(|container| match purpose {
-                Purpose::Startup => {
-                    container
-                        .startup_probe
-                        .as_ref()?
-                        .termination_grace_period_seconds
-                }
-                Purpose::Liveness => {
-                    container
-                        .liveness_probe
-                        .as_ref()?
-                        .termination_grace_period_seconds
-                }
-                Purpose::Readiness => None,
-            });
+            let own = self
+                .spec_of(&name)
+                .and_then(|container| own_grace(container, purpose));
             let grace = seconds(own.unwrap_or_else(|| self.grace()));
             self.stop(&name, grace).await;
         }
+    }
+}
+
+/// `terminationGracePeriodSeconds` of the probe that ends a container; none for that of its pod.
+fn own_grace(container: &Container, purpose: Purpose) -> Option<i64> {
+    let probe = match purpose {
+        Purpose::Startup => &container.startup_probe,
+        Purpose::Liveness => &container.liveness_probe,
+        // It ends nothing.
+        Purpose::Readiness => return None,
+    };
+    probe.as_ref()?.termination_grace_period_seconds
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_probe_that_ends_a_container_may_have_a_grace_of_its_own() {
+        let container: Container = serde_json::from_value(json!({
+            "name": "c",
+            "startupProbe": {"terminationGracePeriodSeconds": 7},
+            "livenessProbe": {"terminationGracePeriodSeconds": 3},
+            "readinessProbe": {"terminationGracePeriodSeconds": 5},
+        }))
+        .unwrap();
+        assert_eq!(own_grace(&container, Purpose::Startup), Some(7));
+        assert_eq!(own_grace(&container, Purpose::Liveness), Some(3));
+        assert_eq!(own_grace(&container, Purpose::Readiness), None);
+        let plain = Container::default();
+        assert_eq!(own_grace(&plain, Purpose::Liveness), None);
     }
 }
