@@ -102,7 +102,7 @@ fn decoded(event: &str) -> anyhow::Result<Change> {
     let change = weft_kube::endpoint_slice(&slice).context("a slice of no Service")?;
     match &change {
         Change::Put(Object::EndpointSlice(_)) => Ok(change),
-        other => bail!("{other:?}"),
+        other @ (Change::Put(_) | Change::Reject(..) | Change::Delete(_)) => bail!("{other:?}"),
     }
 }
 
