@@ -35,8 +35,8 @@ pub struct Interest {
     pub services: bool,
     /// Endpoint slices.
     pub endpoint_slices: bool,
-    /// What endpoints are called, too: their host names. Who only sends packets to them does
-    /// not ask. Their zones and pods nobody does who watches.
+    /// What endpoints are called in DNS: their host names. Who sends packets to them gets their
+    /// pods' names instead, by which Services may weigh them. Their zones nobody asks for.
     pub endpoint_names: bool,
     /// Namespaces.
     pub namespaces: bool,
@@ -158,10 +158,12 @@ fn with_names(object: &EndpointSlice) -> Option<Change> {
     })
 }
 
-/// An EndpointSlice without what its endpoints are called.
+/// An EndpointSlice without what its endpoints are called in DNS. The pods' names stay: a Service
+/// may say what they weigh.
 fn nameless(object: &EndpointSlice) -> Option<Change> {
     with_details(object, |details| Details {
         hints: details.hints,
+        pod: details.pod,
         ..Details::default()
     })
 }
@@ -331,6 +333,12 @@ mod tests {
                 addresses: vec!["10.244.0.1".to_owned()],
                 hostname: Some("a".to_owned()),
                 node_name: Some("node-1".to_owned()),
+                target_ref: Some(k8s_openapi::api::core::v1::ObjectReference {
+                    kind: Some("Pod".to_owned()),
+                    namespace: Some("n".to_owned()),
+                    name: Some("web-0".to_owned()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }],
             ..Default::default()
@@ -342,6 +350,8 @@ mod tests {
         let (with, without) = (endpoint(with_names(&slice)), endpoint(nameless(&slice)));
         assert_eq!(with.details.hostname.as_deref(), Some("a"));
         assert_eq!(without.details.hostname, None);
+        let pod = without.details.pod.as_ref().map(|pod| &*pod.name);
+        assert_eq!(pod, Some("web-0"), "what weights go by");
         assert_eq!(without.node, with.node);
     }
 

@@ -162,7 +162,9 @@ mod tests {
     fn taken(change: Change) -> EndpointSlice {
         match change {
             Change::Put(Object::EndpointSlice(slice)) => slice,
-            other => panic!("{other:?}"),
+            other @ (Change::Put(_) | Change::Reject(..) | Change::Delete(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 
