@@ -236,7 +236,8 @@ async fn a_body_of_unknown_length_is_bounded_too() {
         for _ in 0..100 {
             stream.write_all(&chunk).await?;
         }
-        stream.write_all(b"0\r\n\r\n").await
+        stream.write_all(b"0\r\n\r\n").await?;
+        stream.flush().await
     };
     let sent = tokio::time::timeout(SOON, sending).await.unwrap();
     let said = String::from_utf8_lossy(&rest(&mut stream).await).into_owned();
