@@ -28,7 +28,11 @@ const ACKNOWLEDGEMENT_COST: usize = 1536;
 /// milliseconds and not for as long as somebody has routes.
 const MOST_PER_SEND: usize = 512;
 /// How often a dump that changed meanwhile is read again.
-const DUMP_ATTEMPTS: u32 = 10;
+const DUMP_ATTEMPTS: u32 = 40;
+/// How many of them without a pause.
+const DUMPS_AT_ONCE: u32 = 10;
+/// Between the others: whoever keeps writing may be done.
+const DUMP_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 /// The kernel answers within the request; this only bounds waiting for an answer that
 /// was lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -313,7 +317,10 @@ impl Socket {
         request: &Request,
         mut decode: impl FnMut(Message<'_>) -> Result<Option<T>, Error>,
     ) -> Result<Vec<T>, Error> {
-        for _ in 0..DUMP_ATTEMPTS {
+        for attempt in 0..DUMP_ATTEMPTS {
+            if attempt >= DUMPS_AT_ONCE {
+                std::thread::sleep(DUMP_PAUSE);
+            }
             match self.dump_once(request, &mut decode) {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}

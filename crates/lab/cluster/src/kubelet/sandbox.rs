@@ -23,6 +23,8 @@ use crate::lab::{paths, pids};
 const RECORD: &str = "sandbox.json";
 /// How long a shim may take to answer and to go.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Before a DEL that failed is tried again; it grows.
+const DETACH_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -318,8 +320,16 @@ async fn detach(record: &Record) {
         if born(record.pid) != Some(record.born) {
             attachment.namespace_path.clear();
         }
-        if let Err(error) = network.del(&attachment, result).await {
-            tracing::warn!(pod = attachment.name, namespace = attachment.namespace, %error, "the network may keep something of a pod");
+        let mut pause = DETACH_PAUSE;
+        for last in [false, false, false, true] {
+            let Err(error) = network.del(&attachment, result).await else {
+                return;
+            };
+            tracing::warn!(pod = attachment.name, namespace = attachment.namespace, %error, last, "the network may keep something of a pod");
+            if !last {
+                tokio::time::sleep(pause).await;
+                pause *= 4;
+            }
         }
     }
 }
