@@ -135,8 +135,11 @@ fn exec_has_a_terminal_of_the_container() {
     let (namespace, lab) = ("exec-tty", pods("exec-tty"));
     // script(1) gives kubectl a terminal. Its own input stays open: at its end it would type an
     // end of transmission.
+    // The size comes in a message of its own, maybe after the program has begun.
+    let script =
+        "tty; while [ \"$(stty size)\" = \"0 0\" ]; do :; done; stty size; echo $TERM; exit 5";
     let kubectl = format!(
-        "stty rows 33 cols 99; kubectl exec -it -n {namespace} quiet -c main -- sh -c 'tty; stty size; echo $TERM; exit 5'"
+        "stty rows 33 cols 99; kubectl exec -it -n {namespace} quiet -c main -- sh -c '{script}'"
     );
     let mut script = Command::new("script")
         .args(["-qec", &kubectl, "/dev/null"])
