@@ -131,34 +131,7 @@ fn health_checks_follow_endpoints_and_the_policy() {
     follows(&lab, "Local again", &again, [0, 2]);
 
     // The other back end tells the same.
-    let config = lab
-        .field(
-            &["-n", "kube-system", "configmap", "weft"],
-            r"{.data.config\.yaml}",
-        )
-        .unwrap();
-    assert!(config.contains("mode: nftables"), "{config}");
-    let config = config.replace("mode: nftables", "mode: iptables");
-    let patch = json!({"data": {"config.yaml": config}}).to_string();
-    let map = [
-        "-n",
-        "kube-system",
-        "patch",
-        "configmap",
-        "weft",
-        "-p",
-        &patch,
-    ];
-    lab.kubectl(&map).ok();
-    let agents = [
-        "-n",
-        "kube-system",
-        "delete",
-        "pods",
-        "-l",
-        "k8s-app=weft-agent",
-    ];
-    lab.kubectl(&agents).ok();
+    lab.set_mode("iptables");
     for node in NODES {
         eventually("the agent is one of mode iptables", || {
             let mode = ask(&lab, node, "127.0.0.1", "10249", "/proxyMode")?;

@@ -1,36 +1,6 @@
 //! Somebody else is at Service rules.
 
-use serde_json::json;
-
 use crate::lab::{Lab, eventually, expect};
-
-/// The agent's configuration with something else in it; the agents start anew with it.
-fn reconfigure(lab: &Lab, from: &str, to: &str) {
-    let path = r"{.data.config\.yaml}";
-    let config = lab.field(&["-n", "kube-system", "configmap", "weft"], path);
-    let config = config.unwrap();
-    assert!(config.contains(from), "{config}");
-    let patch = json!({"data": {"config.yaml": config.replace(from, to)}}).to_string();
-    let patch = [
-        "-n",
-        "kube-system",
-        "patch",
-        "configmap",
-        "weft",
-        "-p",
-        &patch,
-    ];
-    lab.kubectl(&patch).ok();
-    let agents = [
-        "-n",
-        "kube-system",
-        "delete",
-        "pods",
-        "-l",
-        "k8s-app=weft-agent",
-    ];
-    lab.kubectl(&agents).ok();
-}
 
 #[test]
 fn a_second_agent_of_a_node_refuses_in_every_mode() {
@@ -59,7 +29,7 @@ fn a_second_agent_of_a_node_refuses_in_every_mode() {
         let said = second(&["--lock", "/tmp/other.lock"]);
         assert!(said.contains("another running agent"), "{said}");
         if mode == "nftables" {
-            reconfigure(&lab, "mode: nftables", "mode: iptables");
+            lab.set_mode("iptables");
             eventually("the agent is one of mode iptables", || {
                 let mode = ["curl", "-sS", "http://127.0.0.1:10249/proxyMode"];
                 let mode = lab.exec("node-1", &mode).result()?;

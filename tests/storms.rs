@@ -60,26 +60,6 @@ fn slice(number: usize, addresses: impl IntoIterator<Item = String>) -> Value {
     })
 }
 
-/// Edits the agents' configuration and replaces their pods.
-#[track_caller]
-fn set_mode(lab: &Lab, mode: &str) {
-    let map = ["-n", "kube-system", "configmap", "weft"];
-    let text = lab.field(&map, "{.data.config\\.yaml}").unwrap();
-    let edited: Vec<String> = text
-        .lines()
-        .map(|line| match line.starts_with("mode:") {
-            true => format!("mode: {mode}"),
-            false => line.to_owned(),
-        })
-        .collect();
-    let patch = json!({"data": {"config.yaml": edited.join("\n")}}).to_string();
-    lab.kubectl(&[&["patch", "--type", "merge", "-p", &patch][..], &map].concat())
-        .ok();
-    let agents = ["-l", "k8s-app=weft-agent", "-n", "kube-system"];
-    lab.kubectl(&[&["delete", "pods"][..], &agents].concat())
-        .ok();
-}
-
 /// What a node's rules for Services say, in the words of the mode; without counters, and without
 /// the slots that endpoints stand in. Nothing, if the mode is another one.
 fn rules(lab: &Lab, mode: &str) -> Result<BTreeSet<String>, String> {
@@ -225,7 +205,7 @@ impl Storm {
     /// The rules of an agent that comes to a kernel that has none of this mode.
     #[track_caller]
     fn made_at_once(&self, mode: &str, rage: usize) -> BTreeSet<String> {
-        set_mode(&self.lab, mode);
+        self.lab.set_mode(mode);
         self.calm(mode, rage)
     }
 }

@@ -16,8 +16,9 @@ use weft_sys::nft::Connection;
 
 use self::state::State;
 use self::verdicts::Shift;
+use crate::manifest;
 use crate::output::{self, Format, Usage};
-use crate::service::scene::{self, Mode, RuleArgs};
+use crate::service::scene::{Mode, RuleArgs};
 
 /// Shows what manifests would change in a node's kernel, operation by operation, and which
 /// connections would fare differently.
@@ -91,7 +92,7 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
     };
     let before = state.changes()?;
     for file in &args.files {
-        for object in scene::objects(file)? {
+        for object in manifest::objects(file)? {
             state.apply(object);
         }
     }

@@ -7,6 +7,7 @@ mod dns;
 mod internal;
 mod ipam;
 mod lab;
+mod manifest;
 mod output;
 mod problems;
 mod service;

@@ -14,6 +14,7 @@ use weft_kube::kube::{Client, Resource};
 use weft_kube::{Access, connect};
 use weft_model::Change;
 
+use crate::manifest;
 use crate::output;
 use crate::service::scene;
 
@@ -34,7 +35,7 @@ impl State {
             objects: BTreeMap::new(),
         };
         for file in files {
-            for object in scene::objects(file)? {
+            for object in manifest::objects(file)? {
                 if let Some(key) = key(&object) {
                     state.objects.insert(key, object);
                 }

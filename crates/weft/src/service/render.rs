@@ -9,6 +9,7 @@ use weft_iptables::Ruleset;
 use weft_kernel::service::{self, Listing};
 
 use super::scene::{self, Mode, RuleArgs};
+use crate::manifest;
 use crate::output::{self, Format};
 
 /// Prints the rules that a node would have for the Services in some manifests.
@@ -123,7 +124,7 @@ fn iptables(args: &Args, desired: &Desired) -> anyhow::Result<()> {
 fn compile(args: &Args) -> anyhow::Result<Desired> {
     let mut changes = Vec::new();
     for file in &args.from {
-        for object in scene::objects(file)? {
+        for object in manifest::objects(file)? {
             changes.extend(scene::decode(&file.display().to_string(), object)?);
         }
     }

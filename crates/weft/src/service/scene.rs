@@ -2,23 +2,19 @@
 //! files have them.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::net::IpAddr;
-use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use weft_cluster::lab::boot;
 use weft_compile::{Compiler, LocalMode, NodePortsAt, ProxySettings, Settings};
 use weft_desired::{Desired, IpFamily};
 use weft_iptables::{Generation, Options};
 use weft_model::{Change, NodeName};
 
-use crate::output::{NotThere, Usage};
+use crate::output::Usage;
 
 /// Which rules.
 #[derive(Debug, Parser)]
@@ -214,11 +210,6 @@ impl RuleArgs {
     }
 }
 
-/// The objects of a file; `-` is standard input.
-pub(crate) fn objects(file: &Path) -> anyhow::Result<Vec<Value>> {
-    Ok(boot::objects(&file.to_string_lossy(), &read(file)?)?)
-}
-
 /// What an object changes in the model; nothing if it is of a kind that no rule depends on.
 pub(crate) fn decode(from: &str, mut object: Value) -> anyhow::Result<Option<Change>> {
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
@@ -245,21 +236,4 @@ fn typed<T: DeserializeOwned>(from: &str, object: Value) -> anyhow::Result<T> {
     );
     serde_json::from_value(object)
         .map_err(|error| Usage(format!("{what} is not as the API has it: {error}")).into())
-}
-
-fn read(file: &Path) -> anyhow::Result<String> {
-    if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read standard input")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(file).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            NotThere(format!("{}: there is no such file", file.display())).into()
-        } else {
-            anyhow::Error::from(error).context(format!("cannot read {}", file.display()))
-        }
-    })
 }
