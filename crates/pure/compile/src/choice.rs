@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use weft_desired::{Backend, HashOf, IpFamily, PortEndpoints, Sharing};
-use weft_model::{Cluster, Endpoint, LabelSet, NodeName, Service, ServicePort, TrafficPolicy};
+use weft_model::{
+    Cluster, Endpoint, LabelSet, NodeName, Protocol, Service, ServicePort, TrafficPolicy,
+};
 
 /// Which sets of endpoints some client of the port is given.
 #[derive(Clone, Copy, Debug)]
@@ -42,9 +44,18 @@ pub(crate) fn endpoints(
         true => usable(all.iter().filter(|candidate| candidate.here)),
         false => BTreeSet::new(),
     };
-    let used = |candidate: &&Candidate<'_>| candidate.ready() || candidate.endpoint.serving;
-    let serving = backends(all.iter().filter(used));
-    let here = backends(all.iter().filter(used).filter(|candidate| candidate.here));
+    let serving = |candidate: &&Candidate<'_>| candidate.ready() || candidate.endpoint.serving;
+    let kept = match port.protocol {
+        // A client that sends datagrams would never learn that nobody reads them.
+        Protocol::Udp => backends(all.iter().filter(serving)),
+        // One that has a connection keeps it while the pod is there.
+        Protocol::Tcp | Protocol::Sctp => backends(all.iter()),
+    };
+    let here = backends(
+        all.iter()
+            .filter(serving)
+            .filter(|candidate| candidate.here),
+    );
     // With topology keys a client may be given none of those there are. If no client gets
     // one by its node either, it is as if there were none.
     let any = !near.is_empty() || wanted.local && !usable(&all).is_empty();
@@ -52,7 +63,7 @@ pub(crate) fn endpoints(
     let local = without_spares(local, &weights);
     PortEndpoints {
         local: shared(local, &near),
-        serving: shared(serving, &near),
+        kept: shared(kept, &near),
         here: shared(here, &near),
         sharing: Sharing {
             hash: service.sharing.hash.map(|hash| match hash {

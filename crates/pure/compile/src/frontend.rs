@@ -64,7 +64,7 @@ fn internal(port: &ServicePort, nat: &NodeNat) -> Frontend {
         } else {
             Masquerade::Outside
         },
-        serving: port.endpoints.serving.clone(),
+        kept: port.endpoints.kept.clone(),
         exclusive: true,
     }
 }
@@ -93,7 +93,7 @@ fn external(port: &ServicePort) -> Frontend {
         sources: None,
         affinity: port.affinity,
         masquerade,
-        serving: port.endpoints.serving.clone(),
+        kept: port.endpoints.kept.clone(),
         exclusive: false,
     }
 }

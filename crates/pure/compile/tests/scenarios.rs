@@ -224,7 +224,7 @@ fn port_text(port: &ServicePort) -> String {
     for (which, set) in [
         ("cluster", &port.endpoints.cluster),
         ("local", &port.endpoints.local),
-        ("serving", &port.endpoints.serving),
+        ("kept", &port.endpoints.kept),
         ("here", &port.endpoints.here),
     ] {
         let texts: Vec<_> = set.iter().map(ToString::to_string).collect();

@@ -60,7 +60,7 @@ pub struct Frontend {
     /// Whose connections leave the node with the node's address.
     pub masquerade: Masquerade,
     /// The endpoints that connections may still be open to, beside `backends`.
-    pub serving: Arc<BTreeSet<Backend>>,
+    pub kept: Arc<BTreeSet<Backend>>,
     /// Whether its address is the Service's alone, so that what is sent to other ports of
     /// it is refused.
     pub exclusive: bool,
@@ -79,7 +79,7 @@ impl Frontend {
             sources: None,
             affinity: None,
             masquerade: Masquerade::Outside,
-            serving: Arc::default(),
+            kept: Arc::default(),
             exclusive: true,
         }
     }

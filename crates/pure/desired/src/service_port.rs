@@ -94,9 +94,10 @@ pub struct PortEndpoints {
     /// For clients that are given this node's only: those of its own that are ready, or
     /// else those that still serve while they end.
     pub local: Arc<BTreeSet<Backend>>,
-    /// All that serve, wherever they are: connections to them may go on.
-    pub serving: Arc<BTreeSet<Backend>>,
-    /// Those on this node of the other three.
+    /// All to which connections may go on, wherever they are: with TCP and SCTP those that are
+    /// there, with UDP those that serve.
+    pub kept: Arc<BTreeSet<Backend>>,
+    /// Those on this node that some client may be given, or may have been given before.
     pub here: Arc<BTreeSet<Backend>>,
     /// Whether some client somewhere is given an endpoint.
     pub any: bool,

@@ -223,7 +223,7 @@ impl Endpoints {
 /// The endpoints whose connections may go on.
 fn kept(frontend: &Frontend) -> BTreeSet<Backend> {
     let outside = frontend.outside.iter().flat_map(|it| it.backends.iter());
-    let all = frontend.backends.iter().chain(frontend.serving.iter());
+    let all = frontend.backends.iter().chain(frontend.kept.iter());
     all.chain(outside).copied().collect()
 }
 
@@ -290,10 +290,10 @@ mod tests {
     fn endpoints_that_no_client_may_keep_are_gone() {
         let (key, first) = gone(53);
         let second = gone(54).1;
-        let frontends = |backends: &[Backend], serving: &[Backend]| {
+        let frontends = |backends: &[Backend], kept: &[Backend]| {
             let backends = backends.iter().copied().collect();
             let value = Frontend {
-                serving: Arc::new(serving.iter().copied().collect()),
+                kept: Arc::new(kept.iter().copied().collect()),
                 ..Frontend::new("kube-system/kube-dns:dns".into(), backends)
             };
             let origin = Origin {

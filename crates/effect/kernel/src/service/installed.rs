@@ -31,7 +31,7 @@ pub(super) struct Installed {
     /// Whether its address is its Service's alone.
     pub(super) exclusive: bool,
     /// Endpoints that connections may still be open to.
-    serving: Arc<BTreeSet<Backend>>,
+    kept: Arc<BTreeSet<Backend>>,
     /// Whether all of its packets are counted.
     traffic: bool,
 }
@@ -91,7 +91,7 @@ impl Installed {
             affinity: frontend.affinity,
             masquerade: frontend.masquerade,
             exclusive: frontend.exclusive,
-            serving: frontend.serving.clone(),
+            kept: frontend.kept.clone(),
             traffic: false,
         }
     }
@@ -119,7 +119,7 @@ impl Installed {
     /// The endpoints whose connections may go on.
     pub(super) fn kept(&self) -> BTreeSet<Backend> {
         let mut kept = self.backends();
-        kept.extend(self.serving.iter());
+        kept.extend(self.kept.iter());
         kept
     }
 
