@@ -51,11 +51,6 @@ pub(crate) fn endpoints(
         // One that has a connection keeps it while the pod is there.
         Protocol::Tcp | Protocol::Sctp => backends(all.iter()),
     };
-    let here = backends(
-        all.iter()
-            .filter(serving)
-            .filter(|candidate| candidate.here),
-    );
     // With topology keys a client may be given none of those there are. If no client gets
     // one by its node either, it is as if there were none.
     let any = !near.is_empty() || wanted.local && !usable(&all).is_empty();
@@ -64,7 +59,6 @@ pub(crate) fn endpoints(
     PortEndpoints {
         local: shared(local, &near),
         kept: shared(kept, &near),
-        here: shared(here, &near),
         sharing: Sharing {
             hash: service.sharing.hash.map(|hash| match hash {
                 weft_model::HashOf::Source => HashOf::Source,

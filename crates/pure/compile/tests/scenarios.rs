@@ -225,7 +225,6 @@ fn port_text(port: &ServicePort) -> String {
         ("cluster", &port.endpoints.cluster),
         ("local", &port.endpoints.local),
         ("kept", &port.endpoints.kept),
-        ("here", &port.endpoints.here),
     ] {
         let texts: Vec<_> = set.iter().map(ToString::to_string).collect();
         words.push(format!("{which} [{}]", texts.join(" ")));

@@ -97,8 +97,6 @@ pub struct PortEndpoints {
     /// All to which connections may go on, wherever they are: with TCP and SCTP those that are
     /// there, with UDP those that serve.
     pub kept: Arc<BTreeSet<Backend>>,
-    /// Those on this node that some client may be given, or may have been given before.
-    pub here: Arc<BTreeSet<Backend>>,
     /// Whether some client somewhere is given an endpoint.
     pub any: bool,
     /// How connections are shared among those that a client is given.
