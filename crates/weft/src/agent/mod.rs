@@ -179,7 +179,9 @@ async fn serve(args: AgentArgs) -> Result<()> {
             }
             changed = rules.settled() => {
                 changed?;
-                agent.repair_rules();
+                if agent.repair_rules() {
+                    rules.looked();
+                }
             }
             _ = audit.tick() => {
                 agent.look_at_addresses();
@@ -188,7 +190,9 @@ async fn serve(args: AgentArgs) -> Result<()> {
             _ = look.tick() => {
                 agent.restore_configuration();
                 // Where nothing tells of changes, and if a burst hid one.
-                agent.repair_rules();
+                if !rules.rests() && agent.repair_rules() {
+                    rules.looked();
+                }
             }
             _ = terminate.recv() => {
                 info!("agent stops; what the kernel holds stays in force");
@@ -452,16 +456,17 @@ impl Agent {
         outcome
     }
 
-    /// Repairs rules if somebody else may have changed them.
-    fn repair_rules(&mut self) {
+    /// Repairs rules if somebody else may have changed them. Returns whether all were read.
+    fn repair_rules(&mut self) -> bool {
         if !self.in_sync || self.retry.holds_changes() {
-            return;
+            return false;
         }
         match self.kernel.is_disturbed() {
-            Ok(false) => {}
+            Ok(false) => return false,
             Ok(true) => self.reconcile(Why::Disturbed),
             Err(error) => self.settle(Err(error), "looking at rules", Extent::Everything),
         }
+        true
     }
 
     /// Writes the network configuration again if somebody took it away.
