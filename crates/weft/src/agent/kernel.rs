@@ -16,6 +16,7 @@ use weft_kernel::iptables::{self, Rules, Whose};
 use weft_kernel::service::{Error, IpFamily, Report, ServiceTable};
 use weft_kernel::sysctl::{self, Scope, Setting};
 use weft_kernel::{link, route, router};
+use weft_sys::netlink;
 use weft_sys::nft::{Connection, Notifications};
 use weft_sys::rtnl::Conversation;
 
@@ -23,6 +24,8 @@ use super::stale::{Ended, Endpoints, StaleFlows};
 
 /// Between two looks whether another agent still holds the tables.
 const OWNER_PAUSE: Duration = Duration::from_millis(20);
+/// Before what others keep changing is read again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a write has done.
 #[derive(Debug, Default)]
@@ -352,6 +355,11 @@ async fn adopt_services(families: &[IpFamily], patience: Duration) -> Result<Ser
         let connection = Connection::open().context("a netlink socket for nf_tables")?;
         match ServiceTable::adopt(connection, families) {
             Err(Error::Owned { .. }) if Instant::now() < deadline => sleep(OWNER_PAUSE).await,
+            // Others write all the time: that is no reason to end.
+            Err(Error::Kernel(error @ netlink::Error::Unsettled { .. })) => {
+                warn!(%error, pause = ?BUSY_PAUSE, "nf_tables can't be read; trying again");
+                sleep(BUSY_PAUSE).await;
+            }
             adopted => {
                 let mut services = adopted.context("the Services in nf_tables")?;
                 if !services.is_owned()? {
