@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use rustix::net::sockopt;
 use weft_desired::{
     Backend, Entry, IpFamily, LocalDetection, NodeNat, Origin, Policy, PortEndpoints, Protocol,
     ServicePort, ServicePortKey, Table,
@@ -383,6 +384,36 @@ fn damage_is_noticed_and_repaired() {
     assert_eq!(remove(Whose::Ours).unwrap(), Report::default());
     assert_eq!(present(), Some(Whose::Anybodys));
     assert_eq!(remove(Whose::Anybodys).unwrap().removed, 1);
+}
+
+#[test]
+fn a_change_that_overflows_the_notifications_is_looked_at_once() {
+    let lab = Lab::eager();
+    let mut rules = lab.rules(&Options::default());
+    // As small as the kernel makes it.
+    sockopt::set_socket_recv_buffer_size(rules.notifications().unwrap(), 0).unwrap();
+    let all = services(|family, services| {
+        for number in 1..100 {
+            let (key, port) = service(family, number, &[1]);
+            services.extend([entry(key, port)]);
+        }
+    });
+    lab.reconcile(&mut rules, &all);
+    let right = lab.save();
+    let disturbed = |rules: &mut Rules| lab.node.run(|| rules.disturbed()).unwrap().unwrap();
+    // What others did meanwhile may be among what was lost.
+    assert!(disturbed(&mut rules));
+    assert_eq!(lab.reconcile(&mut rules, &all), Report::default());
+    assert!(!disturbed(&mut rules));
+    let keys: Vec<_> = all.keys().cloned().collect();
+    lab.node
+        .run(|| rules.apply(keys.iter().map(|key| (key, None)), &Services::new()))
+        .unwrap()
+        .unwrap();
+    assert!(disturbed(&mut rules));
+    let report = lab.reconcile(&mut rules, &all);
+    assert!(report.writes() > 0);
+    assert_eq!(lab.save(), right);
 }
 
 #[test]
