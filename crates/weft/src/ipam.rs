@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 use weft_nodestate::{Attachments, Pool};
 use weft_proto::cni::{
-    DEFAULT_DATA_DIR, DEFAULT_STATE_DIR, Environment, Ipam, NetworkName, Request,
+    DEFAULT_DATA_DIR, DEFAULT_STATE_DIR, Environment, Ipam, NetworkName, Request, Version,
 };
 
 use crate::output::{Format, Usage};
@@ -153,10 +153,12 @@ impl Place {
             .and_then(|plugins| plugins.iter().find(|plugin| plugin["type"] == "weft"))
             .unwrap_or(&list);
         let mut plugin = plugin.clone();
-        for field in ["cniVersion", "name"] {
-            if let (Some(value), Some(map)) = (list.get(field), plugin.as_object_mut()) {
-                map.insert(field.to_owned(), value.clone());
+        if let Some(map) = plugin.as_object_mut() {
+            if let Some(name) = list.get("name") {
+                map.insert("name".to_owned(), name.clone());
             }
+            // Of what is written for an older runtime STATUS could not be asked.
+            map.insert("cniVersion".to_owned(), Version::NEWEST.as_str().into());
         }
         let status = |name: &str| (name == "CNI_COMMAND").then(|| "STATUS".into());
         let refused = |error: weft_proto::cni::Error| {

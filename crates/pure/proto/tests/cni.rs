@@ -121,7 +121,6 @@ fn every_wrong_variable_is_named_with_code_4() {
         ("CNI_IFNAME", "0123456789abcdef"),
         ("CNI_NETNS", ""),
         ("CNI_ARGS", "K8S_POD_NAME"),
-        ("CNI_ARGS", "K8S_POD_NAME=x"),
         ("CNI_ARGS", "K8S_POD_NAMESPACE=x"),
     ] {
         let error = refused(&environment(&[(name, value)]), &config());
@@ -661,6 +660,8 @@ fn ports_of_the_node_are_read_as_runtimes_write_them() {
         {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""},
         {"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "127.0.0.1"},
         {"hostPort": 0, "containerPort": 80},
+        // containerd 1.6.
+        {"HostPort": 18080, "ContainerPort": 80, "Protocol": "sctp", "HostIP": ""},
     ]});
     let mappings = add(&config).mappings;
     let read: Vec<_> = mappings
@@ -668,5 +669,10 @@ fn ports_of_the_node_are_read_as_runtimes_write_them() {
         .map(|one| (one.host_port, one.container_port, one.protocol, one.host_ip))
         .collect();
     let loopback = "127.0.0.1".parse().ok();
-    assert_eq!(read, [(8080, 80, 6, None), (53, 5353, 17, loopback)]);
+    let expected = [
+        (8080, 80, 6, None),
+        (53, 5353, 17, loopback),
+        (18080, 80, 132, None),
+    ];
+    assert_eq!(read, expected);
 }

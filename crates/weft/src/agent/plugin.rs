@@ -101,7 +101,10 @@ impl Directories {
 
 fn configuration(network: &NodeNetwork) -> Result<String> {
     let list = json!({
-        "cniVersion": "1.1.0",
+        // A runtime takes the newest of the list that it speaks; one that does not know the list
+        // yet (containerd 1.6, podman 4) speaks no more than 1.0.0.
+        "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
         "name": "weft",
         "plugins": [{
             "type": "weft",

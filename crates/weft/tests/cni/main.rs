@@ -8,8 +8,11 @@
 
 mod asked;
 mod chains;
+mod containerd;
+mod enclosure;
 mod ipam;
 mod kills;
 mod node;
+mod podman;
 mod power_cut;
 mod verbs;

@@ -20,6 +20,8 @@ pub const CONFIG_FOLDER: &str = "/etc/cni/net.d";
 pub const PLUGIN_FOLDER: &str = "/opt/cni/bin";
 /// The name of a pod's first device.
 const INTERFACE: &str = "eth0";
+/// The versions of the specification, oldest first.
+const VERSIONS: [&str; 6] = ["0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// A plugin that has not answered after this long is killed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -173,10 +175,23 @@ fn read(path: &Path, programs: &Path) -> Result<Network, Error> {
     }
     Ok(Network {
         name: name.to_owned(),
-        version: text("cniVersion").unwrap_or("0.2.0").to_owned(),
+        version: version(&document),
         plugins,
         programs: programs.to_owned(),
     })
+}
+
+/// The newest version that is spoken here among those the configuration is written for
+/// (specification, "Network configuration lists").
+fn version(document: &Value) -> String {
+    let several = document["cniVersions"].as_array();
+    let all = several
+        .into_iter()
+        .flatten()
+        .chain([&document["cniVersion"]]);
+    let said = all.filter_map(Value::as_str);
+    let newest = said.max_by_key(|said| VERSIONS.iter().position(|known| known == said));
+    newest.unwrap_or("0.2.0").to_owned()
 }
 
 impl Network {
@@ -420,6 +435,15 @@ mod tests {
         fn drop(&mut self) {
             std::fs::remove_dir_all(&self.folder).unwrap();
         }
+    }
+
+    #[test]
+    fn the_newest_version_that_is_spoken_is_taken() {
+        let version = |document: Value| version(&document);
+        assert_eq!(version(json!({"cniVersion": "0.4.0"})), "0.4.0");
+        assert_eq!(version(json!({})), "0.2.0");
+        let several = json!({"cniVersion": "1.0.0", "cniVersions": ["2.0.0", "1.1.0", "0.4.0"]});
+        assert_eq!(version(several), "1.1.0");
     }
 
     fn attachment() -> Attachment {

@@ -140,11 +140,8 @@ impl Environment {
             }
         }
         match (namespace, name) {
-            ("", "") => Ok(None),
-            ("", _) => Err(wrong(
-                "CNI_ARGS",
-                "has K8S_POD_NAME without K8S_POD_NAMESPACE",
-            )),
+            // podman says only how its container is called.
+            ("", _) => Ok(None),
             (_, "") => Err(wrong(
                 "CNI_ARGS",
                 "has K8S_POD_NAMESPACE without K8S_POD_NAME",

@@ -12,6 +12,8 @@ pub(super) struct Fields<'a> {
     path: String,
     map: &'a Map<String, Value>,
     known: BTreeSet<&'a str>,
+    /// Whether a key is the same in other letters of case.
+    ignores_case: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -29,6 +31,16 @@ impl<'a> Fields<'a> {
             path: path.to_owned(),
             map,
             known: BTreeSet::new(),
+            ignores_case: false,
+        })
+    }
+
+    /// The fields of what a runtime fills in. containerd writes `HostPort` for `hostPort`, and
+    /// whoever reads with Go's `encoding/json` sees no difference.
+    pub(super) fn of_runtime(path: &str, value: &'a Value) -> Result<Self, Error> {
+        Ok(Self {
+            ignores_case: true,
+            ..Self::of(path, value)?
         })
     }
 
@@ -43,8 +55,15 @@ impl<'a> Fields<'a> {
 
     /// A field's value; `null` is the same as absent.
     pub(super) fn take(&mut self, key: &'a str) -> Option<&'a Value> {
-        self.known.insert(key);
-        self.map.get(key).filter(|value| !value.is_null())
+        let mut found = self.map.get_key_value(key);
+        if found.is_none() && self.ignores_case {
+            let mut all = self.map.iter();
+            found = all.find(|(name, _)| name.eq_ignore_ascii_case(key));
+        }
+        self.known.insert(found.map_or(key, |(name, _)| name));
+        found
+            .map(|(_, value)| value)
+            .filter(|value| !value.is_null())
     }
 
     pub(super) fn take_str(&mut self, key: &'a str) -> Result<Option<&'a str>, Error> {

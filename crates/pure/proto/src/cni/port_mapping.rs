@@ -24,7 +24,7 @@ pub struct PortMapping {
 pub(super) fn port_mappings(path: &str, list: &Value) -> Result<Vec<PortMapping>, Error> {
     let mut mappings = Vec::new();
     for (path, value) in items(path, list)? {
-        let mut fields = Fields::of(&path, value)?;
+        let mut fields = Fields::of_runtime(&path, value)?;
         let host_port = port(&mut fields, "hostPort")?;
         let Some(host_port) = host_port else {
             // As the plugin portmap: what asks for no port asks for nothing.

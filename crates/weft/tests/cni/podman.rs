@@ -1,0 +1,160 @@
+//! Debian's podman calls the plugin, by its older network back end.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use weft_netlab::{Namespace, probe};
+
+use crate::enclosure::{Enclosure, configurations, has, plugins, root};
+use crate::node::{Node, PATIENCE};
+
+/// Of no lab: `weft ipam` looks into every namespace of the machine.
+const RANGES: &[&str] = &["10.197.1.0/24", "fd00:10:197:1::/64"];
+
+struct Podman {
+    enclosure: Enclosure,
+    root: PathBuf,
+    node: Node,
+}
+
+impl Podman {
+    /// None where it is not installed.
+    fn new() -> Option<Self> {
+        if !has(&["podman", "crun", "conmon"]) {
+            return None;
+        }
+        let node = Node::new(RANGES);
+        let folder = node.root.path();
+        let settings = format!(
+            r#"[containers]
+cgroups = "disabled"
+cgroupns = "host"
+apparmor_profile = "unconfined"
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["{}"]
+network_config_dir = "{}"
+default_network = "weft"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+runtime = "crun"
+"#,
+            plugins(&node).display(),
+            configurations(&node, RANGES).display()
+        );
+        fs::write(folder.join("containers.conf"), settings).unwrap();
+        let storage = format!(
+            "[storage]\ndriver = \"vfs\"\ngraphroot = \"{}/storage\"\nrunroot = \"/run/containers/storage\"\n",
+            folder.display()
+        );
+        fs::write(folder.join("storage.conf"), storage).unwrap();
+        let enclosure = Enclosure::on(&node);
+        // crun has no way with a machine whose control groups are of two generations.
+        let mut hide = enclosure.command("mount");
+        enclosure.output(hide.args(["-t", "tmpfs", "tmpfs", "/sys/fs/cgroup"]));
+        Some(Self {
+            enclosure,
+            root: root(folder),
+            node,
+        })
+    }
+
+    /// `podman ARGUMENTS`; gives its standard output.
+    #[track_caller]
+    fn podman(&self, arguments: &[&str]) -> String {
+        let folder = self.node.root.path();
+        let mut command = self.enclosure.command("podman");
+        command
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("CONTAINERS_CONF", folder.join("containers.conf"))
+            .env("CONTAINERS_STORAGE_CONF", folder.join("storage.conf"))
+            .args(arguments);
+        self.enclosure.output(&mut command).trim().to_owned()
+    }
+
+    /// Starts a container that sleeps.
+    fn run(&self, name: &str, further: &[&str]) -> String {
+        let before = ["run", "--detach", "--network", "weft", "--name", name];
+        let after = [
+            "--rootfs",
+            self.root.to_str().unwrap(),
+            "/bin/busybox",
+            "sleep",
+            "1000000",
+        ];
+        self.podman(&[&before[..], further, &after].concat())
+    }
+
+    fn record(&self, id: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.node.record(id)).unwrap()).unwrap()
+    }
+
+    fn addresses(&self, id: &str) -> Vec<IpAddr> {
+        let record = self.record(id);
+        let texts = record["addresses"].as_array().unwrap();
+        texts
+            .iter()
+            .map(|text| text.as_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    fn pod(&self, id: &str) -> Namespace {
+        self.enclosure
+            .namespace(self.record(id)["netns"].as_str().unwrap())
+    }
+}
+
+#[test]
+fn podman_starts_and_ends_containers() {
+    let Some(podman) = Podman::new() else {
+        return;
+    };
+    let first = podman.run("first", &["--publish", "18080:80"]);
+    let second = podman.run("second", &[]);
+    let [v4, v6] = podman.addresses(&first)[..] else {
+        panic!("one address a family");
+    };
+    for (field, address) in [("IPAddress", v4), ("GlobalIPv6Address", v6)] {
+        let format = format!("{{{{.NetworkSettings.Networks.weft.{field}}}}}");
+        let told = podman.podman(&["inspect", "--format", &format, "first"]);
+        assert_eq!(told, address.to_string());
+    }
+    let pod = podman.pod(&first);
+    for address in [v4, v6] {
+        let server =
+            probe::TcpEcho::start(&pod, &std::net::SocketAddr::new(address, 80).to_string());
+        let server = server.unwrap();
+        let port = match address {
+            IpAddr::V4(_) => "172.30.0.11:18080",
+            IpAddr::V6(_) => "[fd00:172:30::11]:18080",
+        };
+        let targets = [
+            (&podman.node.namespace, server.address()),
+            (&podman.pod(&second), server.address()),
+            (&podman.node.outside, port.parse().unwrap()),
+        ];
+        for (from, to) in targets {
+            let outcome = probe::tcp(from, to, PATIENCE).unwrap();
+            assert!(
+                outcome.is_answered(),
+                "{} -> {to}: {outcome:?}",
+                from.name()
+            );
+        }
+        server.stop();
+    }
+    podman.podman(&["stop", "--time", "0", "first"]);
+    assert!(!podman.node.record(&first).exists());
+    podman.podman(&["start", "first"]);
+    assert_eq!(podman.addresses(&first).len(), RANGES.len());
+    for name in ["first", "second"] {
+        podman.podman(&["rm", "--force", "--time", "0", name]);
+    }
+    podman.node.assert_clean();
+    let rules = podman.node.namespace.output("nft", ["list", "ruleset"]);
+    let rules = rules.unwrap();
+    assert!(!rules.contains("197"), "{rules}");
+}
