@@ -9,6 +9,7 @@
 //! the last one a process lived to do.
 
 mod add;
+mod chained;
 mod check;
 mod collect;
 mod del;
@@ -16,6 +17,7 @@ mod host_port;
 pub(crate) mod install;
 mod link;
 pub(crate) mod live;
+mod loopback;
 mod sysctl;
 
 use std::io::{self, Read, Write};
@@ -74,6 +76,7 @@ fn answer() -> Result<String, Refusal> {
     match &request {
         Request::Version(version) => Ok(version_answer(*version)),
         Request::Add(attach) => add::add(attach).map(|result| result.to_json(version)),
+        Request::Loopback(request) => loopback::answer(request),
         Request::Del(detach) => del::del(detach).map(|()| String::new()),
         Request::Check(attach) => check::check(attach).map(|()| String::new()),
         Request::Gc(collect) => collect::gc(collect).map(|()| String::new()),
@@ -117,6 +120,12 @@ fn facts(record: &Attachment) -> attachment::Attachment {
         node_addresses: record.node_addresses.clone(),
         mac: record.mac,
         routes: record.routes.clone(),
+        bridge: record.bridge.as_ref().map(|bridge| attachment::Place {
+            network: Arc::from(record.network.as_str()),
+            name: Arc::from(bridge.name.as_str()),
+            gateways: bridge.gateways.clone(),
+            isolated: bridge.isolated,
+        }),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reads the kernel into desired's types and applies plans to it.
 
+pub mod bridge;
+pub mod bridge_rules;
 mod expression;
 pub mod flow;
 pub mod host_port;

@@ -1,12 +1,15 @@
-//! The routed veth pair between a pod and its node.
+//! The veth pair between a pod and its node.
 //!
-//! The pair is made from the node's namespace with the pod's end directly in the
+//! The routed pair is made from the node's namespace with the pod's end directly in the
 //! pod's, both under their final names and Ethernet addresses. Each end then gets what
 //! it needs in one batch: the pod its addresses as /32 and /128, permanent neighbours
 //! for its routers and default routes through them; the node its own addresses, a
 //! permanent neighbour for each of the pod's and a route to each. Nothing is ever asked
 //! on the link: no ARP, no neighbour discovery, no search for duplicates, and neither
 //! end has a link-local address.
+//!
+//! In a bridge the node's end is a port, with hairpin mode on and nothing else to it. The pod
+//! has its addresses with the length of their network, and asks on the link as any host does.
 //!
 //! Both ends go when one goes, and take addresses, neighbours and routes along: undoing
 //! is deleting the node's end.
@@ -23,6 +26,7 @@ use weft_sys::rtnl::{
     RouteFilter, RouteSpec, VethSpec,
 };
 
+use crate::bridge;
 use crate::sysctl::{self, Scope, Setting};
 
 /// A link that stands.
@@ -62,13 +66,16 @@ pub enum Error {
         source: rtnl::Error,
     },
     /// A setting of the pod's namespace could not be changed.
-    #[error("interface {interface} in the pod: cannot switch IPv6 on")]
+    #[error("interface {interface} in the pod: cannot prepare it for IPv6")]
     Setting {
         /// The pod's end.
         interface: String,
         /// Why.
         source: sysctl::Error,
     },
+    /// The bridge can't be had.
+    #[error(transparent)]
+    Bridge(#[from] bridge::Error),
     /// A link of that name is not weft's.
     #[error(
         "link {link} is not weft's (its kind is {kind}, its alias {alias:?}); it is left alone"
@@ -84,7 +91,8 @@ pub enum Error {
 }
 
 /// Makes a pod's link. `interface` is the pod's end's name in `pod`, the pod's network
-/// namespace; `host` is a conversation about the node's.
+/// namespace; `host` is a conversation about the node's. For a bridge the calling thread is in
+/// the node's namespace too.
 ///
 /// # Errors
 /// See [`Error`]. Nothing is left of a link that could not be made whole.
@@ -97,6 +105,10 @@ pub fn set_up(
     let on_host = on_host(link);
     let in_pod = in_pod(interface);
     let mut inside = Conversation::in_namespace(pod).map_err(in_pod("enter its namespace"))?;
+    let master = match &link.bridge {
+        None => None,
+        Some(bridge) => Some(bridge::stand(host, bridge)?),
+    };
     let made = host
         .add_veth(VethSpec {
             name: &link.host_name,
@@ -106,6 +118,7 @@ pub fn set_up(
             peer_mac: Some(Mac(link.pod_mac)),
             mtu: Some(link.mtu),
             alias: Some(&link.alias),
+            master,
         })
         .map_err(on_host("make the pair"))?;
     let finished = finish_pod(&mut inside, pod, interface, link).and_then(|pod_index| {
@@ -199,6 +212,8 @@ pub enum End {
     Host,
     /// In the pod's namespace.
     Pod,
+    /// The bridge that the node's end is a port of.
+    Bridge,
 }
 
 impl fmt::Display for Deviation {
@@ -206,6 +221,7 @@ impl fmt::Display for Deviation {
         match self.end {
             End::Host => write!(f, "node's end: {}", self.what),
             End::Pod => write!(f, "pod's end: {}", self.what),
+            End::Bridge => write!(f, "bridge: {}", self.what),
         }
     }
 }
@@ -226,14 +242,30 @@ pub fn check(
     let mut inside = Conversation::in_namespace(pod).map_err(in_pod("enter its namespace"))?;
     let mut deviations = Vec::new();
 
+    let master = match &link.bridge {
+        None => None,
+        Some(bridge) => {
+            let found = bridge::deviations(host, bridge).map_err(on_host("read its bridge"))?;
+            deviations.extend(found.into_iter().map(|what| Deviation {
+                end: End::Bridge,
+                what: format!("{} {what}", bridge.name),
+            }));
+            let found = host.find_link(&bridge.name);
+            found
+                .map_err(on_host("read its bridge"))?
+                .map(|found| (found.index, &*bridge.name))
+        }
+    };
+    let node_addresses: Vec<IpNet> = link.node_addresses.iter().copied().map(alone).collect();
     let node_end = Expected {
         end: End::Host,
         name: &link.host_name,
         mac: Mac(link.host_mac),
         mtu: link.mtu,
         alias: Some(&link.alias),
-        addresses: &link.node_addresses,
-        neighbours: neighbours(&link.addresses, link.pod_mac),
+        master,
+        addresses: &node_addresses,
+        neighbours: asked_nobody(link, pod_addresses(link), link.pod_mac),
         routes: &|index| host_routes(index, link),
     };
     node_end
@@ -245,8 +277,9 @@ pub fn check(
         mac: Mac(link.pod_mac),
         mtu: link.mtu,
         alias: None,
+        master: None,
         addresses: &link.addresses,
-        neighbours: neighbours(&link.gateways, link.host_mac),
+        neighbours: asked_nobody(link, link.gateways.iter().copied(), link.host_mac),
         routes: &|index| pod_routes(index, link),
     };
     pod_end
@@ -262,26 +295,36 @@ fn finish_pod(
     link: &PodLink,
 ) -> Result<u32, Error> {
     let in_pod = in_pod(interface);
-    if link.addresses.iter().any(IpAddr::is_ipv6) {
-        // Some runtimes make namespaces in which devices start without IPv6.
-        sysctl::set_in(pod, Setting::Ipv6Disabled(Scope::Link(interface), false)).map_err(
-            |source| Error::Setting {
+    if pod_addresses(link).any(|address| address.is_ipv6()) {
+        let scope = Scope::Link(interface);
+        // Some runtimes make namespaces in which devices start without IPv6. And on a bridge
+        // any pod could say that it is the router.
+        let bridged = link.bridge.as_ref();
+        let settings = [Setting::Ipv6Disabled(scope, false)]
+            .into_iter()
+            .chain(bridged.map(|_| Setting::AcceptRouterAdvertisements(scope, 0)));
+        for setting in settings {
+            sysctl::set_in(pod, setting).map_err(|source| Error::Setting {
                 interface: interface.to_owned(),
                 source,
-            },
-        )?;
+            })?;
+        }
     }
     let index = inside
         .link_by_name(interface)
         .map_err(in_pod("look it up"))?
         .index;
-    let mut batch = switched_on(index);
+    let (mut batch, flags) = match &link.bridge {
+        None => (switched_on(index), AS_IT_IS),
+        Some(_) => (Batch::new(), WITH_ITS_NETWORK),
+    };
+    batch.set_link(index, up());
     // The runtime's task, and not every runtime does it.
     batch.set_link(LOOPBACK, up());
     for address in &link.addresses {
-        batch.add_address(index, IpNet::from(*address), AS_IT_IS);
+        batch.add_address(index, *address, flags);
     }
-    for (address, mac) in neighbours(&link.gateways, link.host_mac) {
+    for (address, mac) in asked_nobody(link, link.gateways.iter().copied(), link.host_mac) {
         batch.add_neighbour(index, address, mac);
     }
     for route in pod_routes(index, link) {
@@ -300,6 +343,12 @@ const AS_IT_IS: AddressFlags = AddressFlags {
     no_duplicate_detection: true,
 };
 
+/// The same with a route to the network, which is on the bridge.
+const WITH_ITS_NETWORK: AddressFlags = AddressFlags {
+    no_prefix_route: false,
+    no_duplicate_detection: true,
+};
+
 /// LOOPBACK_IFINDEX, `include/net/net_namespace.h`: the same in every namespace.
 const LOOPBACK: u32 = 1;
 
@@ -310,28 +359,31 @@ fn up() -> LinkChange<'static> {
     }
 }
 
+/// To be followed by switching the link on: one that comes up before its address mode is set
+/// may get a link-local address all the same.
 fn switched_on(index: u32) -> Batch {
     let mut batch = Batch::new();
-    // In two steps: a link that comes up before its address mode is set may get a
-    // link-local address all the same.
-    batch
-        .set_link(
-            index,
-            LinkChange {
-                link_local_address: Some(false),
-                ..LinkChange::default()
-            },
-        )
-        .set_link(index, up());
+    batch.set_link(
+        index,
+        LinkChange {
+            link_local_address: Some(false),
+            ..LinkChange::default()
+        },
+    );
     batch
 }
 
 fn host_steps(made: &Link, link: &PodLink) -> Batch {
     let mut batch = switched_on(made.index);
-    for address in &link.node_addresses {
-        batch.add_address(made.index, IpNet::from(*address), AS_IT_IS);
+    if link.bridge.is_some() {
+        // A pod that speaks to itself by way of a Service, or of a port of the node.
+        batch.set_hairpin(made.index, true);
     }
-    for (address, mac) in neighbours(&link.addresses, link.pod_mac) {
+    batch.set_link(made.index, up());
+    for address in &link.node_addresses {
+        batch.add_address(made.index, alone(*address), AS_IT_IS);
+    }
+    for (address, mac) in asked_nobody(link, pod_addresses(link), link.pod_mac) {
         batch.add_neighbour(made.index, address, mac);
     }
     for route in host_routes(made.index, link) {
@@ -340,18 +392,34 @@ fn host_steps(made: &Link, link: &PodLink) -> Batch {
     batch
 }
 
-fn neighbours(addresses: &[IpAddr], mac: [u8; 6]) -> Vec<(IpAddr, Mac)> {
-    addresses
-        .iter()
-        .map(|address| (*address, Mac(mac)))
-        .collect()
+/// As a network of its own.
+fn alone(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
+fn pod_addresses(link: &PodLink) -> impl Iterator<Item = IpAddr> {
+    link.addresses.iter().map(IpNet::addr)
+}
+
+/// The permanent neighbours of a routed link's end.
+fn asked_nobody(
+    link: &PodLink,
+    addresses: impl Iterator<Item = IpAddr>,
+    mac: [u8; 6],
+) -> Vec<(IpAddr, Mac)> {
+    match link.bridge {
+        None => addresses.map(|address| (address, Mac(mac))).collect(),
+        Some(_) => Vec::new(),
+    }
 }
 
 fn host_routes(index: u32, link: &PodLink) -> Vec<RouteSpec> {
+    if link.bridge.is_some() {
+        return Vec::new();
+    }
     let next_hop = NextHop::Link { device: index };
-    link.addresses
-        .iter()
-        .map(|address| RouteSpec::new(IpNet::from(*address), next_hop.clone(), mark::ROUTE_POD))
+    pod_addresses(link)
+        .map(|address| RouteSpec::new(alone(address), next_hop.clone(), mark::ROUTE_POD))
         .collect()
 }
 
@@ -366,7 +434,7 @@ fn pod_routes(index: u32, link: &PodLink) -> Vec<RouteSpec> {
             let next_hop = NextHop::Gateway {
                 address: router(destination)?,
                 device: Some(index),
-                on_link: true,
+                on_link: link.bridge.is_none(),
             };
             Some(RouteSpec::new(*destination, next_hop, mark::ROUTE_POD))
         })
@@ -404,7 +472,9 @@ struct Expected<'a> {
     mac: Mac,
     mtu: u32,
     alias: Option<&'a str>,
-    addresses: &'a [IpAddr],
+    /// The bridge it is a port of.
+    master: Option<(u32, &'a str)>,
+    addresses: &'a [IpNet],
     neighbours: Vec<(IpAddr, Mac)>,
     routes: &'a dyn Fn(u32) -> Vec<RouteSpec>,
 }
@@ -441,9 +511,17 @@ impl Expected<'_> {
         if self.alias.is_some() && found.alias.as_deref() != self.alias {
             report(format!("alias is {:?}, not {:?}", found.alias, self.alias));
         }
+        if let Some((index, name)) = self.master {
+            if found.master != Some(index) {
+                report(format!("it is not a port of {name}"));
+            } else if found.hairpin != Some(true) {
+                report(format!("its hairpin mode on {name} is off"));
+            }
+        } else if self.end == End::Host && found.master.is_some() {
+            report("it is a port of a bridge".to_owned());
+        }
         let addresses = conversation.addresses(Some(found.index))?;
-        for address in self.addresses {
-            let expected = IpNet::from(*address);
+        for expected in self.addresses.iter().copied() {
             if !addresses
                 .iter()
                 .any(|a| a.network == expected && !a.tentative)

@@ -74,8 +74,8 @@ fn link(number: u8) -> PodLink {
         host_mac: [2, 0, 0, 0, 1, number],
         pod_mac: [2, 0, 0, 0, 2, number],
         addresses: vec![
-            IpAddr::from([10, 244, 1, number]),
-            IpAddr::from([0xfd00, 0x10, 0x244, 1, 0, 0, 0, u16::from(number)]),
+            IpAddr::from([10, 244, 1, number]).into(),
+            IpAddr::from([0xfd00, 0x10, 0x244, 1, 0, 0, 0, u16::from(number)]).into(),
         ],
         gateways: vec!["169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
         routes: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
@@ -83,6 +83,7 @@ fn link(number: u8) -> PodLink {
             .iter()
             .map(|address| address.parse().unwrap())
             .collect(),
+        bridge: None,
     }
 }
 
@@ -129,10 +130,11 @@ fn node_and_pods_reach_each_other_at_once_with_their_own_addresses() {
     };
     let pairs = first_link.addresses.iter().zip(&second_link.addresses);
     for ((one, two), node_address) in pairs.zip(&first_link.node_addresses) {
-        assert_eq!(connect(first, second, *two), *one);
-        assert_eq!(connect(second, first, *one), *two);
-        assert_eq!(connect(&node.namespace, first, *one), *node_address);
-        assert_eq!(connect(first, &node.namespace, *node_address), *one);
+        let (one, two) = (one.addr(), two.addr());
+        assert_eq!(connect(first, second, two), one);
+        assert_eq!(connect(second, first, one), two);
+        assert_eq!(connect(&node.namespace, first, one), *node_address);
+        assert_eq!(connect(first, &node.namespace, *node_address), one);
     }
     for (namespace, link) in &pods {
         let pod = namespace.as_fd();
@@ -154,7 +156,7 @@ fn a_link_of_one_family_has_nothing_of_the_other() {
         link.node_addresses = vec![link.node_addresses[family]];
         pod_link::set_up(&mut node.conversation, pod, "net1", &link).unwrap();
         assert_eq!(
-            connect(&node.namespace, &namespace, link.addresses[0]),
+            connect(&node.namespace, &namespace, link.addresses[0].addr()),
             link.node_addresses[0]
         );
         let mut inside = Conversation::in_namespace(pod).unwrap();
@@ -173,7 +175,7 @@ fn a_namespace_that_starts_without_ipv6_gets_it_on_the_pods_link() {
     sysctl::set_in(pod, Setting::Ipv6Disabled(Scope::Default, true)).unwrap();
     let link = link(7);
     pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap();
-    connect(&node.namespace, &namespace, link.addresses[1]);
+    connect(&node.namespace, &namespace, link.addresses[1].addr());
 }
 
 #[test]
@@ -207,11 +209,7 @@ fn what_fails_half_way_is_undone() {
 
     // The last step on the node: somebody else has a route to the pod's address.
     let eth0 = node.conversation.link_by_name("eth0").unwrap().index;
-    let taken = RouteSpec::new(
-        IpNet::from(link.addresses[1]),
-        NextHop::Link { device: eth0 },
-        4,
-    );
+    let taken = RouteSpec::new(link.addresses[1], NextHop::Link { device: eth0 }, 4);
     node.conversation.add_route(&taken).unwrap();
     let before = snapshot(&mut node.conversation);
     let error = pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap_err();
@@ -228,7 +226,7 @@ fn what_fails_half_way_is_undone() {
 
     // A step in the pod: an address that no link takes.
     let mut odd = link.clone();
-    odd.addresses[1] = "ff02::7".parse().unwrap();
+    odd.addresses[1] = "ff02::7/128".parse().unwrap();
     let before = snapshot(&mut node.conversation);
     let error = pod_link::set_up(&mut node.conversation, pod, "eth0", &odd).unwrap_err();
     assert!(matches!(error, Error::Pod { .. }), "{error}");
@@ -271,7 +269,7 @@ fn a_check_names_everything_that_is_not_as_it_was_made() {
     let made = pod_link::set_up(host, pod, "eth0", &link).unwrap();
     let mut inside = Conversation::in_namespace(pod).unwrap();
 
-    host.delete_neighbour(made.host_index, link.addresses[0])
+    host.delete_neighbour(made.host_index, link.addresses[0].addr())
         .unwrap();
     host.delete_address(made.host_index, IpNet::from(link.node_addresses[1]))
         .unwrap();

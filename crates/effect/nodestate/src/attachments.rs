@@ -54,6 +54,9 @@ pub struct Attachment {
     /// What the pod sends by this interface; absent: everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<IpNet>>,
+    /// The bridge that the link's end on the node is a port of; absent: routed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Bridge>,
     /// Whose it is, if the runtime said so.
     #[serde(default)]
     pub pod: Option<Pod>,
@@ -64,6 +67,19 @@ impl Attachment {
     pub fn is_complete(&self) -> bool {
         !self.addresses.is_empty()
     }
+}
+
+/// A bridge of pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// The pods' routers, with the length of their networks.
+    pub gateways: Vec<IpNet>,
+    /// Whether it is cut off from the node's other pods.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 /// SHA-256 of `CONTAINER/INTERFACE`, from which a link's names on the node come.

@@ -11,7 +11,7 @@ mod listing;
 mod pool;
 
 pub use attachments::{
-    Attachment, Attachments, Damaged, Listed, Pod, RecordError, Unsynced, digest,
+    Attachment, Attachments, Bridge, Damaged, Listed, Pod, RecordError, Unsynced, digest,
 };
 pub use durable::Durability;
 pub use listing::Listing;

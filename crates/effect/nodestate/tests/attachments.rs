@@ -29,6 +29,7 @@ fn record(key: AttachmentKey) -> Attachment {
         node_addresses: vec!["172.30.0.11".parse().unwrap()],
         mac: None,
         routes: None,
+        bridge: None,
         pod: Some(Pod {
             namespace: "default".to_owned(),
             name: "web-0".to_owned(),

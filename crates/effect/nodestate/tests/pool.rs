@@ -315,6 +315,7 @@ fn write_record(data_dir: &Path, container: &str, addresses: &[IpAddr]) {
         node_addresses: Vec::new(),
         mac: None,
         routes: None,
+        bridge: None,
         pod: None,
         key,
     };

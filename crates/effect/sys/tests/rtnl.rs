@@ -95,6 +95,7 @@ fn a_veth_pair_is_made_in_two_namespaces_under_its_final_names() {
             peer_mac: Some(peer_mac),
             mtu: Some(1450),
             alias: Some("weft:default/web"),
+            master: None,
         })
         .unwrap();
     assert_eq!(made.kind.as_deref(), Some("veth"));
@@ -165,9 +166,26 @@ fn links_are_changed_and_ports_join_and_leave_a_bridge() {
         .unwrap()
         .index;
     conversation.set_master(port, Some(bridge.index)).unwrap();
-    assert_eq!(conversation.link(port).unwrap().master, Some(bridge.index));
+    let joined = conversation.link(port).unwrap();
+    assert_eq!(joined.master, Some(bridge.index));
+    assert_eq!(joined.hairpin, Some(false));
+    let mut batch = Batch::new();
+    batch.set_hairpin(port, true);
+    conversation.run_all(&batch).unwrap();
+    assert_eq!(conversation.link(port).unwrap().hairpin, Some(true));
     conversation.set_master(port, None).unwrap();
-    assert_eq!(conversation.link(port).unwrap().master, None);
+    let left = conversation.link(port).unwrap();
+    assert_eq!((left.master, left.hairpin), (None, None));
+    // What is no port has no hairpin mode.
+    conversation.run_all(&batch).unwrap_err();
+    let born = VethSpec {
+        master: Some(bridge.index),
+        ..VethSpec::new("born", "there")
+    };
+    assert_eq!(
+        conversation.add_veth(born).unwrap().master,
+        Some(bridge.index)
+    );
     conversation
         .set_link(
             port,

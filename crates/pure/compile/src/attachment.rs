@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_desired::{
-    Entry, NextHop, Origin, PodLink, PodLinkKey, Route, RouteKey, RouteOwner, mark,
+    Bridge, Entry, NextHop, Origin, PodLink, PodLinkKey, Route, RouteKey, RouteOwner, mark,
 };
 use weft_model::ObjectKey;
 
@@ -47,6 +47,21 @@ pub struct Attachment {
     pub mac: Option<[u8; 6]>,
     /// What the pod sends by this interface; `None`: everything.
     pub routes: Option<Vec<IpNet>>,
+    /// The bridge it is a port of; `None`: routed.
+    pub bridge: Option<Place>,
+}
+
+/// The bridge of a network, as a record tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The network.
+    pub network: Arc<str>,
+    /// The bridge's name.
+    pub name: Arc<str>,
+    /// The pods' routers, one a subnet.
+    pub gateways: Vec<IpNet>,
+    /// Whether it is cut off from the node's other pods.
+    pub isolated: bool,
 }
 
 /// What a node holds for one attachment.
@@ -75,8 +90,13 @@ pub fn attachment(attachment: &Attachment) -> AttachmentItems {
         name,
         generation: 0,
     };
-    let routes = attachment
-        .addresses
+    let bridge = attachment.bridge.as_ref();
+    let reached = match bridge {
+        None => attachment.addresses.as_slice(),
+        // The route to the bridge's own network leads to all of its pods.
+        Some(_) => &[],
+    };
+    let routes = reached
         .iter()
         .map(|address| {
             let key = RouteKey {
@@ -92,12 +112,22 @@ pub fn attachment(attachment: &Attachment) -> AttachmentItems {
             (key, Entry { value, origin })
         })
         .collect();
-    let gateways: Vec<IpAddr> = attachment
-        .addresses
-        .iter()
-        .copied()
-        .map(gateway_like)
-        .collect();
+    let network = |address: IpAddr| match bridge {
+        None => (IpNet::from(address), Some(gateway_like(address))),
+        Some(place) => {
+            let mut gateways = place.gateways.iter();
+            match gateways.find(|gateway| gateway.contains(&address)) {
+                None => (IpNet::from(address), None),
+                Some(gateway) => (
+                    IpNet::new(address, gateway.prefix_len()).unwrap_or(IpNet::from(address)),
+                    Some(gateway.addr()),
+                ),
+            }
+        }
+    };
+    let (addresses, gateways): (Vec<IpNet>, Vec<Option<IpAddr>>) =
+        attachment.addresses.iter().copied().map(network).unzip();
+    let gateways: Vec<IpAddr> = gateways.into_iter().flatten().collect();
     let link = PodLink {
         alias: alias(attachment).into(),
         host_name,
@@ -118,7 +148,7 @@ pub fn attachment(attachment: &Attachment) -> AttachmentItems {
                 .collect(),
         },
         gateways,
-        addresses: attachment.addresses.clone(),
+        addresses,
         // An address of a family the pod does not speak is of no use on its link.
         node_addresses: attachment
             .node_addresses
@@ -126,9 +156,17 @@ pub fn attachment(attachment: &Attachment) -> AttachmentItems {
             .copied()
             .filter(|node| {
                 let addresses = &attachment.addresses;
-                addresses.iter().any(|pod| pod.is_ipv4() == node.is_ipv4())
+                bridge.is_none() && addresses.iter().any(|pod| pod.is_ipv4() == node.is_ipv4())
             })
             .collect(),
+        bridge: bridge.map(|place| Bridge {
+            name: place.name.clone(),
+            alias: cut(format!("{}{}", mark::BRIDGE_ALIAS, place.network)).into(),
+            mac: bridge_mac(&place.name),
+            mtu: attachment.mtu,
+            addresses: place.gateways.clone(),
+            isolated: place.isolated,
+        }),
     };
     let entry = Entry {
         value: link,
@@ -169,7 +207,7 @@ fn everything_like(address: IpAddr) -> IpNet {
 }
 
 fn alias(attachment: &Attachment) -> String {
-    let mut alias = match &attachment.pod {
+    cut(match &attachment.pod {
         Some(pod) => format!("{}{pod}", mark::LINK_ALIAS),
         None => format!(
             "{}{}/{}",
@@ -177,7 +215,10 @@ fn alias(attachment: &Attachment) -> String {
             attachment.key.container,
             attachment.key.interface
         ),
-    };
+    })
+}
+
+fn cut(mut alias: String) -> String {
     let mut end = alias.len().min(LONGEST_ALIAS);
     while !alias.is_char_boundary(end) {
         end -= 1;
@@ -196,6 +237,16 @@ fn mac(digest: &Digest, offset: usize) -> [u8; 6] {
     mac.copy_from_slice(&digest[offset..offset + 6]);
     mac[0] = (mac[0] & 0xfc) | 0x02;
     mac
+}
+
+/// Of a private kind too: two bytes for weft, and a hash of the name (FNV-1a), so that bridges
+/// of one node differ. With a mark in its address a bridge is known before its alias is set.
+fn bridge_mac(name: &str) -> [u8; 6] {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let [_, a, b, c] = hash.to_be_bytes();
+    [0x02, b'w', b'f', a, b, c]
 }
 
 fn hex(digit: u8) -> char {
@@ -232,6 +283,7 @@ mod tests {
             node_addresses: vec!["172.30.0.11".parse().unwrap()],
             mac: None,
             routes: None,
+            bridge: None,
         }
     }
 
@@ -270,6 +322,42 @@ mod tests {
         let whole = attachment(&sample()).link.1.value;
         let whole: Vec<String> = whole.routes.iter().map(ToString::to_string).collect();
         assert_eq!(whole, ["0.0.0.0/0", "::/0"]);
+    }
+
+    #[test]
+    fn a_port_of_a_bridge_has_its_network_and_router() {
+        let items = attachment(&Attachment {
+            bridge: Some(Place {
+                network: "weft".into(),
+                name: "cni0".into(),
+                gateways: ["10.244.9.1/24", "10.244.1.254/24", "fd00:10:244:1::1/64"]
+                    .map(|net| net.parse().unwrap())
+                    .to_vec(),
+                isolated: true,
+            }),
+            ..sample()
+        });
+        assert!(items.routes.is_empty());
+        let link = items.link.1.value;
+        let words = |nets: &[IpNet]| -> Vec<String> { nets.iter().map(IpNet::to_string).collect() };
+        assert_eq!(
+            words(&link.addresses),
+            ["10.244.1.5/24", "fd00:10:244:1::5/64"]
+        );
+        assert_eq!(
+            link.gateways,
+            ["10.244.1.254", "fd00:10:244:1::1"].map(|g| g.parse::<IpAddr>().unwrap())
+        );
+        assert_eq!(words(&link.routes), ["0.0.0.0/0", "::/0"]);
+        assert!(link.node_addresses.is_empty());
+        let bridge = link.bridge.unwrap();
+        assert_eq!(
+            (&*bridge.name, &*bridge.alias),
+            ("cni0", "weft:bridge/weft")
+        );
+        assert_eq!((bridge.mtu, bridge.addresses.len()), (1450, 3));
+        assert_eq!(bridge.mac[..3], [0x02, b'w', b'f']);
+        assert_ne!(bridge.mac, bridge_mac("cni1"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod table;
 pub use dns::{DnsTable, DomainName, NameRecords, NotADomainName, ServiceRecord};
 pub use health_check::{HealthCheck, ServiceKey};
 pub use host_port::HostPort;
-pub use link::{PodLink, PodLinkKey};
+pub use link::{Bridge, PodLink, PodLinkKey};
 pub use net::{IpFamily, Protocol, SocketKey};
 pub use node_nat::{LocalDetection, NodeNat, NodePortAddresses};
 pub use observed::{Door, Observed, ObservedOutside, Reason, Tally, View, Volume};

@@ -15,6 +15,12 @@ pub const LINK_NAME: &str = "weft";
 /// together are the mark.
 pub const LINK_ALIAS: &str = "weft:";
 
+/// What the aliases of pods' bridges start with; the network's name follows.
+pub const BRIDGE_ALIAS: &str = "weft:bridge/";
+
+/// The name of the table of pods' bridges, in nf_tables' family `inet`. The CNI plugin writes it.
+pub const BRIDGES: &str = "weft-bridges";
+
 /// The protocol number of routes to this node's pods. This one and
 /// [`ROUTE_FABRIC`] are given to nobody in `include/uapi/linux/rtnetlink.h` and
 /// iproute2's `rt_protos`.

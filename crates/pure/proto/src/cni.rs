@@ -14,6 +14,8 @@ mod environment;
 mod error;
 mod exercise;
 mod fields;
+mod link;
+mod loopback;
 mod name;
 mod port_mapping;
 mod ranges;
@@ -26,6 +28,8 @@ pub use config::{Config, DEFAULT_DATA_DIR, DEFAULT_MTU, DEFAULT_STATE_DIR, Remar
 pub use environment::{Command, Environment, PodIdentity};
 pub use error::{Code, Error};
 pub use exercise::exercise;
+pub use link::{Bridge, Link};
+pub use loopback::Loopback;
 pub use name::{AttachmentKey, ContainerId, InterfaceName, InvalidName, NetworkName};
 pub use port_mapping::PortMapping;
 pub use ranges::{Ipam, Range, RangeSet};

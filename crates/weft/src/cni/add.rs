@@ -4,24 +4,26 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use weft_compile::attachment;
 use weft_desired::PodLink;
 use weft_nodestate::{
-    Attachment, Attachments, Durability, Held, Pod, Pool, RecordError, Unsynced, digest,
+    Attachment, Attachments, Bridge, Durability, Held, Pod, Pool, RecordError, Unsynced, digest,
 };
-use weft_proto::cni::{AddResult, Attach, Error, Interface, IpConfig, Route};
+use weft_proto::cni::{AddResult, Attach, Code, Error, Interface, IpConfig, Link, Route};
 use weft_sys::namespace;
 use weft_sys::rtnl::Mac;
 
 use super::{
-    compiled, del, host_port, link, note, open_namespace, pool_error, record_error, sysctl,
+    chained, compiled, del, host_port, link, note, open_namespace, pool_error, record_error, sysctl,
 };
 
 /// Attaches a container; called again after a failure or a crash it goes on from
 /// where it is.
 pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     let namespace = open_namespace(&request.netns)?;
+    if let (Link::Absent, Some(previous)) = (&request.link, &request.previous) {
+        return chained::add(request, namespace.as_fd(), previous);
+    }
     let intent = intent(request, namespace.as_fd());
     let records = Attachments::under(Path::new(&request.config.state_dir));
     let before = match records.read(&request.key) {
@@ -46,6 +48,7 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         &request.config.network,
         &records,
     );
+    routers_are_free(request, &pool)?;
     let held = match &before {
         None => {
             // Survives the process, not a power cut: after one no container is left
@@ -111,6 +114,32 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     })
 }
 
+/// Before the bridge has an address it must be no pod's, from when pods here had routed links.
+fn routers_are_free(request: &Attach, pool: &Pool) -> Result<(), Error> {
+    let Link::Bridge(bridge) = &request.link else {
+        return Ok(());
+    };
+    for gateway in &bridge.gateways {
+        let address = gateway.addr();
+        if pool
+            .is_anothers(&request.key, address)
+            .map_err(|error| pool_error(&error))?
+        {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                format!(
+                    "bridge: {} would have {address}, which a pod has",
+                    bridge.name
+                ),
+            )
+            .with_details(
+                "end that pod (`weft ipam show` names it), or give the range another gateway",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Works while the disk does. The record has to be there before the kernel is touched, and on
 /// disk before ADD answers: a power cut in between takes the link along.
 fn while_synced(
@@ -136,7 +165,12 @@ fn while_synced(
 fn open_ports(request: &Attach, record: &Attachment, link: &PodLink) -> Result<(), Error> {
     let node = &request.node_addresses;
     let ports = host_port::compiled(&request.mappings, node, &record.addresses);
-    host_port::set(&record.key, &ports, &record.addresses, &link.host_name)
+    // What answers at the node's own loopback address comes in by the bridge.
+    let device = link
+        .bridge
+        .as_ref()
+        .map_or(&link.host_name, |bridge| &bridge.name);
+    host_port::set(&record.key, &ports, &record.addresses, device)
 }
 
 /// The record of an ADD that has begun.
@@ -153,6 +187,14 @@ fn intent(request: &Attach, namespace: BorrowedFd<'_>) -> Attachment {
         node_addresses: request.node_addresses.clone(),
         mac: request.mac,
         routes: request.ipam.routes.clone(),
+        bridge: match &request.link {
+            Link::Bridge(bridge) => Some(Bridge {
+                name: bridge.name.as_str().to_owned(),
+                gateways: bridge.gateways.clone(),
+                isolated: bridge.isolated,
+            }),
+            Link::Routed | Link::Absent => None,
+        },
         pod: request.pod.as_ref().map(|pod| Pod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
@@ -180,15 +222,23 @@ pub(super) fn result(request: &Attach, link: &PodLink) -> AddResult {
         let mut gateways = link.gateways.iter().copied();
         gateways.find(|gateway| gateway.is_ipv4() == address.is_ipv4())
     };
+    let bridge = link.bridge.as_ref().map(|bridge| Interface {
+        name: bridge.name.to_string(),
+        mac: Some(Mac(bridge.mac).to_string()),
+        mtu: Some(bridge.mtu),
+        ..Interface::default()
+    });
+    let interfaces: Vec<Interface> = bridge.into_iter().chain([host, pod]).collect();
+    let last = interfaces.len() - 1;
     AddResult {
-        interfaces: vec![host, pod],
+        interfaces,
         ips: link
             .addresses
             .iter()
             .map(|address| IpConfig {
-                interface: Some(1),
-                address: IpNet::from(*address),
-                gateway: gateway_like(*address),
+                interface: Some(last),
+                address: *address,
+                gateway: gateway_like(address.addr()),
             })
             .collect(),
         routes: link

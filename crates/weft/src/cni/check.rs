@@ -5,15 +5,22 @@ use std::path::Path;
 
 use weft_desired::PodLink;
 use weft_nodestate::{Attachments, Pool, RecordError};
-use weft_proto::cni::{AddResult, Attach, Code, Error};
+use weft_proto::cni::{AddResult, Attach, Code, Error, Link};
 
 use super::add::result;
-use super::{compiled, host_port, link, open_namespace, pool_error, record_error, sysctl};
+use super::{chained, compiled, host_port, link, open_namespace, pool_error, record_error, sysctl};
 
 /// Compares the attachment with its record, and what ADD answered with both. All
 /// differences are found before any is reported.
 pub(super) fn check(request: &Attach) -> Result<(), Error> {
     let namespace = open_namespace(&request.netns)?;
+    if request.link == Link::Absent {
+        let differences = chained::verify(request, namespace.as_fd())?;
+        return match differences.is_empty() {
+            true => Ok(()),
+            false => Err(failed(request, &differences)),
+        };
+    }
     let records = Attachments::under(Path::new(&request.config.state_dir));
     let record = match records.read(&request.key) {
         Ok(Some(record)) if record.is_complete() => record,

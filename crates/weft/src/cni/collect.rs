@@ -16,6 +16,10 @@ use super::{chain, del, live, note, pool_error, record_error};
 /// namespace. Everything is looked at twice, the second time right before it is freed, for a
 /// container of the same name may have come meanwhile. The rest is named and left.
 pub(super) fn gc(request: &Collect) -> Result<(), Error> {
+    if request.config.is_chained {
+        // The reservations of that name are another plugin's.
+        return Ok(());
+    }
     let records = Attachments::under(Path::new(&request.config.state_dir));
     let pool = Pool::under(
         Path::new(&request.config.data_dir),
@@ -133,6 +137,9 @@ fn free(orphans: &[Reservation], records: &Attachments, pool: &Pool) -> Result<(
 /// Whether an ADD could succeed now: the disk takes a file, the kernel talks, and each set
 /// has an address left.
 pub(super) fn status(request: &Status) -> Result<(), Error> {
+    if request.config.is_chained {
+        return Ok(());
+    }
     let records = Attachments::under(Path::new(&request.config.state_dir));
     let pool = Pool::under(
         Path::new(&request.config.data_dir),

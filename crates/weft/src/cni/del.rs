@@ -6,11 +6,14 @@ use weft_compile::attachment;
 use weft_nodestate::{Attachment, Attachments, Held, Pool, RecordError, digest};
 use weft_proto::cni::{AttachmentKey, Detach, Error};
 
-use super::{host_port, link, note, pool_error, record_error};
+use super::{chained, host_port, link, note, pool_error, record_error};
 
 /// Detaches a container. What is gone already is no error, and the pod's namespace is
 /// not needed: the link goes with its end on the node.
 pub(super) fn del(request: &Detach) -> Result<(), Error> {
+    if request.config.is_chained {
+        return chained::del(request);
+    }
     let records = Attachments::under(Path::new(&request.config.state_dir));
     match records.read(&request.key) {
         Ok(Some(record)) => undo(&records, &record),

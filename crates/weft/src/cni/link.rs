@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use weft_desired::PodLink;
-use weft_kernel::pod_link;
+use weft_kernel::{bridge, bridge_rules, pod_link};
 use weft_proto::cni::{AttachmentKey, Code, Error};
 use weft_sys::rtnl::Conversation;
 
@@ -31,11 +31,15 @@ pub(super) fn attach(
     {
         let deviations = pod_link::check(&mut host, pod, interface, link);
         if deviations.is_ok_and(|deviations| deviations.is_empty()) {
-            return Ok(());
+            return rules(key, link);
         }
         remove(&mut host, &link.host_name)?;
     }
+    rules(key, link)?;
     pod_link::set_up(&mut host, pod, interface, link).map_err(|error| {
+        if let pod_link::Error::Bridge(bridge::Error::Conflict { .. }) = &error {
+            return Error::new(Code::InvalidConfig, chain(&error));
+        }
         let answer = failed(&error);
         if is_taken(&error) {
             answer.with_details(format!(
@@ -50,6 +54,23 @@ pub(super) fn attach(
     Ok(())
 }
 
+/// The rules about the link's bridge. They come first: no pod is on it before they hold.
+fn rules(key: &AttachmentKey, link: &PodLink) -> Result<(), Error> {
+    let Some(bridge) = &link.bridge else {
+        return Ok(());
+    };
+    bridge_rules::set(bridge).map_err(|error| {
+        Error::new(
+            Code::Kernel,
+            format!(
+                "cannot write the rules of bridge {} for {key}: {}",
+                bridge.name,
+                chain(&error)
+            ),
+        )
+    })
+}
+
 /// Removes a link by the name of its end on the node; the other end, its addresses and
 /// all routes go with it. No link is no error.
 pub(super) fn detach(host_name: &str) -> Result<(), Error> {
@@ -62,14 +83,25 @@ pub(super) fn verify(
     pod: BorrowedFd<'_>,
     link: &PodLink,
 ) -> Result<Vec<String>, Error> {
-    let deviations = pod_link::check(&mut conversation()?, pod, key.interface.as_str(), link);
-    match deviations {
-        Ok(deviations) => Ok(deviations.iter().map(ToString::to_string).collect()),
-        Err(error) => Err(Error::new(
+    let failed = |error: &dyn std::error::Error| {
+        Error::new(
             Code::Kernel,
-            format!("cannot check {key}: {}", chain(&error)),
-        )),
+            format!("cannot check {key}: {}", chain(error)),
+        )
+    };
+    let interface = key.interface.as_str();
+    let deviations = pod_link::check(&mut conversation()?, pod, interface, link)
+        .map_err(|error| failed(&error))?;
+    let mut words: Vec<String> = deviations.iter().map(ToString::to_string).collect();
+    if let Some(bridge) = &link.bridge
+        && !bridge_rules::hold(bridge).map_err(|error| failed(&error))?
+    {
+        words.push(format!(
+            "the rules of bridge {} are not in force",
+            bridge.name
+        ));
     }
+    Ok(words)
 }
 
 fn remove(host: &mut Conversation, name: &str) -> Result<(), Error> {
@@ -97,6 +129,7 @@ fn remove(host: &mut Conversation, name: &str) -> Result<(), Error> {
         Err(
             error @ (pod_link::Error::Host { .. }
             | pod_link::Error::Pod { .. }
+            | pod_link::Error::Bridge(_)
             | pod_link::Error::Setting { .. }),
         ) => Err(failed(&error)),
     }
@@ -107,7 +140,9 @@ fn is_taken(error: &pod_link::Error) -> bool {
         pod_link::Error::Host { source, .. } | pod_link::Error::Pod { source, .. } => {
             source.is_exists()
         }
-        pod_link::Error::Setting { .. } | pod_link::Error::Foreign { .. } => false,
+        pod_link::Error::Setting { .. }
+        | pod_link::Error::Bridge(_)
+        | pod_link::Error::Foreign { .. } => false,
     }
 }
 

@@ -267,6 +267,7 @@ mod tests {
             node_addresses: Vec::new(),
             mac: None,
             routes: None,
+            bridge: None,
             pod: None,
         };
         Recorded {

@@ -7,6 +7,8 @@
 )]
 
 mod asked;
+mod bridge;
+mod bridge_conflicts;
 mod chains;
 mod containerd;
 mod enclosure;

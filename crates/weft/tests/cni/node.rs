@@ -21,6 +21,8 @@ pub(crate) struct Node {
     pub(crate) outside: Namespace,
     pub(crate) root: TempDir,
     ranges: Value,
+    /// Fields of the configuration that are not every node's.
+    pub(crate) fields: Value,
 }
 
 /// What the plugin answered.
@@ -87,11 +89,19 @@ impl Node {
             outside,
             root,
             ranges: json!(ranges),
+            fields: json!({}),
         }
     }
 
+    /// The same whose pods are on a bridge.
+    pub(crate) fn bridged(ranges: &[&str]) -> Self {
+        let mut node = Self::new(ranges);
+        node.fields = json!({"link": "bridge"});
+        node
+    }
+
     pub(crate) fn config(&self) -> Value {
-        json!({
+        let mut config = json!({
             "cniVersion": "1.1.0",
             "name": "weft",
             "type": "weft",
@@ -103,7 +113,11 @@ impl Node {
                 "ranges": self.ranges,
                 "dataDir": self.root.path().join("networks"),
             },
-        })
+        });
+        for (key, value) in self.fields.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
     }
 
     pub(crate) fn command(&self, command: &str, container: &str, netns: &str) -> Command {
@@ -155,6 +169,16 @@ impl Node {
             .collect();
         found.sort_unstable();
         found
+    }
+
+    /// Takes the bridge away, which no pod needs any more; nothing may be on it.
+    pub(crate) fn remove_bridge(&self, name: &str) {
+        let ports = self
+            .namespace
+            .output("ip", ["link", "show", "master", name])
+            .unwrap();
+        assert_eq!(ports, "");
+        self.namespace.output("ip", ["link", "del", name]).unwrap();
     }
 
     /// Nothing of any pod is left: no link, no route, no reservation, no record.

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use netlink_packet_core::{DefaultNla, Parseable};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::{Batch, Conversation, Error, NLM_F_CREATE, NLM_F_EXCL, malformed, payload};
@@ -79,6 +79,8 @@ pub struct Link {
     pub alias: Option<String>,
     /// The bridge it is a port of.
     pub master: Option<u32>,
+    /// As a port of a bridge, whether it sends back what came in by it; `None` if it is no port.
+    pub hairpin: Option<bool>,
     /// The other end's number: in the same namespace, or in `peer_namespace`.
     pub peer: Option<u32>,
     /// This namespace's id for the namespace of the other end; -1 for one it has no id for.
@@ -89,6 +91,8 @@ pub struct Link {
     pub running: bool,
     /// The loopback device.
     pub loopback: bool,
+    /// Somebody asked it to take what is not for it.
+    pub promiscuous: bool,
     /// What went through it.
     pub statistics: Statistics,
 }
@@ -127,6 +131,8 @@ pub struct VethSpec<'a> {
     pub mtu: Option<u32>,
     /// This end's alias.
     pub alias: Option<&'a str>,
+    /// The bridge this end is a port of.
+    pub master: Option<u32>,
 }
 
 impl<'a> VethSpec<'a> {
@@ -141,6 +147,7 @@ impl<'a> VethSpec<'a> {
             peer_mac: None,
             mtu: None,
             alias: None,
+            master: None,
         }
     }
 }
@@ -263,6 +270,9 @@ impl Conversation {
                 .push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
         }
         let mut message = described(spec.name, spec.mac, spec.mtu);
+        message
+            .attributes
+            .extend(spec.master.map(LinkAttribute::Controller));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -411,6 +421,28 @@ impl Batch {
         self.requests.push(set_request(index, change));
         self
     }
+
+    /// Whether a port of a bridge sends back what came in by it. Refused for a link that is no
+    /// port.
+    pub fn set_hairpin(&mut self, index: u32, on: bool) -> &mut Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+                on,
+            )])),
+        ]));
+        self.requests.push(Request {
+            operation: "set hairpin mode of link",
+            object: format!("with index {index}"),
+            // RTM_SETLINK does not look at what belongs to a kind of link.
+            kind: RTM_NEWLINK,
+            flags: 0,
+            payload: payload(&message),
+        });
+        self
+    }
 }
 
 fn described(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkMessage {
@@ -512,11 +544,13 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
         mtu: 0,
         alias: None,
         master: None,
+        hairpin: None,
         peer: None,
         peer_namespace: None,
         up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Running),
         loopback: flags.contains(LinkFlags::Loopback),
+        promiscuous: flags.contains(LinkFlags::Promisc),
         statistics: Statistics::default(),
     };
     for attribute in message.attributes {
@@ -548,6 +582,12 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
             for info in infos {
                 if let LinkInfo::Kind(kind) = info {
                     link.kind = Some(kind.to_string());
+                } else if let LinkInfo::PortData(InfoPortData::BridgePort(attributes)) = info {
+                    for attribute in attributes {
+                        if let InfoBridgePort::HairpinMode(on) = attribute {
+                            link.hairpin = Some(on);
+                        }
+                    }
                 }
             }
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fields::{Fields, invalid, items, text, unsupported};
 use super::port_mapping::port_mappings;
-use super::{Error, PortMapping, Remark};
+use super::{Code, Error, PortMapping, Remark};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -18,18 +18,44 @@ pub(super) struct Asked {
     pub(super) mac: Option<[u8; 6]>,
 }
 
+impl Asked {
+    /// `IP` and `MAC` of `CNI_ARGS`, as the reference plugins read them; several addresses have
+    /// commas between them.
+    pub(super) fn of_arguments(ip: &str, mac: &str) -> Result<Self, Error> {
+        let in_environment = |error: Error| Error {
+            code: Code::InvalidEnvironment,
+            ..error
+        };
+        let mut asked = Asked::default();
+        for text in ip.split(',').filter(|text| !text.is_empty()) {
+            address("CNI_ARGS: IP", text, &mut asked.addresses).map_err(in_environment)?;
+        }
+        if !mac.is_empty() {
+            asked.mac = Some(ethernet("CNI_ARGS: MAC", mac).map_err(in_environment)?);
+        }
+        Ok(asked)
+    }
+}
+
+/// What is said nearer to the pod counts: `CNI_ARGS`, then `args.cni`, then `runtimeConfig`.
 pub(super) fn asked(
     runtime: Option<&Value>,
     args: Option<&Value>,
+    variables: Asked,
     remarks: &mut Vec<Remark>,
 ) -> Result<Asked, Error> {
-    let mut asked = Asked::default();
+    let mut asked = variables;
     if let Some(section) = args {
         let mut fields = Fields::of("args", section)?;
         if let Some(section) = fields.take("cni") {
             let mut fields = Fields::of("args.cni", section)?;
-            asked.addresses = addresses("args.cni.ips", fields.take("ips"))?;
-            asked.mac = mac("args.cni.mac", fields.take("mac"))?;
+            let ips = addresses("args.cni.ips", fields.take("ips"))?;
+            if !ips.is_empty() {
+                asked.addresses = ips;
+            }
+            if let Some(value) = fields.take("mac") {
+                asked.mac = Some(mac("args.cni.mac", value)?);
+            }
             fields.finish(remarks);
         }
         fields.finish(remarks);
@@ -44,7 +70,7 @@ pub(super) fn asked(
             _ if is_empty(value) => {}
             "portMappings" => asked.mappings = port_mappings(&path, value)?,
             "ips" => asked.addresses = addresses(&path, Some(value))?,
-            "mac" => asked.mac = mac(&path, Some(value))?,
+            "mac" => asked.mac = Some(mac(&path, value)?),
             _ => {
                 return Err(unsupported(
                     &path,
@@ -64,30 +90,34 @@ fn addresses(path: &str, list: Option<&Value>) -> Result<Vec<(String, IpAddr)>, 
     };
     let mut addresses: Vec<(String, IpAddr)> = Vec::new();
     for (path, value) in items(path, list)? {
-        let text = text(&path, value)?;
-        let address: Result<IpAddr, _> = text.parse();
-        let address = address
-            .or_else(|_| text.parse::<IpNet>().map(|net| net.addr()))
-            .map_err(|_| invalid(&path, &format!("{text:?} is not an IP address")))?;
-        if addresses
-            .iter()
-            .any(|(_, other)| other.is_ipv4() == address.is_ipv4())
-        {
-            return Err(invalid(
-                &path,
-                &format!("{address} is a second address of its family"),
-            ));
-        }
-        addresses.push((path, address));
+        address(&path, text(&path, value)?, &mut addresses)?;
     }
     Ok(addresses)
 }
 
-fn mac(path: &str, value: Option<&Value>) -> Result<Option<[u8; 6]>, Error> {
-    let Some(value) = value else {
-        return Ok(None);
-    };
-    let text = text(path, value)?;
+fn address(path: &str, text: &str, into: &mut Vec<(String, IpAddr)>) -> Result<(), Error> {
+    let address: Result<IpAddr, _> = text.parse();
+    let address = address
+        .or_else(|_| text.parse::<IpNet>().map(|net| net.addr()))
+        .map_err(|_| invalid(path, &format!("{text:?} is not an IP address")))?;
+    if into
+        .iter()
+        .any(|(_, other)| other.is_ipv4() == address.is_ipv4())
+    {
+        return Err(invalid(
+            path,
+            &format!("{address} is a second address of its family"),
+        ));
+    }
+    into.push((path.to_owned(), address));
+    Ok(())
+}
+
+fn mac(path: &str, value: &Value) -> Result<[u8; 6], Error> {
+    ethernet(path, text(path, value)?)
+}
+
+fn ethernet(path: &str, text: &str) -> Result<[u8; 6], Error> {
     let complain = |complaint: &str| Err(invalid(path, &format!("{text:?} {complaint}")));
     let mut mac = [0; 6];
     let mut parts = text.split([':', '-']);
@@ -108,7 +138,7 @@ fn mac(path: &str, value: Option<&Value>) -> Result<Option<[u8; 6]>, Error> {
     if mac == [0; 6] {
         return complain("is no address");
     }
-    Ok(Some(mac))
+    Ok(mac)
 }
 
 /// A capability whose value asks for nothing.

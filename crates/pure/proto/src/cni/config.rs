@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::asked::asked;
+use super::asked::{Asked, asked};
 use super::fields::{Fields, invalid, missing, parse, text};
+use super::link::{is_absent, link};
 use super::ranges::{absolute, data_dir, ipam};
 use super::result::{Dns, dns};
 use super::sysctl::sysctls;
-use super::{AddResult, Code, Error, Ipam, NetworkName, PortMapping, Sysctl, Version};
+use super::{AddResult, Code, Error, Ipam, Link, NetworkName, PortMapping, Sysctl, Version};
 
 /// Where host-local keeps its reservations, and so do we (`ipam.dataDir`).
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
@@ -52,6 +53,9 @@ pub struct Config {
     pub state_dir: String,
     /// `ipam.dataDir`: [`DEFAULT_DATA_DIR`] unless given.
     pub data_dir: String,
+    /// `link` is `none`: another plugin of the list made the interface and gave out the
+    /// addresses.
+    pub is_chained: bool,
     /// Fields without effect, for the log.
     pub remarks: Vec<Remark>,
 }
@@ -59,6 +63,7 @@ pub struct Config {
 /// What only ADD, CHECK and STATUS need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LinkConfig {
+    pub(super) link: Link,
     pub(super) mtu: u32,
     pub(super) node_addresses: Vec<IpAddr>,
     pub(super) mappings: Vec<PortMapping>,
@@ -110,13 +115,19 @@ impl Config {
             network,
             state_dir: absolute(&mut fields, "stateDir", DEFAULT_STATE_DIR)?,
             data_dir: data_dir(document)?,
+            is_chained: is_absent(document),
             remarks: Vec::new(),
         })
     }
 }
 
 impl LinkConfig {
-    pub(super) fn read(document: &Value, remarks: &mut Vec<Remark>) -> Result<Self, Error> {
+    /// `variables` is what `CNI_ARGS` asks for.
+    pub(super) fn read(
+        document: &Value,
+        variables: Asked,
+        remarks: &mut Vec<Remark>,
+    ) -> Result<Self, Error> {
         let mut fields = Fields::of("", document)?;
         fields.ignore(&[
             "cniVersion",
@@ -130,7 +141,19 @@ impl LinkConfig {
             "cni.dev/valid-attachments",
             "cni.dev/attachments",
         ]);
-        let mut ipam = ipam(fields.take("ipam"), remarks)?;
+        let section = fields.take("ipam");
+        let mut ipam = match (is_absent(document), section) {
+            (false, section) => ipam(section, remarks)?,
+            (true, None) => Ipam::nothing(),
+            (true, Some(_)) => {
+                return Err(invalid(
+                    "ipam",
+                    "the plugin that made the link gives out its addresses; with link none \
+                     leave it out",
+                ));
+            }
+        };
+        let link = link(&mut fields, &mut ipam)?;
         let mtu = fields.take_u32("mtu")?.unwrap_or(DEFAULT_MTU);
         let smallest = if ipam.sets.iter().all(super::RangeSet::is_ipv4) {
             SMALLEST_MTU
@@ -160,9 +183,17 @@ impl LinkConfig {
             }
             node_addresses.push(address);
         }
-        let asked = asked(fields.take("runtimeConfig"), fields.take("args"), remarks)?;
-        for (path, address) in &asked.addresses {
-            ipam.ask(path, *address)?;
+        let asked = asked(
+            fields.take("runtimeConfig"),
+            fields.take("args"),
+            variables,
+            remarks,
+        )?;
+        // Where another plugin makes the link, it is asked too.
+        if link != Link::Absent {
+            for (path, address) in &asked.addresses {
+                ipam.ask(path, *address)?;
+            }
         }
         let sysctls = sysctls("sysctl", fields.take("sysctl"))?;
         let dns = dns("dns", fields.take("dns"), remarks)?;
@@ -172,6 +203,7 @@ impl LinkConfig {
             .transpose()?;
         fields.finish(remarks);
         Ok(Self {
+            link,
             mtu,
             node_addresses,
             mappings: asked.mappings,

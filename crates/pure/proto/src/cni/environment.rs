@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::asked::Asked;
 use super::{Code, ContainerId, Error, InterfaceName, InvalidName};
 
 /// `CNI_COMMAND`.
@@ -116,29 +117,10 @@ impl Environment {
         self.netns.as_deref()
     }
 
-    /// The pod named in `CNI_ARGS`, a list `KEY=VALUE;KEY=VALUE`. Other keys are
-    /// the runtime's or another plugin's and mean nothing here.
+    /// The pod named in `CNI_ARGS`.
     pub(super) fn pod(&self) -> Result<Option<PodIdentity>, Error> {
-        let mut namespace = "";
-        let mut name = "";
-        let mut uid = "";
-        for pair in self.args.as_deref().unwrap_or_default().split(';') {
-            if pair.is_empty() {
-                continue;
-            }
-            let Some((key, value)) = pair.split_once('=') else {
-                return Err(wrong(
-                    "CNI_ARGS",
-                    &format!("{pair:?} is not of the form KEY=VALUE"),
-                ));
-            };
-            match key {
-                "K8S_POD_NAMESPACE" => namespace = value,
-                "K8S_POD_NAME" => name = value,
-                "K8S_POD_UID" => uid = value,
-                _ => {}
-            }
-        }
+        let namespace = self.argument("K8S_POD_NAMESPACE")?;
+        let name = self.argument("K8S_POD_NAME")?;
         match (namespace, name) {
             // podman says only how its container is called.
             ("", _) => Ok(None),
@@ -149,9 +131,35 @@ impl Environment {
             (namespace, name) => Ok(Some(PodIdentity {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
-                uid: uid.to_owned(),
+                uid: self.argument("K8S_POD_UID")?.to_owned(),
             })),
         }
+    }
+
+    /// The addresses that `CNI_ARGS` asks for.
+    pub(super) fn asked(&self) -> Result<Asked, Error> {
+        Asked::of_arguments(self.argument("IP")?, self.argument("MAC")?)
+    }
+
+    /// A value of `CNI_ARGS`, a list `KEY=VALUE;KEY=VALUE`, the last one counting; empty
+    /// without one. Other keys are the runtime's or another plugin's and mean nothing here.
+    fn argument(&self, wanted: &str) -> Result<&str, Error> {
+        let mut found = "";
+        for pair in self.args.as_deref().unwrap_or_default().split(';') {
+            if pair.is_empty() {
+                continue;
+            }
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(wrong(
+                    "CNI_ARGS",
+                    &format!("{pair:?} is not of the form KEY=VALUE"),
+                ));
+            };
+            if key == wanted {
+                found = value;
+            }
+        }
+        Ok(found)
     }
 }
 

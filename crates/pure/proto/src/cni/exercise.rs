@@ -50,6 +50,9 @@ pub fn exercise(data: &[u8]) {
         Ok(Request::Version(version)) => {
             version_answer(version);
         }
+        Ok(Request::Loopback(loopback)) => {
+            loopback.answer().to_json(loopback.version);
+        }
         Ok(Request::Del(_) | Request::Gc(_) | Request::Status(_)) => {}
     }
 }

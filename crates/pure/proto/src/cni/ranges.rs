@@ -18,6 +18,8 @@ pub struct Range {
     pub first: IpAddr,
     /// The highest address to give out.
     pub last: IpAddr,
+    /// `gateway`: the subnet's router, where the configuration says it.
+    pub gateway: Option<IpAddr>,
 }
 
 impl Range {
@@ -38,6 +40,7 @@ impl Range {
             subnet,
             first: address(first, subnet.addr().is_ipv4()),
             last: address(last, subnet.addr().is_ipv4()),
+            gateway: None,
         }
     }
 
@@ -101,6 +104,17 @@ pub struct Ipam {
 const LONGEST_LIST: usize = 4096;
 
 impl Ipam {
+    /// Gives out nothing.
+    pub(super) fn nothing() -> Self {
+        Self {
+            sets: Vec::new(),
+            reserved: BTreeSet::new(),
+            excluded: BTreeSet::new(),
+            asked: Vec::new(),
+            routes: None,
+        }
+    }
+
     /// Notes that the runtime asks for an address, at a path.
     pub(super) fn ask(&mut self, path: &str, address: IpAddr) -> Result<(), Error> {
         if !self.sets.iter().any(|set| set.contains(address)) {
@@ -330,7 +344,8 @@ fn range(
     if let Some(last) = bound("rangeEnd")? {
         range.last = last;
     }
-    excluded.extend(bound("gateway")?);
+    range.gateway = bound("gateway")?;
+    excluded.extend(range.gateway);
     if range.first > range.last {
         return Err(invalid(
             path,

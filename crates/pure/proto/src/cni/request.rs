@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use super::asked::Asked;
 use super::config::{LinkConfig, decode, version};
 use super::fields::{Fields, invalid, missing};
 use super::{
     AddResult, AttachmentKey, Code, Command, Config, ContainerId, Dns, Environment, Error,
-    InterfaceName, Ipam, PodIdentity, PortMapping, Sysctl, Version,
+    InterfaceName, Ipam, Link, Loopback, PodIdentity, PortMapping, Sysctl, Version,
 };
 
 /// What a runtime asks for.
@@ -27,6 +28,8 @@ pub enum Request {
     Status(Status),
     /// Say which versions are spoken, in this version.
     Version(Version),
+    /// Any other verb, where the plugin is called as `loopback`.
+    Loopback(Loopback),
 }
 
 /// ADD and CHECK.
@@ -40,6 +43,8 @@ pub struct Attach {
     pub pod: Option<PodIdentity>,
     /// The network.
     pub config: Config,
+    /// `link`, with what belongs to it.
+    pub link: Link,
     /// `mtu`, bytes.
     pub mtu: u32,
     /// `nodeAddresses`: at most one a family.
@@ -68,6 +73,9 @@ pub struct Detach {
     pub netns: Option<String>,
     /// The network.
     pub config: Config,
+    /// `prevResult`, if it is there and can be read: only what another plugin attached is
+    /// detached by it.
+    pub previous: Option<AddResult>,
 }
 
 /// GC.
@@ -141,9 +149,16 @@ impl Request {
                 ),
             ));
         }
+        if Loopback::is_meant(document) {
+            return Loopback::read(command, environment, version, document).map(Request::Loopback);
+        }
         match command {
             Command::Version => Ok(Request::Version(version)),
-            Command::Add => attach(environment, version, document).map(Request::Add),
+            Command::Add => {
+                let attach = attach(environment, version, document)?;
+                fits_the_chain(&attach)?;
+                Ok(Request::Add(attach))
+            }
             Command::Check => {
                 let attach = attach(environment, version, document)?;
                 if attach.previous.is_none() {
@@ -155,6 +170,9 @@ impl Request {
                 key: key(environment)?,
                 netns: environment.optional_netns().map(str::to_owned),
                 config: Config::read(version, document)?,
+                previous: document
+                    .get("prevResult")
+                    .and_then(|value| AddResult::read("prevResult", value, &mut Vec::new()).ok()),
             })),
             Command::Gc => {
                 let config = Config::read(version, document)?;
@@ -163,7 +181,7 @@ impl Request {
             }
             Command::Status => {
                 let mut config = Config::read(version, document)?;
-                let link = LinkConfig::read(document, &mut config.remarks)?;
+                let link = LinkConfig::read(document, Asked::default(), &mut config.remarks)?;
                 Ok(Request::Status(Status {
                     config,
                     ipam: link.ipam,
@@ -180,6 +198,7 @@ impl Request {
             Request::Gc(collect) => collect.config.version,
             Request::Status(status) => status.config.version,
             Request::Version(version) => *version,
+            Request::Loopback(loopback) => loopback.version,
         }
     }
 
@@ -190,7 +209,7 @@ impl Request {
             Request::Del(detach) => &detach.config.remarks,
             Request::Gc(collect) => &collect.config.remarks,
             Request::Status(status) => &status.config.remarks,
-            Request::Version(_) => &[],
+            Request::Version(_) | Request::Loopback(_) => &[],
         }
     }
 }
@@ -211,12 +230,13 @@ fn attach(
     let netns = environment.netns()?.to_owned();
     let pod = environment.pod()?;
     let mut config = Config::read(version, document)?;
-    let link = LinkConfig::read(document, &mut config.remarks)?;
+    let link = LinkConfig::read(document, environment.asked()?, &mut config.remarks)?;
     Ok(Box::new(Attach {
         key,
         netns,
         pod,
         config,
+        link: link.link,
         mtu: link.mtu,
         node_addresses: link.node_addresses,
         mappings: link.mappings,
@@ -226,6 +246,46 @@ fn attach(
         dns: link.dns,
         previous: link.previous,
     }))
+}
+
+/// One plugin of a list makes the pod's interface, and those behind it find it in `prevResult`.
+fn fits_the_chain(attach: &Attach) -> Result<(), Error> {
+    let stands = attach
+        .previous
+        .iter()
+        .flat_map(|previous| &previous.interfaces)
+        .position(|there| {
+            there.name == attach.key.interface.as_str()
+                && there.sandbox.as_ref() == Some(&attach.netns)
+        });
+    match (&attach.link, stands) {
+        (Link::Absent, None) => Err(invalid(
+            "link",
+            &format!(
+                "it is none, and no plugin of the list before this one made {} in {}",
+                attach.key.interface, attach.netns
+            ),
+        )),
+        (Link::Absent, Some(_)) if attach.config.version < Version::V0_4_0 => {
+            if attach.mappings.is_empty() {
+                return Ok(());
+            }
+            // Before 0.4.0 DEL is not told what ADD was: the ports would stay.
+            Err(invalid(
+                "runtimeConfig.portMappings",
+                &format!("with link none they need cniVersion {}", Version::V0_4_0),
+            ))
+        }
+        (Link::Routed | Link::Bridge(_), Some(index)) => Err(invalid(
+            &format!("prevResult.interfaces[{index}]"),
+            &format!(
+                "{} is there already; to pass it through write \"link\": \"none\" and leave \
+                 ipam out",
+                attach.key.interface
+            ),
+        )),
+        (Link::Absent, Some(_)) | (Link::Routed | Link::Bridge(_), None) => Ok(()),
+    }
 }
 
 /// Absent is an error: it must never mean that everything is dead.
