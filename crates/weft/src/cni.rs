@@ -10,6 +10,7 @@
 
 mod add;
 mod chained;
+mod bandwidth;
 mod check;
 mod collect;
 mod del;
@@ -18,6 +19,7 @@ pub(crate) mod install;
 mod link;
 pub(crate) mod live;
 mod loopback;
+pub(crate) mod pod_rules;
 mod sysctl;
 
 use std::io::{self, Read, Write};

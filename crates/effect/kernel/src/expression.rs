@@ -1,5 +1,7 @@
 //! What rules of several tables are made of.
 
+use std::net::IpAddr;
+
 use weft_sys::nft::{BitOperation, CtKey, Expression, PayloadBase, Register};
 
 // Where addresses stand in the IP header (RFC 791, RFC 8200).
@@ -43,4 +45,29 @@ pub(crate) fn any_bit(key: CtKey, bits: u32) -> Vec<Expression> {
 /// Goes on if the connection's destination has been translated.
 pub(crate) fn translated() -> Vec<Expression> {
     any_bit(CtKey::Status, CtKey::DESTINATION_TRANSLATED)
+}
+
+/// Goes on if the key that starts at word 0 is in the set, or with `invert` if it is not.
+pub(crate) fn lookup(set: &str, invert: bool) -> Expression {
+    Expression::Lookup {
+        set: set.to_owned(),
+        from: Register::word(0),
+        into: None,
+        invert,
+    }
+}
+
+/// An address as it stands in keys and in headers.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// A device's name as it stands in keys: IFNAMSIZ bytes.
+pub(crate) fn device_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(16, 0);
+    bytes
 }

@@ -20,15 +20,15 @@ use weft_desired::{HostPort, IpFamily, Protocol, SocketKey, mark};
 use weft_sys::conntrack::Conntrack;
 use weft_sys::netlink;
 use weft_sys::nft::{
-    BaseChain, Batch, BitOperation, Chain, ChainKind, Connection, CtKey, DataType, ElementRef,
-    Expression, Family, Hook, MetaKey, NatKind, PayloadBase, Policy, Register, Rule, Set, SetFlags,
-    Table, TableFlags, TableName, Verdict,
+    Batch, BitOperation, ChainKind, Connection, CtKey, DataType, ElementRef, Expression, Hook,
+    MetaKey, NatKind, PayloadBase, Register, Verdict,
 };
 
 use crate::expression::{
-    DESTINATION_V4, DESTINATION_V6, SOURCE_V4, SOURCE_V6, any_bit, destination_port, translated,
+    DESTINATION_V4, SOURCE_V4, any_bit, destination_port, device_name, lookup, octets, translated,
 };
 use crate::flow;
+use crate::plugin_table::PluginTable;
 use crate::sysctl::{self, Scope, Setting};
 
 /// Ports of the node to addresses and ports of pods.
@@ -64,12 +64,12 @@ pub fn set(ports: &[HostPort], pods: &[IpAddr], link: &str) -> Result<(), Error>
             .copied()
             .filter(|pod| family.has(*pod))
             .collect();
-        let there = exists(&mut connection, family)?;
+        let layout = layout(family);
+        let there = layout.exists(&mut connection)?;
         if wanted.is_empty() && !there {
             continue;
         }
         let mut batch = Batch::new();
-        let layout = Layout::of(family);
         if !there || !layout.holds(&mut connection)? {
             layout.write(&mut batch);
         }
@@ -117,10 +117,10 @@ pub fn missing(ports: &[HostPort]) -> Result<Vec<HostPort>, Error> {
         if wanted.is_empty() {
             continue;
         }
-        let layout = Layout::of(family);
-        let whole = exists(&mut connection, family)? && layout.holds(&mut connection)?;
+        let layout = layout(family);
+        let whole = layout.exists(&mut connection)? && layout.holds(&mut connection)?;
         let elements = if whole {
-            connection.elements(&layout.table, PORTS)?
+            connection.elements(&layout.name, PORTS)?
         } else {
             Vec::new()
         };
@@ -133,22 +133,17 @@ pub fn missing(ports: &[HostPort]) -> Result<Vec<HostPort>, Error> {
     Ok(missing)
 }
 
-fn exists(connection: &mut Connection, family: IpFamily) -> Result<bool, Error> {
-    let tables = connection.tables(nft(family))?;
-    Ok(tables.iter().any(|table| table.name == table_of(family)))
-}
-
 /// Removes what leads to these pods and is not wanted, and whatever else stands in the way of
 /// what is; adds the rest. Returns the keys of both.
 fn replace(
     connection: &mut Connection,
     batch: &mut Batch,
-    layout: &Layout,
+    layout: &PluginTable,
     there: bool,
     wanted: &[&HostPort],
     pods: &[IpAddr],
 ) -> Result<BTreeSet<Vec<u8>>, Error> {
-    let table = &layout.table;
+    let table = &layout.name;
     let (ports, hairpin) = if there {
         let sets = connection.sets(table)?;
         let has = |name: &str| sets.iter().flatten().any(|set| set.name == name);
@@ -206,13 +201,6 @@ fn of_key(key: &[u8]) -> ElementRef<'_> {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
 /// A port, filled up to a word.
 fn word(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
@@ -249,205 +237,86 @@ fn data(port: &HostPort) -> Vec<u8> {
     data
 }
 
-fn nft(family: IpFamily) -> Family {
-    match family {
-        IpFamily::V4 => Family::V4,
-        IpFamily::V6 => Family::V6,
-    }
-}
-
-fn table_of(family: IpFamily) -> TableName {
-    TableName::new(nft(family), mark::HOST_PORTS)
-}
-
 /// A family's table.
-struct Layout {
-    family: IpFamily,
-    table: TableName,
-    sets: Vec<Set>,
-    chains: Vec<Chain>,
-    rules: Vec<Rule>,
+fn layout(family: IpFamily) -> PluginTable {
+    let mut table = PluginTable::new(family, mark::HOST_PORTS);
+    let address = table.address_type();
+    table.set(
+        PORTS,
+        &[address, DataType::Protocol, DataType::Port],
+        &[address, DataType::Port],
+    );
+    table.set(HAIRPIN, &[address, address], &[]);
+    guard(&mut table);
+    for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
+        table.chain(name, ChainKind::Nat, hook, -99);
+        table.rule(name, translate(&table));
+    }
+    table.chain("postrouting", ChainKind::Nat, Hook::Postrouting, 99);
+    let masquerade = Expression::Masquerade { random: true };
+    let hairpin = [translated(), hairpin(&table), vec![masquerade.clone()]];
+    table.rule("postrouting", hairpin.concat());
+    if family == IpFamily::V4 {
+        let own = [translated(), loopback(SOURCE_V4), vec![masquerade]];
+        table.rule("postrouting", own.concat());
+    }
+    table
 }
 
-impl Layout {
-    fn of(family: IpFamily) -> Self {
-        let address = match family {
-            IpFamily::V4 => DataType::Ipv4Address,
-            IpFamily::V6 => DataType::Ipv6Address,
-        };
-        let set = |name: &str, key: &[DataType], data: &[DataType]| Set {
-            name: name.to_owned(),
-            key: key.to_vec(),
-            data: data.to_vec(),
-            flags: SetFlags::default(),
-            timeout: None,
-            counter: false,
-            comment: None,
-        };
-        let mut layout = Layout {
-            family,
-            table: table_of(family),
-            sets: vec![
-                set(
-                    PORTS,
-                    &[address, DataType::Protocol, DataType::Port],
-                    &[address, DataType::Port],
-                ),
-                set(HAIRPIN, &[address, address], &[]),
-            ],
-            chains: Vec::new(),
-            rules: Vec::new(),
-        };
-        layout.guard();
-        for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
-            layout.chain(name, ChainKind::Nat, hook, -99);
-            layout.rule(name, layout.translate());
-        }
-        layout.chain("postrouting", ChainKind::Nat, Hook::Postrouting, 99);
-        let masquerade = Expression::Masquerade { random: true };
-        let hairpin = [translated(), layout.hairpin(), vec![masquerade.clone()]];
-        layout.rule("postrouting", hairpin.concat());
-        if family == IpFamily::V4 {
-            let own = [translated(), loopback(SOURCE_V4), vec![masquerade]];
-            layout.rule("postrouting", own.concat());
-        }
-        layout
+/// Nobody but the node itself reaches its loopback addresses, though pods' links may carry
+/// answers from them.
+fn guard(table: &mut PluginTable) {
+    if table.family != IpFamily::V4 {
+        return;
     }
+    table.chain("guard", ChainKind::Filter, Hook::Prerouting, -110);
+    let elsewhere = vec![
+        Expression::Meta {
+            key: MetaKey::InputName,
+            into: Register::word(0),
+        },
+        Expression::Compare {
+            from: Register::word(0),
+            operation: BitOperation::NotEqual,
+            value: device_name(LOOPBACK),
+        },
+    ];
+    let drop = vec![Expression::Verdict(Verdict::Drop)];
+    let new = any_bit(CtKey::State, CtKey::NEW | CtKey::INVALID | CtKey::UNTRACKED);
+    let guard = [elsewhere, loopback(DESTINATION_V4), new, drop];
+    table.rule("guard", guard.concat());
+}
 
-    /// Nobody but the node itself reaches its loopback addresses, though pods' links may carry
-    /// answers from them.
-    fn guard(&mut self) {
-        if self.family != IpFamily::V4 {
-            return;
-        }
-        self.chain("guard", ChainKind::Filter, Hook::Prerouting, -110);
-        let mut name = LOOPBACK.as_bytes().to_vec();
-        name.resize(16, 0);
-        let elsewhere = vec![
-            Expression::Meta {
-                key: MetaKey::InputName,
-                into: Register::word(0),
-            },
-            Expression::Compare {
-                from: Register::word(0),
-                operation: BitOperation::NotEqual,
-                value: name,
-            },
-        ];
-        let drop = vec![Expression::Verdict(Verdict::Drop)];
-        let new = any_bit(CtKey::State, CtKey::NEW | CtKey::INVALID | CtKey::UNTRACKED);
-        let guard = [elsewhere, loopback(DESTINATION_V4), new, drop];
-        self.rule("guard", guard.concat());
-    }
+fn translate(table: &PluginTable) -> Vec<Expression> {
+    let words = table.words();
+    vec![
+        table.destination(0),
+        Expression::Meta {
+            key: MetaKey::Protocol,
+            into: Register::word(words),
+        },
+        destination_port(words + 1),
+        Expression::Lookup {
+            set: PORTS.to_owned(),
+            from: Register::word(0),
+            into: Some(Register::word(0)),
+            invert: false,
+        },
+        Expression::Nat {
+            kind: NatKind::Destination,
+            family: table.name.family,
+            address: Register::word(0),
+            port: Some(Register::word(words)),
+        },
+    ]
+}
 
-    fn chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) {
-        self.chains.push(Chain {
-            name: name.to_owned(),
-            base: Some(BaseChain {
-                kind,
-                hook,
-                priority,
-                policy: Policy::Accept,
-            }),
-        });
-    }
-
-    fn rule(&mut self, chain: &str, expressions: Vec<Expression>) {
-        self.rules.push(Rule {
-            chain: chain.to_owned(),
-            expressions,
-            comment: None,
-        });
-    }
-
-    fn words(&self) -> u8 {
-        match self.family {
-            IpFamily::V4 => 1,
-            IpFamily::V6 => 4,
-        }
-    }
-
-    fn address(&self, v4: u32, v6: u32, into: u8) -> Expression {
-        let (offset, length) = match self.family {
-            IpFamily::V4 => (v4, 4),
-            IpFamily::V6 => (v6, 16),
-        };
-        Expression::Payload {
-            base: PayloadBase::Network,
-            offset,
-            length,
-            into: Register::word(into),
-        }
-    }
-
-    fn translate(&self) -> Vec<Expression> {
-        let words = self.words();
-        vec![
-            self.address(DESTINATION_V4, DESTINATION_V6, 0),
-            Expression::Meta {
-                key: MetaKey::Protocol,
-                into: Register::word(words),
-            },
-            destination_port(words + 1),
-            Expression::Lookup {
-                set: PORTS.to_owned(),
-                from: Register::word(0),
-                into: Some(Register::word(0)),
-                invert: false,
-            },
-            Expression::Nat {
-                kind: NatKind::Destination,
-                family: nft(self.family),
-                address: Register::word(0),
-                port: Some(Register::word(words)),
-            },
-        ]
-    }
-
-    fn hairpin(&self) -> Vec<Expression> {
-        vec![
-            self.address(SOURCE_V4, SOURCE_V6, 0),
-            self.address(DESTINATION_V4, DESTINATION_V6, self.words()),
-            Expression::Lookup {
-                set: HAIRPIN.to_owned(),
-                from: Register::word(0),
-                into: None,
-                invert: false,
-            },
-        ]
-    }
-
-    /// Whether chains and rules stand as they should.
-    fn holds(&self, connection: &mut Connection) -> Result<bool, Error> {
-        let rules = connection.rules(&self.table)?;
-        let chains = connection.chains(&self.table)?;
-        let same = self.chains.iter().all(|chain| {
-            let of = |rules: &[Rule]| -> Vec<Rule> {
-                let own = rules.iter().filter(|rule| rule.chain == chain.name);
-                own.cloned().collect()
-            };
-            chains.contains(chain) && of(&rules) == of(&self.rules)
-        });
-        Ok(same && chains.len() == self.chains.len())
-    }
-
-    fn write(&self, batch: &mut Batch) {
-        batch.add_table(&Table {
-            name: self.table.clone(),
-            flags: TableFlags::default(),
-            comment: None,
-        });
-        for set in &self.sets {
-            batch.add_set(&self.table, set);
-        }
-        for chain in &self.chains {
-            batch.add_chain(&self.table, chain);
-            batch.flush_chain(&self.table, &chain.name);
-        }
-        for rule in &self.rules {
-            batch.add_rule(&self.table, rule);
-        }
-    }
+fn hairpin(table: &PluginTable) -> Vec<Expression> {
+    vec![
+        table.source(0),
+        table.destination(table.words()),
+        lookup(HAIRPIN, false),
+    ]
 }
 
 /// Goes on if the first byte of the address is 127 (RFC 1122, section 3.2.1.3).

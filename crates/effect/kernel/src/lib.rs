@@ -2,13 +2,16 @@
 
 pub mod bridge;
 pub mod bridge_rules;
+pub mod bandwidth;
 mod expression;
 pub mod flow;
 pub mod host_port;
 pub mod iptables;
 pub mod kube_proxy;
 pub mod link;
+mod plugin_table;
 pub mod pod_link;
+pub mod pod_rules;
 pub mod route;
 pub mod router;
 pub mod service;

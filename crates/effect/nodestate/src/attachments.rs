@@ -57,6 +57,15 @@ pub struct Attachment {
     /// The bridge that the link's end on the node is a port of; absent: routed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<Bridge>,
+    /// Whether packets that the pod sends from an address that is not its own are dropped.
+    #[serde(default)]
+    pub anti_spoofing: bool,
+    /// Addresses of the pod's other interfaces that other plugins made before this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_addresses: Vec<IpAddr>,
+    /// Beyond these ranges the pod's connections have the node's address; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade_beyond: Option<Vec<IpNet>>,
     /// Whose it is, if the runtime said so.
     #[serde(default)]
     pub pod: Option<Pod>,

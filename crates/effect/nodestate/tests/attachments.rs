@@ -30,6 +30,9 @@ fn record(key: AttachmentKey) -> Attachment {
         mac: None,
         routes: None,
         bridge: None,
+        anti_spoofing: true,
+        other_addresses: Vec::new(),
+        masquerade_beyond: None,
         pod: Some(Pod {
             namespace: "default".to_owned(),
             name: "web-0".to_owned(),

@@ -316,6 +316,9 @@ fn write_record(data_dir: &Path, container: &str, addresses: &[IpAddr]) {
         mac: None,
         routes: None,
         bridge: None,
+        anti_spoofing: true,
+        other_addresses: Vec::new(),
+        masquerade_beyond: None,
         pod: None,
         key,
     };

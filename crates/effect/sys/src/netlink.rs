@@ -11,6 +11,8 @@ mod error;
 mod message;
 mod socket;
 
+pub use rustix::io::Errno;
+
 pub use error::Error;
 pub use message::{
     Attribute, Attributes, Failure, HEADER_LENGTH, Message, Messages, Request, attributes,

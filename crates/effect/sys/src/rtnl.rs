@@ -11,6 +11,7 @@ mod link;
 mod neighbour;
 mod notification;
 mod route;
+mod traffic;
 
 use std::os::fd::BorrowedFd;
 
@@ -24,6 +25,7 @@ pub use link::{BridgeSpec, Link, LinkChange, Mac, Statistics, VethSpec};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use notification::{Event, Group, Notifications};
 pub use route::{NextHop, PROTOCOL_STATIC, Route, RouteFilter, RouteSpec, TABLE_MAIN};
+pub use traffic::{Held, TokenBucket};
 
 // include/uapi/linux/netlink.h
 const NLM_F_REPLACE: u16 = 0x100;

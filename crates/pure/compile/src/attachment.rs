@@ -191,6 +191,12 @@ pub fn host_name(digest: &Digest) -> String {
         })
 }
 
+/// The name of the device that what comes from a link goes through while its rate is limited.
+pub fn device_of(host_name: &str) -> String {
+    let digits = host_name.strip_prefix(mark::LINK_NAME).unwrap_or(host_name);
+    format!("{}{digits}", mark::DEVICE_NAME)
+}
+
 /// The pod's router in the family of one of its addresses.
 fn gateway_like(address: IpAddr) -> IpAddr {
     match address {
@@ -368,7 +374,9 @@ mod tests {
         };
         let items = attachment(&long);
         assert!(items.link.1.value.alias.len() <= LONGEST_ALIAS);
-        assert!(items.link.1.value.host_name.len() <= 15);
+        let name = &items.link.1.value.host_name;
+        assert!(name.len() <= 15 && device_of(name).len() <= 15);
+        assert_ne!(device_of(name), **name);
         let link = &items.link.1.value;
         assert_ne!(link.pod_mac, link.host_mac);
         // Locally administered, and no group.

@@ -5,6 +5,7 @@
 //! which explains the value and takes no part in equality. `weft-compile` fills
 //! these tables, `weft-kernel` and `weft-serve` make them true.
 
+mod bandwidth;
 mod dns;
 mod health_check;
 mod host_port;
@@ -15,6 +16,7 @@ mod node_nat;
 mod observed;
 mod origin;
 mod placement;
+mod pod_rules;
 mod route;
 mod service;
 mod service_port;
@@ -22,6 +24,7 @@ mod sharing;
 mod state;
 mod table;
 
+pub use bandwidth::{PodBandwidth, Shape};
 pub use dns::{DnsTable, DomainName, NameRecords, NotADomainName, ServiceRecord};
 pub use health_check::{HealthCheck, ServiceKey};
 pub use host_port::HostPort;
@@ -31,6 +34,7 @@ pub use node_nat::{LocalDetection, NodeNat, NodePortAddresses};
 pub use observed::{Door, Observed, ObservedOutside, Reason, Tally, View, Volume};
 pub use origin::{Entry, Origin};
 pub use placement::{MOST_BACKENDS, SizeClass, place, place_shares};
+pub use pod_rules::PodRules;
 pub use route::{NextHop, Route, RouteKey, RouteOwner};
 pub use service::{Backend, Frontend, FrontendKey, Masquerade, Otherwise, Outside};
 pub use service_port::{Policy, PortEndpoints, Reach, ServicePort, ServicePortKey};

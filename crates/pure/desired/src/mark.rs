@@ -8,8 +8,15 @@ pub const TABLE: &str = "weft";
 /// plugin writes it, so that it belongs to no agent's socket.
 pub const HOST_PORTS: &str = "weft-host-ports";
 
+/// The name of the table of what pods may send and as whom, in each family of nf_tables; the CNI
+/// plugin's as well.
+pub const POD_RULES: &str = "weft-pods";
+
 /// What the node's ends of pods' links are named: this, and ten hexadecimal digits.
 pub const LINK_NAME: &str = "weft";
+
+/// What the devices are named that what pods send goes through: this, and the digits of the link.
+pub const DEVICE_NAME: &str = "wefti";
 
 /// What their aliases start with; the pod's namespace and name follow. Name and alias
 /// together are the mark.

@@ -9,6 +9,7 @@
 //! older result formats back to 0.3.0.
 
 mod asked;
+mod bandwidth;
 mod config;
 mod environment;
 mod error;
@@ -24,6 +25,7 @@ mod result;
 mod sysctl;
 mod version;
 
+pub use bandwidth::{Bandwidth, Limit};
 pub use config::{Config, DEFAULT_DATA_DIR, DEFAULT_MTU, DEFAULT_STATE_DIR, Remark};
 pub use environment::{Command, Environment, PodIdentity};
 pub use error::{Code, Error};

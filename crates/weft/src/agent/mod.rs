@@ -7,6 +7,7 @@ mod kernel;
 pub(crate) mod lock;
 mod network;
 pub(crate) mod plugin;
+mod pod_rules;
 mod proxy;
 mod reporting;
 mod retry;
@@ -36,6 +37,7 @@ use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
 use self::network::NetworkChanges;
 use self::plugin::{Directories, NodeNetwork};
+use self::pod_rules::PodRules;
 use self::reporting::Reporter;
 use self::retry::{Extent, Failure, Retry};
 use self::rule_changes::RuleChanges;
@@ -165,6 +167,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let mut audit = tokio::time::interval(AUDIT_INTERVAL);
     audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     audit.reset();
+    let mut pod_rules = PodRules::default();
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -186,6 +189,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
             _ = audit.tick() => {
                 agent.look_at_addresses();
                 agent.audit();
+                pod_rules.audit();
             }
             _ = look.tick() => {
                 agent.restore_configuration();
@@ -193,6 +197,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
                 if !rules.rests() && agent.repair_rules() {
                     rules.looked();
                 }
+                pod_rules.look();
             }
             _ = terminate.recv() => {
                 info!("agent stops; what the kernel holds stays in force");

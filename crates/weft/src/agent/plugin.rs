@@ -108,7 +108,7 @@ fn configuration(network: &NodeNetwork) -> Result<String> {
         "name": "weft",
         "plugins": [{
             "type": "weft",
-            "capabilities": {"portMappings": true, "ips": true, "mac": true},
+            "capabilities": {"portMappings": true, "ips": true, "mac": true, "bandwidth": true},
             "mtu": network.mtu,
             "nodeAddresses": network.addresses,
             "ipam": {"type": "weft", "ranges": network.ranges, "exclude": gateways(&network.ranges)},

@@ -14,7 +14,8 @@ use weft_sys::namespace;
 use weft_sys::rtnl::Mac;
 
 use super::{
-    chained, compiled, del, host_port, link, note, open_namespace, pool_error, record_error, sysctl,
+    bandwidth, chained, compiled, del, host_port, link, note, open_namespace, pod_rules,
+    pool_error, record_error, sysctl,
 };
 
 /// Attaches a container; called again after a failure or a crash it goes on from
@@ -88,9 +89,12 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
         .map_err(|error| record_error(&error))
         .and_then(|unsynced| {
             while_synced(unsynced.as_ref(), || {
+                // Before the link: no packet of it passes them by.
+                pod_rules::set(&records, &record, namespace.as_fd())?;
                 link::attach(&record.key, namespace.as_fd(), &link)
                     .inspect_err(|_| is_unlinked = true)?;
                 sysctl::apply(request, namespace.as_fd())?;
+                bandwidth::set(request, &link, before.is_none())?;
                 open_ports(request, &record, &link)
             })
         });
@@ -195,6 +199,13 @@ fn intent(request: &Attach, namespace: BorrowedFd<'_>) -> Attachment {
             }),
             Link::Routed | Link::Absent => None,
         },
+        anti_spoofing: request.anti_spoofing,
+        other_addresses: request
+            .previous
+            .iter()
+            .flat_map(|previous| previous.ips.iter().map(|ip| ip.address.addr()))
+            .collect(),
+        masquerade_beyond: request.masquerade_beyond.clone(),
         pod: request.pod.as_ref().map(|pod| Pod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),

@@ -8,7 +8,10 @@ use weft_nodestate::{Attachments, Pool, RecordError};
 use weft_proto::cni::{AddResult, Attach, Code, Error, Link};
 
 use super::add::result;
-use super::{chained, compiled, host_port, link, open_namespace, pool_error, record_error, sysctl};
+use super::{
+    bandwidth, chained, compiled, host_port, link, open_namespace, pod_rules, pool_error,
+    record_error, sysctl,
+};
 
 /// Compares the attachment with its record, and what ADD answered with both. All
 /// differences are found before any is reported.
@@ -48,6 +51,8 @@ pub(super) fn check(request: &Attach) -> Result<(), Error> {
     if !ports.is_empty() {
         differences.extend(host_port::verify(&record.key, &ports)?);
     }
+    differences.extend(pod_rules::verify(&records, &record, namespace.as_fd())?);
+    differences.extend(bandwidth::verify(request, &link)?);
     differences.extend(sysctl::verify(request, namespace.as_fd())?);
     differences.extend(link::verify(&record.key, namespace.as_fd(), &link)?);
     if differences.is_empty() {

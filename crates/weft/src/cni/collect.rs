@@ -9,7 +9,7 @@ use weft_nodestate::{Attachment, Attachments, Pool, Reservation};
 use weft_proto::cni::{AttachmentKey, Code, Collect, Error, Status};
 use weft_sys::rtnl::Conversation;
 
-use super::{chain, del, live, note, pool_error, record_error};
+use super::{bandwidth, chain, del, live, note, pod_rules, pool_error, record_error};
 
 /// Frees what the runtime does not list and what shows no sign of life besides: an
 /// attachment whose namespace is gone, a reservation without a record whose address is in no
@@ -45,6 +45,12 @@ pub(super) fn gc(request: &Collect) -> Result<(), Error> {
     if let Err(error) = free(&orphans, &records, &pool) {
         note(&error);
         first_error.get_or_insert(error);
+    }
+    for swept in [pod_rules::sweep(&records), bandwidth::sweep(&records)] {
+        if let Err(error) = swept {
+            note(&error);
+            first_error.get_or_insert(error);
+        }
     }
     records.sweep().map_err(|error| record_error(&error))?;
     pool.sweep().map_err(|error| pool_error(&error))?;

@@ -6,7 +6,7 @@ use weft_compile::attachment;
 use weft_nodestate::{Attachment, Attachments, Held, Pool, RecordError, digest};
 use weft_proto::cni::{AttachmentKey, Detach, Error};
 
-use super::{chained, host_port, link, note, pool_error, record_error};
+use super::{bandwidth, chained, host_port, link, note, pod_rules, pool_error, record_error};
 
 /// Detaches a container. What is gone already is no error, and the pod's namespace is
 /// not needed: the link goes with its end on the node.
@@ -77,6 +77,9 @@ fn remove(
         host_port::set(key, &[], &own, &name)?;
     }
     link::detach(&name)?;
+    bandwidth::remove(key)?;
+    // After the link, which nothing may come by unseen, and before somebody else has its address.
+    pod_rules::clear(key, &name, &own)?;
     pool.release(key, held)
         .map_err(|error| pool_error(&error))?;
     records.remove(key).map_err(|error| record_error(&error))?;

@@ -71,7 +71,9 @@ impl Node {
         let mut config = self.config();
         config["runtimeConfig"] = json!({
             "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+            "bandwidth": {"ingressRate": 10_000_000, "egressRate": 10_000_000},
         });
+        config["ipMasq"] = json!(true);
         if verb == "GC" {
             config["cni.dev/valid-attachments"] =
                 json!([{"containerID": "living", "ifname": "eth0"}]);
@@ -192,8 +194,11 @@ impl Scene {
             1,
             "{round}: {aliases}"
         );
-        let ports = node.namespace.output("nft", ["list", "ruleset"]).unwrap();
-        assert!(!ports.contains("8080"), "{round}: {ports}");
+        // Of the rules about what pods send: the living's link and address, twice.
+        let rules = node.namespace.output("nft", ["list", "ruleset"]).unwrap();
+        assert!(!rules.contains("8080"), "{round}: {rules}");
+        assert!(!rules.contains("pod-dying"), "{round}: {rules}");
+        assert_eq!(rules.matches("pod-living").count(), 4, "{round}: {rules}");
     }
 }
 

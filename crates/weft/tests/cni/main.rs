@@ -9,12 +9,15 @@
 mod asked;
 mod bridge;
 mod bridge_conflicts;
+mod bandwidth;
 mod chains;
 mod containerd;
 mod enclosure;
 mod ipam;
 mod kills;
+mod masquerade;
 mod node;
 mod podman;
 mod power_cut;
+mod spoofing;
 mod verbs;

@@ -191,6 +191,8 @@ impl Node {
             .map(|link| link["ifname"].as_str().unwrap())
             .collect();
         assert_eq!(names, ["lo", "uplink"]);
+        let rules = self.namespace.output("nft", ["list", "ruleset"]).unwrap();
+        assert!(!rules.contains("elements"), "{rules}");
         for family in ["-4", "-6"] {
             let routes = ip(&self.namespace, &[family, "route", "show", "proto", "71"]);
             assert_eq!(routes, json!([]));
@@ -268,8 +270,14 @@ pub(crate) fn address(result: &Value, index: usize) -> IpAddr {
 }
 
 /// A TCP connection from one place to an address of another; the server must see
-/// `source`.
+/// `source`, which is the client's own.
 pub(crate) fn reaches(from: &Namespace, to: &Namespace, at: IpAddr, source: IpAddr) {
+    assert!(!seen(from, to, at, source).is_masqueraded());
+}
+
+/// A TCP connection from one place to an address of another; the server must see
+/// `source`.
+pub(crate) fn seen(from: &Namespace, to: &Namespace, at: IpAddr, source: IpAddr) -> probe::Answer {
     let server = probe::TcpEcho::start(to, &std::net::SocketAddr::new(at, 0).to_string()).unwrap();
     let outcome = probe::tcp(from, server.address(), PATIENCE).unwrap();
     let answer = outcome
@@ -277,5 +285,5 @@ pub(crate) fn reaches(from: &Namespace, to: &Namespace, at: IpAddr, source: IpAd
         .unwrap_or_else(|| panic!("{} -> {} at {at}: {outcome:?}", from.name(), to.name()));
     assert_eq!(answer.from.ip(), source, "{} -> {at}", from.name());
     assert_eq!(answer.to.ip(), at);
-    assert!(!answer.is_masqueraded());
+    answer.clone()
 }

@@ -301,7 +301,7 @@ impl Conversation {
 
     /// The kernel takes no alias with the request that makes a link: it is set right
     /// after, and the link is removed again if that fails.
-    fn make(
+    pub(super) fn make(
         &mut self,
         object: String,
         message: &LinkMessage,
@@ -445,7 +445,7 @@ impl Batch {
     }
 }
 
-fn described(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkMessage {
+pub(super) fn described(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message
         .attributes

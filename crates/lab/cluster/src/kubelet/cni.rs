@@ -112,6 +112,9 @@ pub struct Attachment {
     pub uid: String,
     /// `hostPort`s, in the form of the portMappings capability.
     pub port_mappings: Vec<Value>,
+    /// How fast it may send and receive, in the form of the bandwidth capability.
+    #[serde(default)]
+    pub bandwidth: Option<Value>,
 }
 
 /// What an ADD gave.
@@ -330,10 +333,17 @@ impl Network {
         if let Some(previous) = previous {
             input["prevResult"] = previous.clone();
         }
-        if plugin["capabilities"]["portMappings"] == json!(true)
-            && !attachment.port_mappings.is_empty()
-        {
-            input["runtimeConfig"] = json!({"portMappings": attachment.port_mappings});
+        let ports = &attachment.port_mappings;
+        let asked = [
+            ("portMappings", (!ports.is_empty()).then(|| json!(ports))),
+            ("bandwidth", attachment.bandwidth.clone()),
+        ];
+        for (capability, value) in asked {
+            if let Some(value) = value
+                && plugin["capabilities"][capability] == json!(true)
+            {
+                input["runtimeConfig"][capability] = value;
+            }
         }
         if let Some(fields) = input.as_object_mut() {
             fields.remove("capabilities");
@@ -454,6 +464,7 @@ mod tests {
             name: "web".to_owned(),
             uid: "u-1".to_owned(),
             port_mappings: Vec::new(),
+            bandwidth: None,
         }
     }
 

@@ -5,6 +5,7 @@
 //! the pod's folder and in the API.
 
 pub mod backoff;
+mod bandwidth;
 pub mod cache;
 pub mod cni;
 pub mod conditions;

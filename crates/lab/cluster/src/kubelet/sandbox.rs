@@ -12,6 +12,7 @@ use weft_kube::k8s_openapi::api::core::v1::{Pod, PodSpec};
 use weft_netlab::process::{self, Child, Spawn};
 use weft_netlab::sys_namespace::Kind;
 
+use super::bandwidth;
 use super::cni::{self, Attached, Attachment, Network};
 use super::names;
 use super::shim::{self, Connection, ContainerState, Events, Request, Settings};
@@ -112,7 +113,10 @@ impl Sandbox {
         pod: &Pod,
         network: Option<Network>,
     ) -> Result<(Self, Events), Error> {
-        let attachment = attachment(pod);
+        let attachment = Attachment {
+            bandwidth: bandwidth::limits(pod).map_err(Error::Refused)?,
+            ..attachment(pod)
+        };
         let folder = folder(&attachment.namespace, &attachment.name);
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -444,6 +448,7 @@ fn attachment(pod: &Pod) -> Attachment {
         name: metadata.name.clone().unwrap_or_default(),
         uid: metadata.uid.clone().unwrap_or_default(),
         port_mappings: port_mappings(pod),
+        bandwidth: None,
     }
 }
 

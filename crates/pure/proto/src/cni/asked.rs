@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::fields::{Fields, invalid, items, text, unsupported};
+use super::bandwidth::bandwidth;
+use super::fields::{Fields, invalid, is_empty, items, text, unsupported};
 use super::port_mapping::port_mappings;
-use super::{Code, Error, PortMapping, Remark};
+use super::{Bandwidth, Code, Error, PortMapping, Remark};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -16,6 +17,7 @@ pub(super) struct Asked {
     /// Each with the field that has it.
     pub(super) addresses: Vec<(String, IpAddr)>,
     pub(super) mac: Option<[u8; 6]>,
+    pub(super) bandwidth: Bandwidth,
 }
 
 impl Asked {
@@ -71,6 +73,7 @@ pub(super) fn asked(
             "portMappings" => asked.mappings = port_mappings(&path, value)?,
             "ips" => asked.addresses = addresses(&path, Some(value))?,
             "mac" => asked.mac = Some(mac(&path, value)?),
+            "bandwidth" => asked.bandwidth = bandwidth(&path, value)?,
             _ => {
                 return Err(unsupported(
                     &path,
@@ -139,16 +142,4 @@ fn ethernet(path: &str, text: &str) -> Result<[u8; 6], Error> {
         return complain("is no address");
     }
     Ok(mac)
-}
-
-/// A capability whose value asks for nothing.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(flag) => !flag,
-        Value::Number(_) => false,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-    }
 }

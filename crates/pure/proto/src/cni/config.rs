@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::asked::{Asked, asked};
@@ -11,7 +12,9 @@ use super::link::{is_absent, link};
 use super::ranges::{absolute, data_dir, ipam};
 use super::result::{Dns, dns};
 use super::sysctl::sysctls;
-use super::{AddResult, Code, Error, Ipam, Link, NetworkName, PortMapping, Sysctl, Version};
+use super::{
+    AddResult, Bandwidth, Code, Error, Ipam, Link, NetworkName, PortMapping, Sysctl, Version,
+};
 
 /// Where host-local keeps its reservations, and so do we (`ipam.dataDir`).
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
@@ -68,6 +71,9 @@ pub(super) struct LinkConfig {
     pub(super) node_addresses: Vec<IpAddr>,
     pub(super) mappings: Vec<PortMapping>,
     pub(super) mac: Option<[u8; 6]>,
+    pub(super) bandwidth: Bandwidth,
+    pub(super) anti_spoofing: bool,
+    pub(super) masquerade_beyond: Option<Vec<IpNet>>,
     pub(super) sysctls: Vec<Sysctl>,
     pub(super) ipam: Ipam,
     pub(super) dns: Dns,
@@ -195,6 +201,8 @@ impl LinkConfig {
                 ipam.ask(path, *address)?;
             }
         }
+        let anti_spoofing = fields.take_bool("antiSpoofing")?.unwrap_or(true);
+        let masquerade_beyond = masquerade_beyond(&mut fields, &ipam)?;
         let sysctls = sysctls("sysctl", fields.take("sysctl"))?;
         let dns = dns("dns", fields.take("dns"), remarks)?;
         let previous = fields
@@ -208,10 +216,32 @@ impl LinkConfig {
             node_addresses,
             mappings: asked.mappings,
             mac: asked.mac,
+            bandwidth: asked.bandwidth,
+            anti_spoofing,
+            masquerade_beyond,
             sysctls,
             ipam,
             dns,
             previous,
         })
     }
+}
+
+/// The ranges beyond which a pod's connections get the node's address (`ipMasq`): the cluster's
+/// (`clusterCIDRs`), or the network's own if it names none.
+fn masquerade_beyond(fields: &mut Fields<'_>, ipam: &Ipam) -> Result<Option<Vec<IpNet>>, Error> {
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for (path, value) in fields.take_list("clusterCIDRs")? {
+        let range: IpNet = parse(&path, text(&path, value)?, "a range such as 10.244.0.0/16")?;
+        ranges.push(range.trunc());
+    }
+    if fields.take_bool("ipMasq")? != Some(true) {
+        return Ok(None);
+    }
+    if ranges.is_empty() {
+        let sets = ipam.sets.iter();
+        ranges.extend(sets.flat_map(|set| set.ranges.iter().map(|range| range.subnet)));
+    }
+    // Ranges of a set may not overlap in nf_tables.
+    Ok(Some(IpNet::aggregate(&ranges)))
 }

@@ -93,6 +93,24 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub(super) fn take_u64(&mut self, key: &'a str) -> Result<Option<u64>, Error> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(wrong_type(&self.path(key), "a whole number", value)),
+            },
+        }
+    }
+
+    pub(super) fn take_bool(&mut self, key: &'a str) -> Result<Option<bool>, Error> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(wrong_type(&self.path(key), "true or false", other)),
+        }
+    }
+
     /// The items of a list with their paths; absent is empty.
     pub(super) fn take_list(&mut self, key: &'a str) -> Result<Vec<(String, &'a Value)>, Error> {
         match self.take(key) {
@@ -113,16 +131,21 @@ impl<'a> Fields<'a> {
         self.known.extend(keys);
     }
 
+    /// Every field nobody asked for, with its path.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = (String, &'a Value)> + '_ {
+        let unknown = |key: &str| !self.known.contains(key);
+        self.map
+            .iter()
+            .filter(move |(key, _)| unknown(key))
+            .map(|(key, value)| (self.path(key), value))
+    }
+
     /// Notes every field nobody asked for.
     pub(super) fn finish(self, remarks: &mut Vec<Remark>) {
-        for key in self.map.keys() {
-            if !self.known.contains(key.as_str()) {
-                remarks.push(Remark {
-                    field: self.path(key),
-                    text: "is not known and has no effect".to_owned(),
-                });
-            }
-        }
+        remarks.extend(self.unknown().map(|(field, _)| Remark {
+            field,
+            text: "is not known and has no effect".to_owned(),
+        }));
     }
 }
 
@@ -167,6 +190,18 @@ pub(super) fn unsupported(path: &str, value: &Value, hint: &str) -> Error {
         Code::UnsupportedField,
         format!("{path}: {} is not supported; {hint}", shown(value)),
     )
+}
+
+/// A value that asks for nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(flag) => !flag,
+        Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
 }
 
 fn wrong_type(path: &str, expected: &str, value: &Value) -> Error {

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::asked::Asked;
 use super::config::{LinkConfig, decode, version};
 use super::fields::{Fields, invalid, missing};
 use super::{
-    AddResult, AttachmentKey, Code, Command, Config, ContainerId, Dns, Environment, Error,
-    InterfaceName, Ipam, Link, Loopback, PodIdentity, PortMapping, Sysctl, Version,
+    AddResult, AttachmentKey, Bandwidth, Code, Command, Config, ContainerId, Dns, Environment,
+    Error, InterfaceName, Ipam, Link, Loopback, PodIdentity, PortMapping, Sysctl, Version,
 };
 
 /// What a runtime asks for.
@@ -53,6 +54,14 @@ pub struct Attach {
     pub mappings: Vec<PortMapping>,
     /// `runtimeConfig.mac` or `args.cni.mac`: the pod's end's Ethernet address.
     pub mac: Option<[u8; 6]>,
+    /// `runtimeConfig.bandwidth`.
+    pub bandwidth: Bandwidth,
+    /// `antiSpoofing`: what the pod sends from an address that is not its own is dropped.
+    /// True unless given.
+    pub anti_spoofing: bool,
+    /// `ipMasq` with `clusterCIDRs`: beyond these ranges the pod's connections have the node's
+    /// address. `None`: they keep the pod's own everywhere.
+    pub masquerade_beyond: Option<Vec<IpNet>>,
     /// `sysctl`.
     pub sysctls: Vec<Sysctl>,
     /// `ipam`.
@@ -241,6 +250,9 @@ fn attach(
         node_addresses: link.node_addresses,
         mappings: link.mappings,
         mac: link.mac,
+        bandwidth: link.bandwidth,
+        anti_spoofing: link.anti_spoofing,
+        masquerade_beyond: link.masquerade_beyond,
         sysctls: link.sysctls,
         ipam: link.ipam,
         dns: link.dns,

@@ -1,0 +1,156 @@
+//! A table of nf_tables that the CNI plugin writes.
+//!
+//! Rules are constant, and what differs are elements of sets. Several processes write at a time;
+//! whoever finds the rules wanting writes all of them anew in one transaction, which gives the
+//! same table however often it is done.
+
+use weft_desired::IpFamily;
+use weft_sys::netlink;
+use weft_sys::nft::{
+    BaseChain, Batch, Chain, ChainKind, Connection, DataType, Expression, Family, Hook,
+    PayloadBase, Policy, Register, Rule, Set, SetFlags, Table, TableFlags, TableName,
+};
+
+use crate::expression::{DESTINATION_V4, DESTINATION_V6, SOURCE_V4, SOURCE_V6};
+
+/// A family's table.
+pub(crate) struct PluginTable {
+    pub(crate) family: IpFamily,
+    pub(crate) name: TableName,
+    sets: Vec<Set>,
+    chains: Vec<Chain>,
+    rules: Vec<Rule>,
+}
+
+impl PluginTable {
+    /// A table without anything in it.
+    pub(crate) fn new(family: IpFamily, name: &str) -> Self {
+        let nft = match family {
+            IpFamily::V4 => Family::V4,
+            IpFamily::V6 => Family::V6,
+        };
+        Self {
+            family,
+            name: TableName::new(nft, name),
+            sets: Vec::new(),
+            chains: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+
+    pub(crate) fn set(&mut self, name: &str, key: &[DataType], data: &[DataType]) {
+        self.sets.push(Set {
+            name: name.to_owned(),
+            key: key.to_vec(),
+            data: data.to_vec(),
+            flags: SetFlags::default(),
+            timeout: None,
+            counter: false,
+            comment: None,
+        });
+    }
+
+    /// A set whose keys have several parts, each of them a range.
+    pub(crate) fn ranges(&mut self, name: &str, key: &[DataType]) {
+        self.set(name, key, &[]);
+        if let Some(set) = self.sets.last_mut() {
+            set.flags.interval = true;
+        }
+    }
+
+    pub(crate) fn chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) {
+        self.chains.push(Chain {
+            name: name.to_owned(),
+            base: Some(BaseChain {
+                kind,
+                hook,
+                priority,
+                policy: Policy::Accept,
+            }),
+        });
+    }
+
+    pub(crate) fn rule(&mut self, chain: &str, expressions: Vec<Expression>) {
+        self.rules.push(Rule {
+            chain: chain.to_owned(),
+            expressions,
+            comment: None,
+        });
+    }
+
+    pub(crate) fn address_type(&self) -> DataType {
+        match self.family {
+            IpFamily::V4 => DataType::Ipv4Address,
+            IpFamily::V6 => DataType::Ipv6Address,
+        }
+    }
+
+    /// Words that an address takes.
+    pub(crate) fn words(&self) -> u8 {
+        match self.family {
+            IpFamily::V4 => 1,
+            IpFamily::V6 => 4,
+        }
+    }
+
+    /// Loads the packet's source.
+    pub(crate) fn source(&self, into: u8) -> Expression {
+        self.address(SOURCE_V4, SOURCE_V6, into)
+    }
+
+    /// Loads the packet's destination.
+    pub(crate) fn destination(&self, into: u8) -> Expression {
+        self.address(DESTINATION_V4, DESTINATION_V6, into)
+    }
+
+    fn address(&self, v4: u32, v6: u32, into: u8) -> Expression {
+        let (offset, length) = match self.family {
+            IpFamily::V4 => (v4, 4),
+            IpFamily::V6 => (v6, 16),
+        };
+        Expression::Payload {
+            base: PayloadBase::Network,
+            offset,
+            length,
+            into: Register::word(into),
+        }
+    }
+
+    /// Whether there is such a table, whatever is in it.
+    pub(crate) fn exists(&self, connection: &mut Connection) -> Result<bool, netlink::Error> {
+        let tables = connection.tables(self.name.family)?;
+        Ok(tables.iter().any(|table| table.name == self.name))
+    }
+
+    /// Whether chains and rules stand as they should.
+    pub(crate) fn holds(&self, connection: &mut Connection) -> Result<bool, netlink::Error> {
+        let rules = connection.rules(&self.name)?;
+        let chains = connection.chains(&self.name)?;
+        let same = self.chains.iter().all(|chain| {
+            let of = |rules: &[Rule]| -> Vec<Rule> {
+                let own = rules.iter().filter(|rule| rule.chain == chain.name);
+                own.cloned().collect()
+            };
+            chains.contains(chain) && of(&rules) == of(&self.rules)
+        });
+        Ok(same && chains.len() == self.chains.len())
+    }
+
+    pub(crate) fn write(&self, batch: &mut Batch) {
+        batch.add_table(&Table {
+            name: self.name.clone(),
+            flags: TableFlags::default(),
+            comment: None,
+        });
+        for set in &self.sets {
+            batch.add_set(&self.name, set);
+        }
+        for chain in &self.chains {
+            batch.add_chain(&self.name, chain);
+            batch.flush_chain(&self.name, &chain.name);
+        }
+        for rule in &self.rules {
+            batch.add_rule(&self.name, rule);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What pods may send, and as whom they leave the cluster, is the CNI plugin's to write, pod by
+//! pod. What somebody else takes away of it the agent puts back.
+
+use std::path::Path;
+
+use anyhow::Result;
+use tracing::warn;
+use weft_kernel::pod_rules;
+use weft_nodestate::Attachments;
+use weft_proto::cni::DEFAULT_STATE_DIR;
+use weft_sys::nft::{Connection, Generation};
+
+use crate::cni;
+
+/// When the rules were last seen whole.
+#[derive(Debug, Default)]
+pub(super) struct PodRules {
+    seen: Option<Generation>,
+}
+
+impl PodRules {
+    /// Looks whether the rules stand, if anybody has written to nf_tables since the last time.
+    pub(super) fn look(&mut self) {
+        let looked = self.try_look();
+        report(looked);
+    }
+
+    /// Looks at every pod's part of them too.
+    pub(super) fn audit(&mut self) {
+        report(restore());
+    }
+
+    fn try_look(&mut self) -> Result<bool> {
+        let now = Connection::open()?.generation()?;
+        if self.seen == Some(now) {
+            return Ok(false);
+        }
+        let was_missing = !pod_rules::stand()? && restore()?;
+        self.seen = Some(now);
+        Ok(was_missing)
+    }
+}
+
+fn restore() -> Result<bool> {
+    cni::pod_rules::restore(&Attachments::under(Path::new(DEFAULT_STATE_DIR)))
+}
+
+fn report(restored: Result<bool>) {
+    match restored {
+        Ok(false) => {}
+        Ok(true) => warn!("somebody else removed rules about what pods send: repaired"),
+        Err(error) => {
+            let error = format!("{error:#}");
+            warn!(error, "rules about what pods send can't be looked at");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What a pod may send and as whom it leaves the cluster, with errors in the plugin's words.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use weft_desired::{PodRules, mark};
+use weft_kernel::{pod_rules, router};
+use weft_nodestate::{Attachment, Attachments};
+use weft_proto::cni::{AttachmentKey, Code, Error, InterfaceName};
+use weft_sys::rtnl::Conversation;
+
+use super::{chain, compiled, live, note, record_error};
+
+/// The rules about an attachment, among those of the pod's other interfaces.
+fn compiled_rules(record: &Attachment, siblings: &[&Attachment]) -> PodRules {
+    let link = compiled(record);
+    let others = || siblings.iter().filter(|other| other.key != record.key);
+    let mut other_addresses = record.other_addresses.clone();
+    other_addresses.extend(others().flat_map(|other| &other.addresses));
+    PodRules {
+        other_links: others()
+            .map(|other| other.host_link.as_str().into())
+            .collect(),
+        other_addresses,
+        addresses: record.addresses.clone(),
+        is_guarded: record.anti_spoofing,
+        masquerade_beyond: record.masquerade_beyond.clone(),
+        comment: link
+            .alias
+            .strip_prefix(mark::LINK_ALIAS)
+            .unwrap_or(&link.alias)
+            .into(),
+        link: link.host_name,
+    }
+}
+
+/// Makes the rules about an attachment what its record says.
+pub(super) fn set(
+    records: &Attachments,
+    record: &Attachment,
+    pod: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    let rules = of(records, record, pod)?;
+    if rules.masquerade_beyond.is_some() {
+        forward(record)?;
+    }
+    pod_rules::set(&rules).map_err(|error| {
+        failed(
+            &record.key,
+            "write the rules about what it sends",
+            &chain(&error),
+        )
+    })
+}
+
+/// Removes the rules about a link and these addresses.
+pub(super) fn clear(key: &AttachmentKey, link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
+    pod_rules::clear(link, addresses)
+        .map_err(|error| failed(key, "remove the rules about what it sends", &chain(&error)))
+}
+
+/// What differs, in words.
+pub(super) fn verify(
+    records: &Attachments,
+    record: &Attachment,
+    pod: BorrowedFd<'_>,
+) -> Result<Vec<String>, Error> {
+    pod_rules::deviations(&of(records, record, pod)?).map_err(|error| {
+        failed(
+            &record.key,
+            "check the rules about what it sends",
+            &chain(&error),
+        )
+    })
+}
+
+/// Writes what is missing of the rules about all attachments, after somebody else's hands. Says
+/// whether anything was.
+pub(crate) fn restore(records: &Attachments) -> anyhow::Result<bool> {
+    let listed = || -> anyhow::Result<Vec<Attachment>> {
+        let mut records: Vec<Attachment> = records.list()?.into_iter().flatten().collect();
+        records.retain(Attachment::is_complete);
+        Ok(records)
+    };
+    let before = listed()?;
+    let all: Vec<PodRules> = before.iter().map(|record| among(record, &before)).collect();
+    if !pod_rules::restore(&all)? {
+        return Ok(false);
+    }
+    // A DEL may have come meanwhile, and somebody else have the address by now.
+    let after = listed()?;
+    for gone in before.iter().filter(|record| !after.contains(record)) {
+        pod_rules::clear(&gone.host_link, &gone.addresses)?;
+        let holds = |record: &&Attachment| {
+            let mut addresses = record.addresses.iter();
+            record.host_link == gone.host_link
+                || addresses.any(|address| gone.addresses.contains(address))
+        };
+        for heir in after.iter().filter(holds) {
+            pod_rules::set(&among(heir, &after))?;
+        }
+    }
+    Ok(true)
+}
+
+/// The rules about an attachment, with those of the same container found among all.
+fn among(record: &Attachment, all: &[Attachment]) -> PodRules {
+    let is_same = |other: &&Attachment| other.key.container == record.key.container;
+    compiled_rules(record, &all.iter().filter(is_same).collect::<Vec<_>>())
+}
+
+/// Removes what is said of links that are neither recorded nor there, and of addresses that are
+/// neither recorded nor in any namespace. What is said was read before the records and the links
+/// are; what looks dead is looked at again before it goes.
+pub(super) fn sweep(records: &Attachments) -> Result<(), Error> {
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        Error::new(Code::Kernel, format!("cannot {what}: {}", chain(error)))
+    };
+    let mut dead = pod_rules::subjects().map_err(|error| failed("list rules", &error))?;
+    for _look in 0..2 {
+        if dead.links.is_empty() && dead.addresses.is_empty() {
+            return Ok(());
+        }
+        let recorded = records.list().map_err(|error| record_error(&error))?;
+        for record in recorded.iter().flatten() {
+            dead.links.remove(&record.host_link);
+            for address in &record.addresses {
+                dead.addresses.remove(address);
+            }
+        }
+        let links = Conversation::open()
+            .and_then(|mut node| node.links())
+            .map_err(|error| failed("list links", &error))?;
+        for link in links {
+            dead.links.remove(&link.name);
+        }
+        if !dead.addresses.is_empty() {
+            let live = live::addresses().map_err(|error| failed("look for addresses", &error))?;
+            dead.addresses.retain(|address| !live.contains_key(address));
+        }
+    }
+    let addresses: Vec<IpAddr> = dead.addresses.into_iter().collect();
+    let links: BTreeSet<String> = dead.links;
+    // Addresses may be all that is left.
+    let nameless = links.is_empty().then(String::new);
+    for link in links.into_iter().chain(nameless) {
+        pod_rules::clear(&link, &addresses).map_err(|error| failed("remove rules", &error))?;
+        note(&format_args!(
+            "rules about link {link:?} and {addresses:?} are gone"
+        ));
+    }
+    Ok(())
+}
+
+/// The pod's other interfaces are those in its namespace: looking for them among all records would
+/// take the longer the more pods there are.
+fn of(records: &Attachments, record: &Attachment, pod: BorrowedFd<'_>) -> Result<PodRules, Error> {
+    let links = Conversation::in_namespace(pod)
+        .and_then(|mut inside| inside.links())
+        .map_err(|error| failed(&record.key, "list the interfaces", &chain(&error)))?;
+    let mut siblings = Vec::new();
+    for link in links.iter().filter(|link| !link.loopback) {
+        let Ok(interface) = InterfaceName::try_from(link.name.as_str()) else {
+            continue;
+        };
+        let key = AttachmentKey {
+            container: record.key.container.clone(),
+            interface,
+        };
+        if key != record.key {
+            // What can't be read says nothing; its own CHECK tells.
+            siblings.extend(records.read(&key).ok().flatten());
+        }
+    }
+    Ok(compiled_rules(record, &siblings.iter().collect::<Vec<_>>()))
+}
+
+/// Whoever masquerades hands packets on: no agent has made the node a router, perhaps.
+fn forward(record: &Attachment) -> Result<(), Error> {
+    let failed =
+        |error: router::Error| failed(&record.key, "make the node a router", &chain(&error));
+    if record.addresses.iter().any(IpAddr::is_ipv4) {
+        router::forward_v4().map_err(failed)?;
+    }
+    if record.addresses.iter().any(IpAddr::is_ipv6) {
+        let mut node = Conversation::open().map_err(|error| failed(error.into()))?;
+        router::forward_v6(&mut node).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn failed(key: &AttachmentKey, what: &str, why: &str) -> Error {
+    Error::new(Code::Kernel, format!("cannot {what}, of {key}: {why}"))
+}
