@@ -31,6 +31,7 @@ mod networking;
 mod node;
 mod node_pods;
 mod ownership;
+mod pod_rules;
 mod pods;
 mod publish;
 mod refusals;

@@ -9,8 +9,8 @@
 //! the last one a process lived to do.
 
 mod add;
-mod chained;
 mod bandwidth;
+mod chained;
 mod check;
 mod collect;
 mod del;

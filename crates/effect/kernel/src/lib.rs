@@ -1,8 +1,8 @@
 //! Reads the kernel into desired's types and applies plans to it.
 
+pub mod bandwidth;
 pub mod bridge;
 pub mod bridge_rules;
-pub mod bandwidth;
 mod expression;
 pub mod flow;
 pub mod host_port;

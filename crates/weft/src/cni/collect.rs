@@ -4,17 +4,24 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use weft_nodestate::{Attachment, Attachments, Pool, Reservation};
 use weft_proto::cni::{AttachmentKey, Code, Collect, Error, Status};
+use weft_sys::nft;
 use weft_sys::rtnl::Conversation;
 
 use super::{bandwidth, chain, del, live, note, pod_rules, pool_error, record_error};
 
+/// The kernel takes a namespace's links away some time after it.
+const LINKS_GO_WITHIN: Duration = Duration::from_secs(1);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
 /// Frees what the runtime does not list and what shows no sign of life besides: an
-/// attachment whose namespace is gone, a reservation without a record whose address is in no
-/// namespace. Everything is looked at twice, the second time right before it is freed, for a
-/// container of the same name may have come meanwhile. The rest is named and left.
+/// attachment whose namespace and whose link are gone, a reservation without a record whose
+/// address is in no namespace. Everything is looked at twice, the second time right before it
+/// is freed, for a container of the same name may have come meanwhile. The rest is named and
+/// left.
 pub(super) fn gc(request: &Collect) -> Result<(), Error> {
     if request.config.is_chained {
         // The reservations of that name are another plugin's.
@@ -30,7 +37,7 @@ pub(super) fn gc(request: &Collect) -> Result<(), Error> {
     let orphans = orphans(request, &records, &pool)?;
     for record in dead(request, &records)? {
         let again = records.read(&record.key).ok().flatten();
-        if again.as_ref() != Some(&record) || lives(&record) {
+        if again.as_ref() != Some(&record) || live::attachment(&record)? {
             note(&format_args!(
                 "attachment {} changed meanwhile: kept",
                 record.key
@@ -46,7 +53,11 @@ pub(super) fn gc(request: &Collect) -> Result<(), Error> {
         note(&error);
         first_error.get_or_insert(error);
     }
-    for swept in [pod_rules::sweep(&records), bandwidth::sweep(&records)] {
+    let sees_all = sees_all_namespaces(&records)?;
+    for swept in [
+        pod_rules::sweep(&records, sees_all),
+        bandwidth::sweep(&records),
+    ] {
         if let Err(error) = swept {
             note(&error);
             first_error.get_or_insert(error);
@@ -59,6 +70,7 @@ pub(super) fn gc(request: &Collect) -> Result<(), Error> {
 
 /// The network's attachments that the runtime does not list and whose namespace is gone.
 fn dead(request: &Collect, records: &Attachments) -> Result<Vec<Attachment>, Error> {
+    let deadline = Instant::now() + LINKS_GO_WITHIN;
     let mut dead = Vec::new();
     for listed in records.list().map_err(|error| record_error(&error))? {
         let record = match listed {
@@ -71,11 +83,26 @@ fn dead(request: &Collect, records: &Attachments) -> Result<Vec<Attachment>, Err
         if record.network != request.config.network || request.valid.contains(&record.key) {
             continue;
         }
-        if lives(&record) {
+        if live::is_seen(&record) {
             note(&format_args!(
                 "attachment {} is not listed as valid, but its namespace {} is there: kept",
                 record.key,
                 record.netns.display()
+            ));
+            continue;
+        }
+        let mut stands = live::link_stands(&record)?;
+        while stands && Instant::now() < deadline {
+            std::thread::sleep(BETWEEN_LOOKS);
+            stands = live::link_stands(&record)?;
+        }
+        if stands {
+            note(&format_args!(
+                "attachment {} is not listed as valid and its namespace {} is not to be seen, \
+                 but its link {} stands, so something is in it: kept",
+                record.key,
+                record.netns.display(),
+                record.host_link
             ));
             continue;
         }
@@ -84,8 +111,16 @@ fn dead(request: &Collect, records: &Attachments) -> Result<Vec<Attachment>, Err
     Ok(dead)
 }
 
-fn lives(record: &Attachment) -> bool {
-    live::has_namespace(&record.netns, record.netns_inode)
+/// Where one attachment's namespace lives out of sight, others may: that an address is in none of
+/// those that can be seen proves nothing then.
+fn sees_all_namespaces(records: &Attachments) -> Result<bool, Error> {
+    for record in records.list().map_err(|error| record_error(&error))? {
+        let Ok(record) = record else { continue };
+        if record.is_complete() && !live::is_seen(&record) && live::link_stands(&record)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Reservations that neither the runtime nor a record accounts for: of another plugin that had
@@ -114,6 +149,10 @@ fn free(orphans: &[Reservation], records: &Attachments, pool: &Pool) -> Result<(
     if orphans.is_empty() {
         return Ok(());
     }
+    if !sees_all_namespaces(records)? {
+        note(&"not all namespaces can be seen from here: addresses without a record are kept");
+        return Ok(());
+    }
     let live = live::addresses().map_err(|error| {
         Error::new(
             Code::Io,
@@ -140,8 +179,8 @@ fn free(orphans: &[Reservation], records: &Attachments, pool: &Pool) -> Result<(
     Ok(())
 }
 
-/// Whether an ADD could succeed now: the disk takes a file, the kernel talks, and each set
-/// has an address left.
+/// Whether an ADD could succeed now: the disk takes a file, the kernel talks about links and
+/// rules, and each set has an address left.
 pub(super) fn status(request: &Status) -> Result<(), Error> {
     if request.config.is_chained {
         return Ok(());
@@ -167,6 +206,18 @@ pub(super) fn status(request: &Status) -> Result<(), Error> {
             format!("cannot talk to the kernel about links: {}", chain(&error)),
         )
     })?;
+    nft::Connection::open()
+        .and_then(|mut rules| rules.tables(nft::Family::V4))
+        .map_err(|error| {
+            Error::new(
+                Code::NotAvailable,
+                format!(
+                    "cannot talk to the kernel about rules (nf_tables): {}",
+                    chain(&error)
+                ),
+            )
+            .with_details("load the module nf_tables, or start a kernel that has it")
+        })?;
     for set in &request.ipam.sets {
         let usage = pool
             .usage(set, &request.ipam.reserved)

@@ -8,8 +8,12 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use weft_nodestate::Attachment;
+use weft_proto::cni::{Code, Error};
 use weft_sys::namespace;
 use weft_sys::rtnl::Conversation;
+
+use super::chain;
 
 /// Where `ip netns`, containerd, CRI-O, podman and Docker mount namespaces.
 const MOUNTED: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
@@ -80,6 +84,34 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 fn is_namespace(path: &Path) -> bool {
     rustix::fs::statfs(path)
         .is_ok_and(|system| u64::try_from(system.f_type).is_ok_and(|kind| kind == NSFS_MAGIC))
+}
+
+/// Whether an attachment's pod shows any sign of life.
+pub(super) fn attachment(record: &Attachment) -> Result<bool, Error> {
+    Ok(is_seen(record) || link_stands(record)?)
+}
+
+/// Whether an attachment's namespace can be reached.
+pub(super) fn is_seen(record: &Attachment) -> bool {
+    has_namespace(&record.netns, record.netns_inode)
+}
+
+/// Whether the node's end of an attachment's link is there. It does not outlive the pod's
+/// namespace, which may be out of sight: its file can be gone while processes are in it.
+pub(super) fn link_stands(record: &Attachment) -> Result<bool, Error> {
+    Conversation::open()
+        .and_then(|mut node| node.find_link(&record.host_link))
+        .map(|link| link.is_some())
+        .map_err(|error| {
+            Error::new(
+                Code::Kernel,
+                format!(
+                    "cannot look for the link of {}: {}",
+                    record.key,
+                    chain(&error)
+                ),
+            )
+        })
 }
 
 /// Whether the namespace at a path can still be reached, and is the one with this inode; in

@@ -113,11 +113,15 @@ fn among(record: &Attachment, all: &[Attachment]) -> PodRules {
 /// Removes what is said of links that are neither recorded nor there, and of addresses that are
 /// neither recorded nor in any namespace. What is said was read before the records and the links
 /// are; what looks dead is looked at again before it goes.
-pub(super) fn sweep(records: &Attachments) -> Result<(), Error> {
+/// Addresses are looked at only where all namespaces can be seen.
+pub(super) fn sweep(records: &Attachments, sees_all: bool) -> Result<(), Error> {
     let failed = |what: &str, error: &dyn std::error::Error| {
         Error::new(Code::Kernel, format!("cannot {what}: {}", chain(error)))
     };
     let mut dead = pod_rules::subjects().map_err(|error| failed("list rules", &error))?;
+    if !sees_all {
+        dead.addresses.clear();
+    }
     for _look in 0..2 {
         if dead.links.is_empty() && dead.addresses.is_empty() {
             return Ok(());

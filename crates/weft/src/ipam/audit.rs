@@ -268,6 +268,9 @@ mod tests {
             mac: None,
             routes: None,
             bridge: None,
+            anti_spoofing: true,
+            other_addresses: Vec::new(),
+            masquerade_beyond: None,
             pod: None,
         };
         Recorded {

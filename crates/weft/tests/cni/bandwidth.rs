@@ -141,6 +141,7 @@ fn the_device_goes_when_the_container_went_without_del() {
     let dead = pod("dead");
     node.call("ADD", "c1", &path(&dead), &config).ok();
     drop(dead);
+    node.wait_for_links(0);
     assert_eq!(devices(), 1);
     node.call("GC", "", "", &gc).ok();
     node.assert_clean();
@@ -150,6 +151,7 @@ fn the_device_goes_when_the_container_went_without_del() {
     let living = pod("living");
     let result = node.call("ADD", "c2", &path(&living), &config).ok();
     drop(dead);
+    node.wait_for_links(1);
     std::fs::remove_file(node.record("c1")).unwrap();
     node.call("GC", "", "", &gc).ok();
     assert_eq!(devices(), 1);

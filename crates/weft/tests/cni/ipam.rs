@@ -4,12 +4,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{Node, PATIENCE, address, path, pod, prepare, run};
+use crate::node::{Node, address, path, pod, prepare, run};
 
 /// Of no lab: these commands look into every namespace of the machine.
 const DUAL: &[&str] = &["10.199.1.0/24", "fd00:10:199:1::/64"];
@@ -44,19 +43,6 @@ impl Node {
             .arg("--config")
             .arg(config);
         command.output().unwrap()
-    }
-
-    /// A namespace's links go a moment after it.
-    fn wait_for_links(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let links = self.namespace.output("ip", ["-o", "link"]).unwrap();
-            if links.matches(": weft").count() == count {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{links}");
-            std::thread::yield_now();
-        }
     }
 
     fn json(&self, arguments: &[&str]) -> (i32, Value) {

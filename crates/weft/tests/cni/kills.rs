@@ -152,6 +152,7 @@ impl Scene {
             _ => {
                 node.verb("ADD", "dying", &netns).ok();
                 drop(dying);
+                node.wait_for_links(1);
                 node.killed("GC", "", point);
                 node.verb("GC", "", "").ok();
                 return self.assert_only_the_living(&format!("{verb} {point:?}"));
@@ -169,7 +170,10 @@ impl Scene {
             Then::Del => {
                 node.verb("DEL", "dying", &netns).ok();
             }
-            Then::Gc => drop(dying),
+            Then::Gc => {
+                drop(dying);
+                node.wait_for_links(1);
+            }
         }
         // What only a kill leaves, a file that never got its name, waits for GC.
         node.verb("GC", "", "").ok();
@@ -212,6 +216,9 @@ fn every_point(verb: &str, rounds: Option<usize>) {
             let netns = path(&sample);
             scene.node.verb("ADD", "dying", &netns).ok();
             drop(sample);
+            if verb == "GC" {
+                scene.node.wait_for_links(1);
+            }
             scene.node.points_of(verb, &netns)
         }
     };

@@ -7,9 +7,9 @@
 )]
 
 mod asked;
+mod bandwidth;
 mod bridge;
 mod bridge_conflicts;
-mod bandwidth;
 mod chains;
 mod containerd;
 mod enclosure;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -179,6 +179,22 @@ impl Node {
             .unwrap();
         assert_eq!(ports, "");
         self.namespace.output("ip", ["link", "del", name]).unwrap();
+    }
+
+    /// A namespace's links go a moment after it.
+    pub(crate) fn wait_for_links(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let links = self
+                .namespace
+                .output("ip", ["-o", "link", "show", "type", "veth"])
+                .unwrap();
+            if links.matches(": weft").count() == count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{links}");
+            std::thread::yield_now();
+        }
     }
 
     /// Nothing of any pod is left: no link, no route, no reservation, no record.

@@ -401,6 +401,7 @@ fn gc_frees_what_is_dead_twice_over() {
         node.add(name, pod).ok();
     }
     drop(dead);
+    node.wait_for_links(2);
     let mut config = node.config();
     let (code, message) = node.call("GC", "", "", &config).error();
     assert_eq!(code, 7);
@@ -414,6 +415,41 @@ fn gc_frees_what_is_dead_twice_over() {
     assert_eq!(node.reserved().len(), 4);
     node.del("alive").ok();
     node.del("valid").ok();
+    node.assert_clean();
+}
+
+#[test]
+fn gc_keeps_a_pod_whose_namespace_has_lost_its_file() {
+    let node = Node::new(DUAL);
+    let living = pod("living");
+    // Where the runtime mounted it, which somebody took away.
+    let file = node.root.path().join("namespace");
+    std::os::unix::fs::symlink(path(&living), &file).unwrap();
+    let netns = file.to_str().unwrap();
+    let result = node.call("ADD", "c1", netns, &node.config()).ok();
+    fs::remove_file(&file).unwrap();
+    // And what only a reservation tells of may be in a namespace like it.
+    let theirs = node.pool().join("10.244.1.79");
+    fs::write(&theirs, "theirs\r\neth0").unwrap();
+    let mut config = node.config();
+    config["cni.dev/valid-attachments"] = json!([]);
+    let answer = node.call("GC", "", "", &config);
+    assert!(
+        answer.log.contains("something is in it: kept"),
+        "{}",
+        answer.log
+    );
+    answer.ok();
+    assert_eq!(node.reserved().len(), 3);
+    reaches(
+        &node.namespace,
+        &living,
+        address(&result, 0),
+        "172.30.0.11".parse().unwrap(),
+    );
+    drop(living);
+    node.wait_for_links(0);
+    node.call("GC", "", "", &config).ok();
     node.assert_clean();
 }
 
