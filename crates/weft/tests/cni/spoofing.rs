@@ -75,10 +75,10 @@ fn a_source_that_is_not_the_pods_is_dropped_and_counted() {
     let node = trusting();
     let liar = pod("liar");
     let result = node.add("c1", &liar).ok();
-    for family in 0..2 {
-        give(&liar, "eth0", FALSE[family]);
+    for (family, lie) in FALSE.into_iter().enumerate() {
+        give(&liar, "eth0", lie);
         let own = address(&result, family);
-        let false_one: IpAddr = FALSE[family].parse().unwrap();
+        let false_one: IpAddr = lie.parse().unwrap();
         let before = dropped(&node);
         assert_eq!(heard(&node, &liar, family, &[false_one, own]), [own]);
         assert_eq!(dropped(&node), before + 1);
@@ -92,16 +92,16 @@ fn a_source_that_is_not_the_pods_is_dropped_and_counted() {
     config["antiSpoofing"] = json!(false);
     let trusted = pod("trusted");
     let result = node.call("ADD", "c2", &path(&trusted), &config).ok();
-    for family in 0..2 {
-        give(&trusted, "eth0", FALSE[family]);
-        let both = [FALSE[family].parse().unwrap(), address(&result, family)];
+    for (family, lie) in FALSE.into_iter().enumerate() {
+        give(&trusted, "eth0", lie);
+        let both = [lie.parse().unwrap(), address(&result, family)];
         assert_eq!(heard(&node, &trusted, family, &both), both);
     }
     node.check("c2", &trusted, &result).ok();
     // Asked for again with it on, the pod is under the rules from then on.
     node.add("c2", &trusted).ok();
-    for family in 0..2 {
-        let both = [FALSE[family].parse().unwrap(), address(&result, family)];
+    for (family, lie) in FALSE.into_iter().enumerate() {
+        let both = [lie.parse().unwrap(), address(&result, family)];
         assert_eq!(heard(&node, &trusted, family, &both), both[1..]);
     }
     node.call("ADD", "c2", &path(&trusted), &config).ok();
