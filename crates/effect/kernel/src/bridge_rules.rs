@@ -26,6 +26,7 @@ use weft_sys::nft::{
 };
 
 use crate::expression::translated;
+use crate::plugin_table::until_undisturbed;
 
 /// Every bridge of pods.
 const BRIDGES: &str = "bridges";
@@ -46,16 +47,21 @@ const NAME_LENGTH: usize = 16;
 /// What nf_tables refused; then all is as it was.
 pub fn set(bridge: &Bridge) -> Result<(), netlink::Error> {
     let mut connection = Connection::open()?;
+    // Pods that come at once have the same bridge.
+    until_undisturbed(|| write(&mut connection, bridge))
+}
+
+fn write(connection: &mut Connection, bridge: &Bridge) -> Result<(), netlink::Error> {
     let table = table();
-    let there = exists(&mut connection)?;
+    let there = exists(connection)?;
     let mut batch = Batch::new();
     let layout = Layout::new();
-    if !there || !layout.holds(&mut connection)? {
+    if !there || !layout.holds(connection)? {
         layout.write(&mut batch);
     }
-    let has_sets = there && has_sets(&mut connection)?;
+    let has_sets = there && has_sets(connection)?;
     for (set, key, wanted) in elements(bridge) {
-        let held = has_sets && holds(&mut connection, set, &key)?;
+        let held = has_sets && holds(connection, set, &key)?;
         let element = ElementRef {
             key: &key,
             ..ElementRef::default()

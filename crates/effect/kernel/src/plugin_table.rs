@@ -13,6 +13,22 @@ use weft_sys::nft::{
 
 use crate::expression::{DESTINATION_V4, DESTINATION_V6, SOURCE_V4, SOURCE_V6};
 
+/// How often a transaction is made anew that others came in between.
+const ATTEMPTS: u32 = 64;
+
+/// Looks and writes until nobody adds or removes the very same element in between.
+pub(crate) fn until_undisturbed(
+    mut write: impl FnMut() -> Result<(), netlink::Error>,
+) -> Result<(), netlink::Error> {
+    for _ in 1..ATTEMPTS {
+        match write() {
+            Err(error) if error.is_exists() || error.is_absent() => {}
+            done => return done,
+        }
+    }
+    write()
+}
+
 /// A family's table.
 pub(crate) struct PluginTable {
     pub(crate) family: IpFamily,

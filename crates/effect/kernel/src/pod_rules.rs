@@ -26,7 +26,7 @@ use weft_sys::nft::{
 };
 
 use crate::expression::{SOURCE_V4, SOURCE_V6, destination_port, device_name, lookup, octets};
-use crate::plugin_table::PluginTable;
+use crate::plugin_table::{PluginTable, until_undisturbed};
 
 /// Links that only packets with known sources come from.
 const LINKS: &str = "links";
@@ -44,9 +44,6 @@ const AFTER_SERVICES: i32 = 101;
 
 /// IFNAMSIZ.
 const NAME_LENGTH: usize = 16;
-
-/// How often a transaction is made anew that others came in between.
-const ATTEMPTS: u32 = 64;
 
 /// Makes the rules about one link exactly these.
 ///
@@ -202,17 +199,6 @@ pub fn subjects() -> Result<Subjects, Error> {
         }
     }
     Ok(subjects)
-}
-
-/// Another process may add or remove the very same element between our look and our write.
-fn until_undisturbed(mut write: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
-    for _ in 1..ATTEMPTS {
-        match write() {
-            Err(error) if error.is_exists() || error.is_absent() => {}
-            done => return done,
-        }
-    }
-    write()
 }
 
 fn replace(
