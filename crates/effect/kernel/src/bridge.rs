@@ -49,6 +49,20 @@ pub enum Error {
     },
 }
 
+/// Whether pods could have the bridge: it stands as it should, or could be made so.
+///
+/// # Errors
+/// See [`Error`].
+pub fn examine(host: &mut Conversation, bridge: &Bridge) -> Result<(), Error> {
+    let found = host
+        .find_link(&bridge.name)
+        .map_err(failed(bridge)("look it up"))?;
+    match found {
+        Some(found) => compare(host, bridge, &found).map(drop),
+        None => no_other_has(host, None, bridge),
+    }
+}
+
 /// Has the bridge stand, and returns its number. The calling thread is in the namespace that
 /// `host` speaks about.
 ///
@@ -61,6 +75,24 @@ pub fn stand(host: &mut Conversation, bridge: &Bridge) -> Result<u32, Error> {
         Some(link) => link,
         None => create(host, bridge)?,
     };
+    if let Some(difference) = compare(host, bridge, &found)? {
+        finish(host, bridge, &found, difference)?;
+    }
+    Ok(found.index)
+}
+
+/// What one of weft's bridges has too many and too few.
+struct Difference {
+    stale: Vec<IpNet>,
+    missing: Vec<IpNet>,
+}
+
+/// `None` for a bridge that is somebody else's, and fit.
+fn compare(
+    host: &mut Conversation,
+    bridge: &Bridge,
+    found: &Link,
+) -> Result<Option<Difference>, Error> {
     if found.kind.as_deref() != Some("bridge") {
         let kind = found.kind.as_deref().unwrap_or("network card");
         return Err(conflict(
@@ -70,11 +102,11 @@ pub fn stand(host: &mut Conversation, bridge: &Bridge) -> Result<u32, Error> {
     }
     let present = host
         .addresses(Some(found.index))
-        .map_err(failed("read its addresses"))?;
+        .map_err(failed(bridge)("read its addresses"))?;
     let missing = missing(bridge, &present);
-    if !is_ours(&found, bridge) {
+    if !is_ours(found, bridge) {
         return match (missing.first(), found.up) {
-            (None, true) => Ok(found.index),
+            (None, true) => Ok(None),
             (Some(address), _) => Err(conflict(
                 bridge,
                 format!(
@@ -96,12 +128,22 @@ pub fn stand(host: &mut Conversation, bridge: &Bridge) -> Result<u32, Error> {
             format!("it is the network {owner}'s; configure another bridge for this one"),
         ));
     }
-    let stale = stale(host, &found, bridge, &present)?;
+    let stale = stale(host, found, bridge, &present)?;
     if !missing.is_empty() {
-        no_other_has(host, found.index, bridge)?;
+        no_other_has(host, Some(found.index), bridge)?;
     }
+    Ok(Some(Difference { stale, missing }))
+}
+
+fn finish(
+    host: &mut Conversation,
+    bridge: &Bridge,
+    found: &Link,
+    difference: Difference,
+) -> Result<(), Error> {
+    let failed = failed(bridge);
     let mut batch = Batch::new();
-    if alias.is_empty() || found.mtu != bridge.mtu {
+    if found.alias.as_deref() != Some(&*bridge.alias) || found.mtu != bridge.mtu {
         batch.set_link(
             found.index,
             LinkChange {
@@ -121,10 +163,10 @@ pub fn stand(host: &mut Conversation, bridge: &Bridge) -> Result<u32, Error> {
             },
         );
     }
-    for address in stale {
+    for address in difference.stale {
         batch.delete_address(found.index, address);
     }
-    for address in missing {
+    for address in difference.missing {
         batch.add_address(found.index, address, AT_ONCE);
     }
     if !batch.is_empty() {
@@ -136,7 +178,7 @@ pub fn stand(host: &mut Conversation, bridge: &Bridge) -> Result<u32, Error> {
             }
         }
     }
-    Ok(found.index)
+    Ok(())
 }
 
 /// What is not as [`stand`] makes it, in words.
@@ -254,7 +296,7 @@ fn stale(
 }
 
 /// Two devices with one network: packets would go to one of them, by chance.
-fn no_other_has(host: &mut Conversation, own: u32, bridge: &Bridge) -> Result<(), Error> {
+fn no_other_has(host: &mut Conversation, own: Option<u32>, bridge: &Bridge) -> Result<(), Error> {
     let failed = failed(bridge);
     let all = host
         .addresses(None)
@@ -263,7 +305,7 @@ fn no_other_has(host: &mut Conversation, own: u32, bridge: &Bridge) -> Result<()
         let mut networks = bridge.addresses.iter();
         networks.find(|network| network.contains(&address)).copied()
     };
-    for there in all.iter().filter(|there| there.index != own) {
+    for there in all.iter().filter(|there| Some(there.index) != own) {
         if let Some(network) = inside(there.network.addr()) {
             let device = host
                 .link(there.index)

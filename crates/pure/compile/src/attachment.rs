@@ -64,6 +64,20 @@ pub struct Place {
     pub isolated: bool,
 }
 
+impl Place {
+    /// The bridge on the node, with an MTU in bytes.
+    pub fn bridge(&self, mtu: u32) -> Bridge {
+        Bridge {
+            name: self.name.clone(),
+            alias: cut(format!("{}{}", mark::BRIDGE_ALIAS, self.network)).into(),
+            mac: bridge_mac(&self.name),
+            mtu,
+            addresses: self.gateways.clone(),
+            isolated: self.isolated,
+        }
+    }
+}
+
 /// What a node holds for one attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachmentItems {
@@ -159,14 +173,7 @@ pub fn attachment(attachment: &Attachment) -> AttachmentItems {
                 bridge.is_none() && addresses.iter().any(|pod| pod.is_ipv4() == node.is_ipv4())
             })
             .collect(),
-        bridge: bridge.map(|place| Bridge {
-            name: place.name.clone(),
-            alias: cut(format!("{}{}", mark::BRIDGE_ALIAS, place.network)).into(),
-            mac: bridge_mac(&place.name),
-            mtu: attachment.mtu,
-            addresses: place.gateways.clone(),
-            isolated: place.isolated,
-        }),
+        bridge: bridge.map(|place| place.bridge(attachment.mtu)),
     };
     let entry = Entry {
         value: link,

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use weft_proto::cni::{
-    Attach, Code, Environment, Error, Refusal, Request, Version, exercise, version_answer,
+    Attach, Code, Environment, Error, Link, Refusal, Request, Version, exercise, version_answer,
 };
 
 fn environment(changes: &[(&str, &str)]) -> Environment {
@@ -47,6 +47,13 @@ fn with(path: &str, value: Value) -> Value {
     } else {
         parent.insert(key.to_owned(), value);
     }
+    config
+}
+
+/// The same where pods are on a bridge.
+fn bridged(path: &str, value: Value) -> Value {
+    let mut config = with(path, value);
+    config["link"] = json!("bridge");
     config
 }
 
@@ -105,6 +112,43 @@ fn a_plain_add_is_read_whole() {
 }
 
 #[test]
+fn a_bridge_is_read_whole() {
+    let read = |config: &Value| match add(config).link {
+        Link::Bridge(bridge) => bridge,
+        Link::Routed | Link::Absent => panic!("{config}"),
+    };
+    let words = |bridge: &weft_proto::cni::Bridge| -> Vec<String> {
+        bridge.gateways.iter().map(ToString::to_string).collect()
+    };
+    let plain = read(&bridged("/ingressPolicy", json!("open")));
+    assert_eq!((plain.name.as_str(), plain.isolated), ("cni0", false));
+    assert_eq!(words(&plain), ["10.244.1.1/24", "fd00:10:244:1::1/64"]);
+    let mut config = bridged(
+        "/ipam/ranges",
+        json!([[
+            {"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.19"},
+            {"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.30"},
+            {"subnet": "10.2.0.0/16", "gateway": "10.2.0.7"},
+        ]]),
+    );
+    config["bridge"] = json!("pods");
+    config["ingressPolicy"] = json!("same-bridge");
+    let other = read(&config);
+    assert_eq!((other.name.as_str(), other.isolated), ("pods", true));
+    assert_eq!(words(&other), ["10.1.0.1/24", "10.2.0.7/16"]);
+    for gateway in ["10.1.0.1", "10.2.0.7"] {
+        assert!(
+            add(&config)
+                .ipam
+                .reserved
+                .contains(&gateway.parse().unwrap())
+        );
+    }
+    assert_eq!(add(&with("/link", json!("routed"))).link, Link::Routed);
+    assert_eq!(add(&with("/link", Value::Null)).link, Link::Routed);
+}
+
+#[test]
 fn every_wrong_variable_is_named_with_code_4() {
     for (name, value) in [
         ("CNI_COMMAND", ""),
@@ -122,6 +166,9 @@ fn every_wrong_variable_is_named_with_code_4() {
         ("CNI_NETNS", ""),
         ("CNI_ARGS", "K8S_POD_NAME"),
         ("CNI_ARGS", "K8S_POD_NAMESPACE=x"),
+        ("CNI_ARGS", "IP=10.244.1"),
+        ("CNI_ARGS", "IP=10.244.1.7,10.244.1.8"),
+        ("CNI_ARGS", "MAC=02:00"),
     ] {
         let error = refused(&environment(&[(name, value)]), &config());
         assert_eq!(error.code, Code::InvalidEnvironment, "{name}={value}");
@@ -245,6 +292,58 @@ fn every_wrong_field_is_named_with_its_code() {
             with("/runtimeConfig", json!({"bandwidth": {"ingressRate": 1}})),
             Code::UnsupportedField,
             "runtimeConfig.bandwidth:",
+        ),
+        (with("/link", json!(1)), Code::Decode, "link:"),
+        (
+            with("/link", json!("macvlan")),
+            Code::InvalidConfig,
+            "link: \"macvlan\" is none of",
+        ),
+        (
+            with("/bridge", json!("cni0")),
+            Code::InvalidConfig,
+            "bridge: a routed link has none",
+        ),
+        (
+            with("/ingressPolicy", json!("open")),
+            Code::InvalidConfig,
+            "ingressPolicy: a routed link has none",
+        ),
+        (
+            bridged("/bridge", json!("a/b")),
+            Code::InvalidConfig,
+            "bridge: \"a/b\" may not hold",
+        ),
+        (
+            bridged("/ingressPolicy", json!("isolated")),
+            Code::UnsupportedField,
+            "ingressPolicy: \"isolated\"",
+        ),
+        (
+            bridged("/ingressPolicy", json!(true)),
+            Code::Decode,
+            "ingressPolicy:",
+        ),
+        (
+            bridged(
+                "/ipam/ranges",
+                json!([
+                    {"subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.9", "gateway": "10.1.0.1"},
+                    {"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.20", "gateway": "10.1.0.2"},
+                ]),
+            ),
+            Code::InvalidConfig,
+            "ipam.ranges: 10.1.0.1 and 10.1.0.2 are both gateways of 10.1.0.0/24",
+        ),
+        (
+            bridged("/args", json!({"cni": {"ips": ["10.244.1.1"]}})),
+            Code::InvalidConfig,
+            "args.cni.ips[0]: 10.244.1.1 is excluded",
+        ),
+        (
+            with("/link", json!("none")),
+            Code::InvalidConfig,
+            "ipam: the plugin that made the link",
         ),
         (with("/ipam", Value::Null), Code::InvalidConfig, "ipam:"),
         (with("/ipam", json!("weft")), Code::Decode, "ipam:"),
@@ -523,6 +622,11 @@ fn results_have_the_shape_of_their_version() {
                     "priority": 10, "table": 254, "scope": 0}],
         "dns": {"nameservers": ["10.96.0.10"], "domain": "d", "search": ["s"], "options": ["o"]},
     });
+    // A further interface: the one that is there keeps its name for itself.
+    let add = |config: &Value| match parse(&environment(&[("CNI_IFNAME", "net1")]), config) {
+        Ok(Request::Add(attach)) => *attach,
+        other => panic!("{other:?}"),
+    };
     let attach = add(&with("/prevResult", previous.clone()));
     assert!(attach.config.remarks.is_empty());
     let result = attach.previous.unwrap();
@@ -582,6 +686,10 @@ fn documents() -> impl Strategy<Value = Value> {
             "::/0",
             "10.0.0.1",
             "fd00::1/64",
+            "bridge",
+            "none",
+            "loopback",
+            "same-bridge",
             "",
             "/x",
         ])
@@ -593,6 +701,9 @@ fn documents() -> impl Strategy<Value = Value> {
         "name",
         "type",
         "mtu",
+        "link",
+        "bridge",
+        "ingressPolicy",
         "ipam",
         "ranges",
         "subnet",

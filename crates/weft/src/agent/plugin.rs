@@ -14,6 +14,11 @@ use weft_proto::cni::Range;
 /// The name the runtime finds the configuration by: the first in the directory wins.
 const CONFIGURATION: &str = "10-weft.conflist";
 
+/// The plugin's name, by which a configuration has it.
+const PLUGIN: &str = "weft";
+/// The other plugin that weft is.
+const LOOPBACK: &str = "loopback";
+
 /// Where a node keeps its CNI files.
 #[derive(Clone, Debug)]
 pub(crate) struct Directories {
@@ -40,7 +45,7 @@ impl Directories {
         let source = std::env::current_exe().context("the path of weft's own binary")?;
         let target = self.binary();
         if same_file(&source, &target) {
-            return Ok(());
+            return self.install_loopback();
         }
         fs::create_dir_all(&self.binaries)
             .with_context(|| format!("CNI plugin directory {}", self.binaries.display()))?;
@@ -48,12 +53,29 @@ impl Directories {
         let fresh = self.binaries.join(".weft.new");
         copy_with_time(&source, &fresh)
             .and_then(|()| fs::rename(&fresh, &target))
-            .with_context(|| format!("CNI plugin {}", target.display()))
+            .with_context(|| format!("CNI plugin {}", target.display()))?;
+        self.install_loopback()
+    }
+
+    /// And the plugin `loopback`, which most runtimes call for each pod, where there is none.
+    fn install_loopback(&self) -> Result<()> {
+        let link = self.binaries.join(LOOPBACK);
+        match std::os::unix::fs::symlink(PLUGIN, &link) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.with_context(|| format!("CNI plugin {}", link.display())),
+        }
+    }
+
+    /// The plugin `loopback`, if it is weft.
+    pub(crate) fn own_loopback(&self) -> Option<PathBuf> {
+        let link = self.binaries.join(LOOPBACK);
+        let leads = fs::read_link(&link).ok()?;
+        (leads == Path::new(PLUGIN)).then_some(link)
     }
 
     /// The plugin's file.
     pub(crate) fn binary(&self) -> PathBuf {
-        self.binaries.join("weft")
+        self.binaries.join(PLUGIN)
     }
 
     /// The configuration's file.

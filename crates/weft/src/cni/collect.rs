@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weft_compile::attachment;
 use weft_nodestate::{Attachment, Attachments, Pool, Reservation};
-use weft_proto::cni::{AttachmentKey, Code, Collect, Error, Status};
+use weft_proto::cni::{AttachmentKey, Code, Collect, Error, Link, Status};
 use weft_sys::nft;
 use weft_sys::rtnl::Conversation;
 
@@ -200,7 +202,7 @@ pub(super) fn status(request: &Status) -> Result<(), Error> {
             .with_details("make room, or mount the file system for writing")
         })?;
     }
-    Conversation::open().map_err(|error| {
+    let mut host = Conversation::open().map_err(|error| {
         Error::new(
             Code::NotAvailable,
             format!("cannot talk to the kernel about links: {}", chain(&error)),
@@ -218,6 +220,16 @@ pub(super) fn status(request: &Status) -> Result<(), Error> {
             )
             .with_details("load the module nf_tables, or start a kernel that has it")
         })?;
+    if let Link::Bridge(bridge) = &request.link {
+        let place = attachment::Place {
+            network: Arc::from(request.config.network.as_str()),
+            name: Arc::from(bridge.name.as_str()),
+            gateways: bridge.gateways.clone(),
+            isolated: bridge.isolated,
+        };
+        weft_kernel::bridge::examine(&mut host, &place.bridge(request.mtu))
+            .map_err(|error| Error::new(Code::NotAvailable, chain(&error)))?;
+    }
     for set in &request.ipam.sets {
         let usage = pool
             .usage(set, &request.ipam.reserved)

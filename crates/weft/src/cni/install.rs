@@ -155,7 +155,11 @@ fn uninstall(args: &Uninstall) -> Result<ExitCode> {
     }
     let directories = args.folders.directories();
     // The other way round: no runtime finds a configuration without its plugin.
-    for path in [directories.configuration(), directories.binary()] {
+    let paths = [
+        Some(directories.configuration()),
+        directories.own_loopback(),
+    ];
+    for path in paths.into_iter().flatten().chain([directories.binary()]) {
         match remove(&path)? {
             true => say(format!("removed {}", path.display())),
             false => say(format!("{} was not there", path.display())),

@@ -73,6 +73,64 @@ fn an_address_and_an_ethernet_address_are_given_as_asked() {
 }
 
 #[test]
+fn cni_args_ask_as_capabilities_do() {
+    for node in [Node::new(DUAL), Node::bridged(DUAL)] {
+        let pod = pod("pod");
+        let add = |arguments: &str, config: &serde_json::Value| {
+            let mut process = node.command("ADD", "c1", &path(&pod));
+            process.env("CNI_ARGS", arguments);
+            crate::node::run(process, config)
+        };
+        let address = |result: &serde_json::Value, index: usize| {
+            crate::node::address(result, index).to_string()
+        };
+        let wanted = "IgnoreUnknown=1;IP=10.244.1.9/24,fd00:10:244:1::9;MAC=02:00:00:00:00:09";
+        let mut config = node.config();
+        let result = add(wanted, &config).ok();
+        assert_eq!(
+            [address(&result, 0), address(&result, 1)],
+            ["10.244.1.9", "fd00:10:244:1::9"]
+        );
+        let inside = ip(&pod, &["link", "show", "eth0"]);
+        assert_eq!(inside[0]["address"], "02:00:00:00:00:09");
+        node.del("c1").ok();
+        // What is said nearer to the pod counts.
+        config["runtimeConfig"] = json!({"ips": ["10.244.1.10"]});
+        let result = add(wanted, &config).ok();
+        assert_eq!(address(&result, 0), "10.244.1.10");
+        node.del("c1").ok();
+        for (arguments, code, words) in [
+            ("IP=x", 4, "CNI_ARGS: IP: \"x\" is not an IP address"),
+            (
+                "IP=10.244.1.8,10.244.1.9",
+                4,
+                "CNI_ARGS: IP: 10.244.1.9 is a second",
+            ),
+            (
+                "MAC=01:00:00:00:00:00",
+                4,
+                "CNI_ARGS: MAC: \"01:00:00:00:00:00\" is the",
+            ),
+            (
+                "IP=10.9.0.1",
+                7,
+                "CNI_ARGS: IP: 10.9.0.1 is in none of ipam.ranges",
+            ),
+        ] {
+            let error = add(arguments, &node.config()).error();
+            assert_eq!(error.0, code, "{error:?}");
+            assert!(error.1.starts_with(words), "{error:?}");
+        }
+        add("IP=;MAC=", &node.config()).ok();
+        node.del("c1").ok();
+        if node.fields["link"] == "bridge" {
+            node.remove_bridge("cni0");
+        }
+        node.assert_clean();
+    }
+}
+
+#[test]
 fn a_pod_has_several_interfaces() {
     let node = Node::new(&["10.244.1.0/24"]);
     let both = pod("both");

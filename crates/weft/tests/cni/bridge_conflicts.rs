@@ -13,6 +13,11 @@ fn refused(node: &Node, words: &str) {
         message.starts_with("bridge") && message.contains(words),
         "{words} | {message}"
     );
+    // STATUS says it before, in the same words.
+    if !words.contains("which a pod has") {
+        let status = node.call("STATUS", "", "", &node.config()).error();
+        assert_eq!(status, (50, message));
+    }
     assert!(!node.record("new").exists());
     assert_eq!(ip(&pod, &["link"]).as_array().unwrap().len(), 1);
 }

@@ -355,6 +355,14 @@ fn the_plugin_is_installed_and_taken_away() {
     prepare(&mut version, "VERSION", "", "");
     run(version, &json!({"cniVersion": "1.1.0"})).ok();
 
+    let loopback = root.join("bin/loopback");
+    let place = pod("loopback");
+    let mut add = node.namespace.command(&loopback).unwrap();
+    prepare(&mut add, "ADD", "c1", &path(&place));
+    add.env("CNI_IFNAME", "lo");
+    let config = json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"});
+    assert_eq!(run(add, &config).ok()["interfaces"][0]["name"], "lo");
+
     let other = root.join("net.d/10-flannel.conflist");
     fs::write(root.join("net.d/20-other.conflist"), "{}").unwrap();
     let first = install(&["--range", "10.199.1.0/24", "--mtu", "1400"]);
@@ -381,8 +389,18 @@ fn the_plugin_is_installed_and_taken_away() {
     assert!(plugin.exists());
     node.del("living").ok();
     assert_eq!(uninstall(&[]).status.code(), Some(0));
-    assert!(!plugin.exists());
-    assert_eq!(fs::read_dir(root.join("net.d")).unwrap().count(), 0);
+    for folder in ["bin", "net.d"] {
+        assert_eq!(
+            fs::read_dir(root.join(folder)).unwrap().count(),
+            0,
+            "{folder}"
+        );
+    }
+    // Somebody else's stays.
+    fs::write(&loopback, "").unwrap();
+    install(&["--range", "10.199.1.0/24"]);
+    assert_eq!(uninstall(&[]).status.code(), Some(0));
+    assert_eq!(fs::read_to_string(&loopback).unwrap(), "");
     let again = uninstall(&["--force"]);
     assert!(said(&again).contains("was not there"), "{}", said(&again));
 }

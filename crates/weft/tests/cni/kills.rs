@@ -67,6 +67,17 @@ impl Node {
         run(process, &self.config_for(verb))
     }
 
+    /// The bridge and its rules go, so that the next ADD makes them.
+    fn forget_bridge(&self) {
+        for (program, arguments) in [
+            ("ip", "link del cni0"),
+            ("nft", "delete table inet weft-bridges"),
+        ] {
+            // Not there: the ADD before died before it made it.
+            let _ = self.namespace.output(program, arguments.split(' '));
+        }
+    }
+
     fn config_for(&self, verb: &str) -> Value {
         let mut config = self.config();
         config["runtimeConfig"] = json!({
@@ -120,20 +131,39 @@ enum Then {
 
 const THEN: [Then; 3] = [Then::Add, Then::Del, Then::Gc];
 
+/// The link of the pod that dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Routed,
+    /// On a bridge that it is the first to need.
+    Bridge,
+}
+
 /// A node with a pod that lives through all of it.
 struct Scene {
     node: Node,
+    kind: Kind,
     living: Namespace,
     result: Value,
 }
 
 impl Scene {
-    fn new() -> Self {
-        let node = Node::new(DUAL);
+    fn new(kind: Kind) -> Self {
+        let mut node = Node::new(DUAL);
         let living = pod("living");
         let result = node.add("living", &living).ok();
+        if kind == Kind::Bridge {
+            // The living has the first address.
+            let mut ipam = node.config()["ipam"].clone();
+            ipam["ranges"] = json!([
+                {"subnet": "10.244.1.0/24", "gateway": "10.244.1.254"},
+                {"subnet": "fd00:10:244:1::/64", "gateway": "fd00:10:244:1::fe"},
+            ]);
+            node.fields = json!({"link": "bridge", "ingressPolicy": "same-bridge", "ipam": ipam});
+        }
         Scene {
             node,
+            kind,
             living,
             result,
         }
@@ -141,6 +171,7 @@ impl Scene {
 
     fn round(&self, verb: &str, point: &Point, then: Then) {
         let node = &self.node;
+        node.forget_bridge();
         let dying = pod("dying");
         let netns = path(&dying);
         match verb {
@@ -194,7 +225,7 @@ impl Scene {
         }
         let aliases = node.namespace.output("ip", ["link"]).unwrap();
         assert_eq!(
-            aliases.matches("alias weft:").count(),
+            aliases.matches("alias weft:default/").count(),
             1,
             "{round}: {aliases}"
         );
@@ -203,12 +234,13 @@ impl Scene {
         assert!(!rules.contains("8080"), "{round}: {rules}");
         assert!(!rules.contains("pod-dying"), "{round}: {rules}");
         assert_eq!(rules.matches("pod-living").count(), 4, "{round}: {rules}");
+        assert!(!aliases.contains("master cni0"), "{round}: {aliases}");
     }
 }
 
 /// Every point of a verb once, or as many rounds as asked for.
-fn every_point(verb: &str, rounds: Option<usize>) {
-    let scene = Scene::new();
+fn every_point(verb: &str, kind: Kind, rounds: Option<usize>) {
+    let scene = Scene::new(kind);
     let sample = pod("dying");
     let points = match verb {
         "ADD" => scene.node.points_of("ADD", &path(&sample)),
@@ -223,6 +255,11 @@ fn every_point(verb: &str, rounds: Option<usize>) {
         }
     };
     scene.node.verb("DEL", "dying", "").ok();
+    if scene.kind == Kind::Bridge && verb == "ADD" {
+        let trace = fs::read_to_string(scene.node.root.path().join("trace")).unwrap();
+        // The bridge was made in the run that was traced, and its rules were written.
+        assert!(trace.contains("cni0"), "{trace}");
+    }
     let rounds = rounds.unwrap_or(points.len());
     for round in 0..rounds {
         let point = &points[round % points.len()];
@@ -234,17 +271,24 @@ fn every_point(verb: &str, rounds: Option<usize>) {
 
 #[test]
 fn an_add_may_die_anywhere() {
-    every_point("ADD", None);
+    every_point("ADD", Kind::Routed, None);
+}
+
+#[test]
+fn an_add_may_die_anywhere_while_it_makes_a_bridge() {
+    every_point("ADD", Kind::Bridge, None);
 }
 
 #[test]
 fn a_del_may_die_anywhere() {
-    every_point("DEL", None);
+    every_point("DEL", Kind::Routed, None);
+    every_point("DEL", Kind::Bridge, None);
 }
 
 #[test]
 fn a_gc_may_die_anywhere() {
-    every_point("GC", None);
+    every_point("GC", Kind::Routed, None);
+    every_point("GC", Kind::Bridge, None);
 }
 
 #[test]
@@ -256,8 +300,10 @@ fn plugins_die_a_thousand_times() {
         .unwrap_or(100);
     let rounds = |full: usize| Some((full * percent).div_ceil(100));
     std::thread::scope(|scope| {
-        for (verb, full) in [("ADD", 600), ("DEL", 300), ("GC", 100)] {
-            scope.spawn(move || every_point(verb, rounds(full)));
+        for (verb, full) in [("ADD", 300), ("DEL", 150), ("GC", 50)] {
+            for kind in [Kind::Routed, Kind::Bridge] {
+                scope.spawn(move || every_point(verb, kind, rounds(full)));
+            }
         }
     });
 }

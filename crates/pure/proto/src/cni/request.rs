@@ -101,6 +101,10 @@ pub struct Collect {
 pub struct Status {
     /// The network.
     pub config: Config,
+    /// `link`, with what belongs to it.
+    pub link: Link,
+    /// `mtu`, bytes.
+    pub mtu: u32,
     /// `ipam`.
     pub ipam: Ipam,
 }
@@ -193,6 +197,8 @@ impl Request {
                 let link = LinkConfig::read(document, Asked::default(), &mut config.remarks)?;
                 Ok(Request::Status(Status {
                     config,
+                    link: link.link,
+                    mtu: link.mtu,
                     ipam: link.ipam,
                 }))
             }
