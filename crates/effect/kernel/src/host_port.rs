@@ -239,7 +239,7 @@ fn data(port: &HostPort) -> Vec<u8> {
 
 /// A family's table.
 fn layout(family: IpFamily) -> PluginTable {
-    let mut table = PluginTable::new(family, mark::HOST_PORTS);
+    let mut table = PluginTable::of(family, mark::HOST_PORTS);
     let address = table.address_type();
     table.set(
         PORTS,
@@ -247,7 +247,9 @@ fn layout(family: IpFamily) -> PluginTable {
         &[address, DataType::Port],
     );
     table.set(HAIRPIN, &[address, address], &[]);
-    guard(&mut table);
+    if family == IpFamily::V4 {
+        guard(&mut table);
+    }
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
         table.chain(name, ChainKind::Nat, hook, -99);
         table.rule(name, translate(&table));
@@ -266,9 +268,6 @@ fn layout(family: IpFamily) -> PluginTable {
 /// Nobody but the node itself reaches its loopback addresses, though pods' links may carry
 /// answers from them.
 fn guard(table: &mut PluginTable) {
-    if table.family != IpFamily::V4 {
-        return;
-    }
     table.chain("guard", ChainKind::Filter, Hook::Prerouting, -110);
     let elsewhere = vec![
         Expression::Meta {

@@ -31,7 +31,6 @@ pub(crate) fn until_undisturbed(
 
 /// A family's table.
 pub(crate) struct PluginTable {
-    pub(crate) family: IpFamily,
     pub(crate) name: TableName,
     sets: Vec<Set>,
     chains: Vec<Chain>,
@@ -39,15 +38,21 @@ pub(crate) struct PluginTable {
 }
 
 impl PluginTable {
+    /// A table of an address family without anything in it.
+    pub(crate) fn of(family: IpFamily, name: &str) -> Self {
+        Self::new(
+            match family {
+                IpFamily::V4 => Family::V4,
+                IpFamily::V6 => Family::V6,
+            },
+            name,
+        )
+    }
+
     /// A table without anything in it.
-    pub(crate) fn new(family: IpFamily, name: &str) -> Self {
-        let nft = match family {
-            IpFamily::V4 => Family::V4,
-            IpFamily::V6 => Family::V6,
-        };
+    pub(crate) fn new(family: Family, name: &str) -> Self {
         Self {
-            family,
-            name: TableName::new(nft, name),
+            name: TableName::new(family, name),
             sets: Vec::new(),
             chains: Vec::new(),
             rules: Vec::new(),
@@ -94,16 +99,21 @@ impl PluginTable {
         });
     }
 
-    pub(crate) fn address_type(&self) -> DataType {
-        match self.family {
-            IpFamily::V4 => DataType::Ipv4Address,
-            IpFamily::V6 => DataType::Ipv6Address,
+    /// The address family of what it sees; of several, IPv4.
+    fn family(&self) -> IpFamily {
+        match self.name.family {
+            Family::V6 => IpFamily::V6,
+            Family::V4 | Family::Inet | Family::Bridge => IpFamily::V4,
         }
+    }
+
+    pub(crate) fn address_type(&self) -> DataType {
+        address_type(self.family())
     }
 
     /// Words that an address takes.
     pub(crate) fn words(&self) -> u8 {
-        match self.family {
+        match self.family() {
             IpFamily::V4 => 1,
             IpFamily::V6 => 4,
         }
@@ -111,25 +121,12 @@ impl PluginTable {
 
     /// Loads the packet's source.
     pub(crate) fn source(&self, into: u8) -> Expression {
-        self.address(SOURCE_V4, SOURCE_V6, into)
+        source(self.family(), into)
     }
 
     /// Loads the packet's destination.
     pub(crate) fn destination(&self, into: u8) -> Expression {
-        self.address(DESTINATION_V4, DESTINATION_V6, into)
-    }
-
-    fn address(&self, v4: u32, v6: u32, into: u8) -> Expression {
-        let (offset, length) = match self.family {
-            IpFamily::V4 => (v4, 4),
-            IpFamily::V6 => (v6, 16),
-        };
-        Expression::Payload {
-            base: PayloadBase::Network,
-            offset,
-            length,
-            into: Register::word(into),
-        }
+        address(self.family(), DESTINATION_V4, DESTINATION_V6, into)
     }
 
     /// Whether there is such a table, whatever is in it.
@@ -168,5 +165,30 @@ impl PluginTable {
         for rule in &self.rules {
             batch.add_rule(&self.name, rule);
         }
+    }
+}
+
+pub(crate) fn address_type(family: IpFamily) -> DataType {
+    match family {
+        IpFamily::V4 => DataType::Ipv4Address,
+        IpFamily::V6 => DataType::Ipv6Address,
+    }
+}
+
+/// Loads the source of a packet of this family.
+pub(crate) fn source(family: IpFamily, into: u8) -> Expression {
+    address(family, SOURCE_V4, SOURCE_V6, into)
+}
+
+fn address(family: IpFamily, v4: u32, v6: u32, into: u8) -> Expression {
+    let (offset, length) = match family {
+        IpFamily::V4 => (v4, 4),
+        IpFamily::V6 => (v6, 16),
+    };
+    Expression::Payload {
+        base: PayloadBase::Network,
+        offset,
+        length,
+        into: Register::word(into),
     }
 }

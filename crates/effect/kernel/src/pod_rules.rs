@@ -12,6 +12,16 @@
 //! A packet with a source that is not the pod's ends before conntrack sees it. Masquerade comes
 //! after the agent's: a connection that has a source by then keeps it.
 //!
+//! What comes in by a port of a bridge is told by its port in the family `bridge` alone, before
+//! the bridge hands it on or the node takes it:
+//!
+//! ```text
+//! -300 prerouting    iifname . saddr @sources, or @sources-v6            accept
+//!                    iifname . the sender of ARP @sources, or nobody     accept
+//!                    the same exceptions                                 accept
+//!                    iifname @links                                      counted, dropped
+//! ```
+//!
 //! What is about a link stands under the link's name, what is about an address under the address;
 //! so everything about one link of a pod is found again by the two, whatever is known besides.
 
@@ -21,17 +31,19 @@ use std::net::IpAddr;
 use weft_desired::{IpFamily, PodRules, mark};
 use weft_sys::netlink::Error;
 use weft_sys::nft::{
-    Batch, BitOperation, ChainKind, Connection, DataType, Element, ElementRef, Expression, Hook,
-    MetaKey, PayloadBase, Register, Verdict,
+    Batch, BitOperation, ChainKind, Connection, DataType, Element, ElementRef, Expression, Family,
+    Hook, MetaKey, PayloadBase, Register, Verdict,
 };
 
 use crate::expression::{SOURCE_V4, SOURCE_V6, destination_port, device_name, lookup, octets};
-use crate::plugin_table::{PluginTable, until_undisturbed};
+use crate::plugin_table::{PluginTable, address_type, source, until_undisturbed};
 
 /// Links that only packets with known sources come from.
 const LINKS: &str = "links";
 /// Those sources.
 const SOURCES: &str = "sources";
+/// In the family `bridge`, those of IPv6.
+const SOURCES_V6: &str = "sources-v6";
 /// Addresses of pods that are masqueraded.
 const LEAVING: &str = "leaving";
 /// Where each of them is not.
@@ -51,9 +63,9 @@ const NAME_LENGTH: usize = 16;
 /// See [`Error`]; a family has all of its rules or those from before.
 pub fn set(rules: &PodRules) -> Result<(), Error> {
     let mut connection = Connection::open()?;
-    for family in IpFamily::BOTH {
-        let layout = layout(family);
-        let wanted = elements(rules, family);
+    for place in PLACES {
+        let layout = layout(place);
+        let wanted = elements(rules, place);
         if wanted.is_empty() && !layout.exists(&mut connection)? {
             continue;
         }
@@ -69,6 +81,7 @@ pub fn set(rules: &PodRules) -> Result<(), Error> {
 pub fn clear(link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
     set(&PodRules {
         link: link.into(),
+        is_port: false,
         addresses: addresses.to_vec(),
         other_links: Vec::new(),
         other_addresses: Vec::new(),
@@ -85,9 +98,9 @@ pub fn clear(link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
 pub fn deviations(rules: &PodRules) -> Result<Vec<String>, Error> {
     let mut connection = Connection::open()?;
     let mut deviations = Vec::new();
-    for family in IpFamily::BOTH {
-        let layout = layout(family);
-        let wanted = elements(rules, family);
+    for place in PLACES {
+        let layout = layout(place);
+        let wanted = elements(rules, place);
         let exists = layout.exists(&mut connection)?;
         if wanted.is_empty() && !exists {
             continue;
@@ -119,11 +132,11 @@ pub fn deviations(rules: &PodRules) -> Result<Vec<String>, Error> {
 pub fn restore(all: &[PodRules]) -> Result<bool, Error> {
     let mut connection = Connection::open()?;
     let mut was_missing = false;
-    for family in IpFamily::BOTH {
-        let layout = layout(family);
+    for place in PLACES {
+        let layout = layout(place);
         let comment_of: Vec<(BTreeSet<Item>, &str)> = all
             .iter()
-            .map(|rules| (elements(rules, family), &*rules.comment))
+            .map(|rules| (elements(rules, place), &*rules.comment))
             .filter(|(wanted, _)| !wanted.is_empty())
             .collect();
         if comment_of.is_empty() {
@@ -157,20 +170,20 @@ pub fn restore(all: &[PodRules]) -> Result<bool, Error> {
     Ok(was_missing)
 }
 
-/// Whether chains and rules stand as they should in the families that have them; `false` where
-/// none has. What is in the sets is not looked at.
+/// How many of the tables have their chains and rules. What is in the sets is not looked at.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn stand() -> Result<bool, Error> {
+pub fn whole() -> Result<usize, Error> {
     let mut connection = Connection::open()?;
-    for family in IpFamily::BOTH {
-        let layout = layout(family);
-        if !layout.exists(&mut connection)? || !layout.holds(&mut connection)? {
-            return Ok(false);
+    let mut whole = 0;
+    for place in PLACES {
+        let layout = layout(place);
+        if layout.exists(&mut connection)? && layout.holds(&mut connection)? {
+            whole += 1;
         }
     }
-    Ok(true)
+    Ok(whole)
 }
 
 /// What something is said about.
@@ -189,12 +202,12 @@ pub struct Subjects {
 pub fn subjects() -> Result<Subjects, Error> {
     let mut connection = Connection::open()?;
     let mut subjects = Subjects::default();
-    for family in IpFamily::BOTH {
-        let layout = layout(family);
+    for place in PLACES {
+        let layout = layout(place);
         if layout.exists(&mut connection)? {
             let items = standing(&mut connection, &layout)?;
             subjects.links.extend(items.iter().filter_map(Item::link));
-            let addresses = items.iter().filter_map(|item| item.address(family));
+            let addresses = items.iter().filter_map(Item::address);
             subjects.addresses.extend(addresses);
         }
     }
@@ -256,7 +269,7 @@ impl Item {
 
     /// The link whose name its key begins with.
     fn link(&self) -> Option<String> {
-        if self.set != LINKS && self.set != SOURCES {
+        if self.set == LEAVING || self.set == INSIDE {
             return None;
         }
         let name = self.key.get(..NAME_LENGTH)?;
@@ -265,17 +278,17 @@ impl Item {
     }
 
     /// The pod's address that it is about.
-    fn address(&self, family: IpFamily) -> Option<IpAddr> {
-        let bytes = match self.set {
-            SOURCES => self.key.get(NAME_LENGTH..)?,
-            LEAVING | INSIDE => &self.key,
-            _ => return None,
-        };
-        address_of(bytes, family)
+    fn address(&self) -> Option<IpAddr> {
+        match self.set {
+            LEAVING => address_of(&self.key),
+            // Two of one length.
+            INSIDE => address_of(self.key.get(..self.key.len() / 2)?),
+            _ => address_of(self.key.get(NAME_LENGTH..)?),
+        }
     }
 
-    fn is_about(&self, rules: &PodRules, family: IpFamily) -> bool {
-        let address = self.address(family);
+    fn is_about(&self, rules: &PodRules) -> bool {
+        let address = self.address();
         self.link().is_some_and(|link| *link == *rules.link)
             || address.is_some_and(|address| rules.addresses.contains(&address))
     }
@@ -283,35 +296,20 @@ impl Item {
 
 impl std::fmt::Display for Item {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "in set {} ", self.set)?;
-        let mut rest = self.key.as_slice();
-        if let Some(link) = self.link() {
-            f.write_str(&link)?;
-            rest = self.key.get(NAME_LENGTH..).unwrap_or_default();
-            if !rest.is_empty() {
-                f.write_str(" . ")?;
-            }
-        }
-        let family = match rest.len() {
-            16 | 32 => IpFamily::V6,
-            _ => IpFamily::V4,
-        };
-        let width = width(family);
-        let parts = rest.chunks(width).zip(0..);
-        for (part, index) in parts {
-            let separator = if index == 0 { "" } else { " . " };
-            if let Some(address) = address_of(part, family) {
-                write!(f, "{separator}{address}")?;
-            }
-        }
-        if let Some(last) = self
-            .key_end
-            .get(width..)
-            .and_then(|last| address_of(last, family))
-        {
-            write!(f, "-{last}")?;
-        }
-        Ok(())
+        write!(f, "in set {}", self.set)?;
+        let half = self.key.len() / 2;
+        let range = (self.set == INSIDE).then(|| (self.key.get(half..), self.key_end.get(half..)));
+        let (first, last) = range.unwrap_or_default();
+        let parts = [
+            self.link(),
+            self.address().map(|address| address.to_string()),
+            first.and_then(address_of).map(|first| {
+                let last = last.and_then(address_of);
+                last.map_or(first.to_string(), |last| format!("{first}-{last}"))
+            }),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        write!(f, " {}", parts.join(" . "))
     }
 }
 
@@ -322,35 +320,77 @@ fn width(family: IpFamily) -> usize {
     }
 }
 
-fn address_of(bytes: &[u8], family: IpFamily) -> Option<IpAddr> {
-    match family {
-        IpFamily::V4 => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
-        IpFamily::V6 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
+        16 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
+        _ => None,
     }
 }
 
-/// What the sets of a family hold for a link.
-fn elements(rules: &PodRules, family: IpFamily) -> BTreeSet<Item> {
+/// Where a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// What the node routes.
+    Routed(IpFamily),
+    /// What comes in by ports of bridges.
+    Bridged,
+}
+
+const PLACES: [Place; 3] = [
+    Place::Routed(IpFamily::V4),
+    Place::Routed(IpFamily::V6),
+    Place::Bridged,
+];
+
+impl Place {
+    /// Whether packets of a link are told by it here.
+    fn tells(self, is_port: bool) -> bool {
+        is_port == (self == Place::Bridged)
+    }
+
+    fn has(self, address: IpAddr) -> bool {
+        match self {
+            Place::Routed(family) => family.has(address),
+            Place::Bridged => true,
+        }
+    }
+
+    fn sources_of(self, address: IpAddr) -> &'static str {
+        match self {
+            Place::Bridged if address.is_ipv6() => SOURCES_V6,
+            Place::Bridged | Place::Routed(_) => SOURCES,
+        }
+    }
+}
+
+/// What the sets of a table hold for a link.
+fn elements(rules: &PodRules, place: Place) -> BTreeSet<Item> {
     let addresses = |all: &[IpAddr]| -> Vec<IpAddr> {
-        let of_family = all.iter().filter(|address| family.has(**address));
-        of_family.copied().collect()
+        all.iter()
+            .copied()
+            .filter(|address| place.has(*address))
+            .collect()
     };
     let own = addresses(&rules.addresses);
-    let mut items = BTreeSet::new();
     let source = |link: &str, address: IpAddr| {
         let key = [device_name(link), octets(address)].concat();
-        Item::of(SOURCES, key)
+        Item::of(place.sources_of(address), key)
     };
-    if rules.is_guarded {
+    let mut items = BTreeSet::new();
+    if rules.is_guarded && place.tells(rules.is_port) {
         items.insert(Item::of(LINKS, device_name(&rules.link)));
         let others = addresses(&rules.other_addresses);
         let all = own.iter().chain(&others);
         items.extend(all.map(|address| source(&rules.link, *address)));
-        for link in &rules.other_links {
-            items.extend(own.iter().map(|address| source(link, *address)));
+    }
+    if rules.is_guarded {
+        let others = rules.other_links.iter();
+        for other in others.filter(|other| place.tells(other.is_port)) {
+            items.extend(own.iter().map(|address| source(&other.link, *address)));
         }
     }
-    if let Some(ranges) = &rules.masquerade_beyond {
+    if let (Some(ranges), Place::Routed(family)) = (&rules.masquerade_beyond, place) {
         for address in own {
             items.insert(Item::of(LEAVING, octets(address)));
             let ranges = ranges.iter().filter(|range| family.has(range.addr()));
@@ -371,14 +411,14 @@ fn own(
     rules: &PodRules,
 ) -> Result<Vec<Item>, Error> {
     let mut items = standing(connection, layout)?;
-    items.retain(|item| item.is_about(rules, layout.family));
+    items.retain(|item| item.is_about(rules));
     Ok(items)
 }
 
 fn standing(connection: &mut Connection, layout: &PluginTable) -> Result<Vec<Item>, Error> {
     let sets = connection.sets(&layout.name)?;
     let mut items = Vec::new();
-    for set in [LINKS, SOURCES, LEAVING, INSIDE] {
+    for set in [LINKS, SOURCES, SOURCES_V6, LEAVING, INSIDE] {
         if !sets.iter().flatten().any(|there| there.name == set) {
             continue;
         }
@@ -389,47 +429,43 @@ fn standing(connection: &mut Connection, layout: &PluginTable) -> Result<Vec<Ite
     Ok(items)
 }
 
+fn layout(place: Place) -> PluginTable {
+    match place {
+        Place::Routed(family) => routed(family),
+        Place::Bridged => bridged(),
+    }
+}
+
+/// A chain, and no word of nft's.
+const OF_PODS: &str = "sources-of-pods";
+
 /// A family's table.
-fn layout(family: IpFamily) -> PluginTable {
-    let mut table = PluginTable::new(family, mark::POD_RULES);
+fn routed(family: IpFamily) -> PluginTable {
+    let mut table = PluginTable::of(family, mark::POD_RULES);
     let address = table.address_type();
     table.set(LINKS, &[DataType::InterfaceName], &[]);
     table.set(SOURCES, &[DataType::InterfaceName, address], &[]);
     table.set(LEAVING, &[address], &[]);
     table.ranges(INSIDE, &[address, address]);
 
-    let sources = "sources-of-pods";
-    table.chain(
-        sources,
-        ChainKind::Filter,
-        Hook::Prerouting,
-        BEFORE_CONNTRACK,
-    );
-    let link = || Expression::Meta {
-        key: MetaKey::InputName,
-        into: Register::word(0),
-    };
-    let accept = || Expression::Verdict(Verdict::Accept);
-    let known = vec![link(), table.source(4), lookup(SOURCES, false), accept()];
-    table.rule(sources, known);
-    for mut without_address in match family {
-        IpFamily::V4 => vec![asks_for_an_address()],
-        IpFamily::V6 => vec![link_local(), speaks_to_neighbours()],
-    } {
-        without_address.push(accept());
-        table.rule(sources, without_address);
-    }
-    let foreign = vec![
+    let hook = Hook::Prerouting;
+    table.chain(OF_PODS, ChainKind::Filter, hook, BEFORE_CONNTRACK);
+    let known = vec![
         link(),
-        lookup(LINKS, false),
-        Expression::Counter,
-        Expression::Verdict(Verdict::Drop),
+        table.source(ADDRESS),
+        lookup(SOURCES, false),
+        accept(),
     ];
-    table.rule(sources, foreign);
+    table.rule(OF_PODS, known);
+    for mut exception in exceptions(family) {
+        exception.push(accept());
+        table.rule(OF_PODS, exception);
+    }
+    table.rule(OF_PODS, foreign());
 
     let leaving = "leaving-the-cluster";
     table.chain(leaving, ChainKind::Nat, Hook::Postrouting, AFTER_SERVICES);
-    let mut group = to_group(&table);
+    let mut group = to_group(&table, family);
     group.push(accept());
     table.rule(leaving, group);
     let beyond = vec![
@@ -442,6 +478,92 @@ fn layout(family: IpFamily) -> PluginTable {
     ];
     table.rule(leaving, beyond);
     table
+}
+
+/// The table of what comes in by ports of bridges. What is neither IP nor ARP has no source that
+/// could be known.
+fn bridged() -> PluginTable {
+    // Where ARP has the sender's address (RFC 826, for Ethernet and IPv4).
+    const SENDER: u32 = 14;
+    const ETH_P_ARP: u16 = 0x0806;
+    let mut table = PluginTable::new(Family::Bridge, mark::POD_RULES);
+    table.set(LINKS, &[DataType::InterfaceName], &[]);
+    for (set, family) in [(SOURCES, IpFamily::V4), (SOURCES_V6, IpFamily::V6)] {
+        table.set(set, &[DataType::InterfaceName, address_type(family)], &[]);
+    }
+    let hook = Hook::Prerouting;
+    table.chain(OF_PODS, ChainKind::Filter, hook, BEFORE_CONNTRACK);
+    let mut accepted = Vec::new();
+    for (set, family) in [(SOURCES, IpFamily::V4), (SOURCES_V6, IpFamily::V6)] {
+        let known = vec![link(), source(family, ADDRESS), lookup(set, false)];
+        let is_family = ether_type(match family {
+            IpFamily::V4 => 0x0800,
+            IpFamily::V6 => 0x86dd,
+        });
+        accepted.push([is_family.clone(), known].concat());
+        let exceptions = exceptions(family).into_iter();
+        accepted.extend(exceptions.map(|rule| [is_family.clone(), rule].concat()));
+    }
+    let sender = |into| Expression::Payload {
+        base: PayloadBase::Network,
+        offset: SENDER,
+        length: 4,
+        into: Register::word(into),
+    };
+    let known = vec![link(), sender(ADDRESS), lookup(SOURCES, false)];
+    accepted.push([ether_type(ETH_P_ARP), known].concat());
+    // Who looks whether an address is somebody's (RFC 5227, section 1.1).
+    let nobody = vec![sender(0), equals(vec![0; 4])];
+    accepted.push([ether_type(ETH_P_ARP), nobody].concat());
+    for mut rule in accepted {
+        rule.push(accept());
+        table.rule(OF_PODS, rule);
+    }
+    table.rule(OF_PODS, foreign());
+    table
+}
+
+/// The word after a device's name.
+const ADDRESS: u8 = 4;
+
+fn link() -> Expression {
+    Expression::Meta {
+        key: MetaKey::InputName,
+        into: Register::word(0),
+    }
+}
+
+fn accept() -> Expression {
+    Expression::Verdict(Verdict::Accept)
+}
+
+fn foreign() -> Vec<Expression> {
+    vec![
+        link(),
+        lookup(LINKS, false),
+        Expression::Counter,
+        Expression::Verdict(Verdict::Drop),
+    ]
+}
+
+fn ether_type(number: u16) -> Vec<Expression> {
+    vec![
+        Expression::Payload {
+            base: PayloadBase::Link,
+            offset: 12,
+            length: 2,
+            into: Register::word(0),
+        },
+        equals(number.to_be_bytes().to_vec()),
+    ]
+}
+
+/// What a pod sends without an address of its own.
+fn exceptions(family: IpFamily) -> Vec<Vec<Expression>> {
+    match family {
+        IpFamily::V4 => vec![asks_for_an_address()],
+        IpFamily::V6 => vec![link_local(), speaks_to_neighbours()],
+    }
 }
 
 /// DHCP: a host without an address (RFC 2131, section 4.1).
@@ -483,12 +605,12 @@ fn speaks_to_neighbours() -> Vec<Expression> {
 }
 
 /// 224.0.0.0/4 and ff00::/8: whoever hears it answers to the address it came from.
-fn to_group(table: &PluginTable) -> Vec<Expression> {
-    let (first, kept) = match table.family {
+fn to_group(table: &PluginTable, family: IpFamily) -> Vec<Expression> {
+    let (first, kept) = match family {
         IpFamily::V4 => (0xe0, 0xf0),
         IpFamily::V6 => (0xff, 0xff),
     };
-    let length = width(table.family);
+    let length = width(family);
     let mut prefix = vec![0; length];
     prefix[0] = first;
     let mut mask = vec![0; length];

@@ -34,7 +34,7 @@ pub use node_nat::{LocalDetection, NodeNat, NodePortAddresses};
 pub use observed::{Door, Observed, ObservedOutside, Reason, Tally, View, Volume};
 pub use origin::{Entry, Origin};
 pub use placement::{MOST_BACKENDS, SizeClass, place, place_shares};
-pub use pod_rules::PodRules;
+pub use pod_rules::{OtherLink, PodRules};
 pub use route::{NextHop, Route, RouteKey, RouteOwner};
 pub use service::{Backend, Frontend, FrontendKey, Masquerade, Otherwise, Outside};
 pub use service_port::{Policy, PortEndpoints, Reach, ServicePort, ServicePortKey};

@@ -11,11 +11,13 @@ use ipnet::IpNet;
 pub struct PodRules {
     /// The node's end of the link.
     pub link: Arc<str>,
+    /// Whether that is a port of a bridge.
+    pub is_port: bool,
     /// The pod's addresses on it.
     pub addresses: Vec<IpAddr>,
     /// The node's ends of the pod's other links: it may answer by one of them what came to an
     /// address of another.
-    pub other_links: Vec<Arc<str>>,
+    pub other_links: Vec<OtherLink>,
     /// The pod's addresses on others of its interfaces, whoever made them.
     pub other_addresses: Vec<IpAddr>,
     /// What comes from the link with another source than the pod's is dropped.
@@ -25,4 +27,13 @@ pub struct PodRules {
     pub masquerade_beyond: Option<Vec<IpNet>>,
     /// Who it is there for, as `nft list` shows it.
     pub comment: Arc<str>,
+}
+
+/// Another link of the same pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherLink {
+    /// The node's end.
+    pub link: Arc<str>,
+    /// Whether that is a port of a bridge.
+    pub is_port: bool,
 }

@@ -12,10 +12,15 @@ use weft_sys::nft::{Connection, Generation};
 
 use crate::cni;
 
+/// A table for each address family.
+const AT_LEAST: usize = 2;
+
 /// When the rules were last seen whole.
 #[derive(Debug, Default)]
 pub(super) struct PodRules {
     seen: Option<Generation>,
+    /// How many tables were whole then.
+    whole: usize,
 }
 
 impl PodRules {
@@ -35,7 +40,15 @@ impl PodRules {
         if self.seen == Some(now) {
             return Ok(false);
         }
-        let was_missing = !pod_rules::stand()? && restore()?;
+        // Fewer than there were, or not those that every pod has its part in.
+        let whole = pod_rules::whole()?;
+        let is_damaged = whole < self.whole.max(AT_LEAST);
+        let was_missing = is_damaged && restore()?;
+        self.whole = if was_missing {
+            pod_rules::whole()?
+        } else {
+            whole
+        };
         self.seen = Some(now);
         Ok(was_missing)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use weft_desired::{PodRules, mark};
+use weft_desired::{OtherLink, PodRules, mark};
 use weft_kernel::{pod_rules, router};
 use weft_nodestate::{Attachment, Attachments};
 use weft_proto::cni::{AttachmentKey, Code, Error, InterfaceName};
@@ -20,10 +20,14 @@ fn compiled_rules(record: &Attachment, siblings: &[&Attachment]) -> PodRules {
     other_addresses.extend(others().flat_map(|other| &other.addresses));
     PodRules {
         other_links: others()
-            .map(|other| other.host_link.as_str().into())
+            .map(|other| OtherLink {
+                link: other.host_link.as_str().into(),
+                is_port: other.bridge.is_some(),
+            })
             .collect(),
         other_addresses,
         addresses: record.addresses.clone(),
+        is_port: record.bridge.is_some(),
         is_guarded: record.anti_spoofing,
         masquerade_beyond: record.masquerade_beyond.clone(),
         comment: link

@@ -45,9 +45,19 @@ fn transfer(from: &Namespace, to: &Namespace, at: IpAddr) -> Duration {
 
 #[test]
 fn limits_hold_in_both_directions_and_both_families() {
-    let node = Node::new(DUAL);
+    limits_hold(&Node::new(DUAL), 0);
+}
+
+#[test]
+fn limits_hold_on_a_bridge() {
+    let node = Node::bridged(DUAL);
+    limits_hold(&node, 1);
+}
+
+/// `link`: which of a result's interfaces is the node's end of the pod's link.
+fn limits_hold(node: &Node, link: usize) {
     let (slow, fast) = (pod("slow"), pod("fast"));
-    let slow_result = node.call("ADD", "slow", &path(&slow), &limited(&node)).ok();
+    let slow_result = node.call("ADD", "slow", &path(&slow), &limited(node)).ok();
     let fast_result = node.add("fast", &fast).ok();
     // What a second would carry, without the burst and what waits at the end.
     let least = Duration::from_secs_f64((LENGTH as f64 * 8.0 - BURST as f64) / RATE as f64 * 0.9);
@@ -63,13 +73,16 @@ fn limits_hold_in_both_directions_and_both_families() {
             "{unlimited:?}, {received:?} with a limit"
         );
     }
-    let link = slow_result["interfaces"][0]["name"].as_str().unwrap();
+    let link = slow_result["interfaces"][link]["name"].as_str().unwrap();
     let device = link.replacen("weft", "wefti", 1);
     let shown = ip(&node.namespace, &["link", "show", &device]);
     assert_eq!(shown[0]["linkinfo"]["info_kind"], "ifb");
     assert_eq!(shown[0]["ifalias"], "weft:default/pod-slow");
     node.del("slow").ok();
     node.del("fast").ok();
+    if slow_result["interfaces"][0]["name"] == "cni0" {
+        node.remove_bridge("cni0");
+    }
     node.assert_clean();
 }
 
@@ -130,7 +143,8 @@ fn check_misses_what_somebody_took_away_and_add_puts_it_back() {
 
 #[test]
 fn the_device_goes_when_the_container_went_without_del() {
-    let node = Node::new(DUAL);
+    // GC looks into every namespace of the machine: addresses that no other test has.
+    let node = Node::new(&["10.198.1.0/24", "fd00:10:198:1::/64"]);
     let config = limited(&node);
     let devices = || {
         let links = ip(&node.namespace, &["link", "show", "type", "ifb"]);
@@ -160,4 +174,51 @@ fn the_device_goes_when_the_container_went_without_del() {
     node.call("CHECK", "c2", &path(&living), &check).ok();
     node.del("c2").ok();
     node.assert_clean();
+}
+
+/// The n-th send of the first thread that has these words, as strace counts.
+fn nth_send(trace: &str, words: &str, occurrence: usize) -> usize {
+    let first = trace.split_whitespace().next().unwrap();
+    let sends = trace
+        .lines()
+        .filter(|line| line.starts_with(first) && line.contains("sendto("));
+    let mut found = sends
+        .enumerate()
+        .filter(|(_, line)| line.contains(words))
+        .map(|(index, _)| index + 1);
+    found
+        .nth(occurrence)
+        .unwrap_or_else(|| panic!("{words}: {trace}"))
+}
+
+#[test]
+fn a_kernel_that_lacks_a_part_is_named_and_the_pod_does_not_start() {
+    let node = Node::new(DUAL);
+    let pod = pod("dying");
+    let netns = path(&pod);
+    let file = node.root.path().join("trace");
+    // The second run goes as all after it.
+    for _ in 0..2 {
+        node.traced("ADD", "dying", &netns, &["-o", file.to_str().unwrap()])
+            .ok();
+        node.del("dying").ok();
+    }
+    let trace = std::fs::read_to_string(file).unwrap();
+    for (request, occurrence, errno, part) in [
+        ("RTM_NEWQDISC", 0, "ENOENT", "sch_tbf"),
+        ("RTM_NEWLINK", 1, "EOPNOTSUPP", "ifb"),
+        ("RTM_NEWQDISC", 2, "ENOENT", "sch_ingress"),
+        ("RTM_NEWTFILTER", 0, "ENOENT", "act_mirred"),
+    ] {
+        let nth = nth_send(&trace, request, occurrence);
+        let inject = format!("inject=sendto:error={errno}:when={nth}");
+        let answer = node.traced("ADD", "dying", &netns, &["-o", "/dev/null", "-e", &inject]);
+        let (code, message) = answer.error();
+        assert_eq!(code, 2, "{request}: {message}");
+        assert!(
+            message.contains(part) && message.contains("runtimeConfig.bandwidth: ingressRate 10"),
+            "{request}: {message}"
+        );
+        node.assert_clean();
+    }
 }

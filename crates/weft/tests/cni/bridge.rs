@@ -10,7 +10,7 @@ use crate::node::{DUAL, Node, PATIENCE, address, ip, path, pod, reaches, run};
 /// Long enough for a packet to come, if any does.
 const GLANCE: std::time::Duration = std::time::Duration::from_millis(300);
 
-fn link<'a>(result: &'a Value, index: usize) -> &'a str {
+fn link(result: &Value, index: usize) -> &str {
     result["interfaces"][index]["name"].as_str().unwrap()
 }
 

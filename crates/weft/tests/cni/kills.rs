@@ -52,7 +52,13 @@ fn points(trace: &str) -> Vec<Point> {
 }
 
 impl Node {
-    fn traced(&self, verb: &str, container: &str, netns: &str, arguments: &[&str]) -> Answer {
+    pub(crate) fn traced(
+        &self,
+        verb: &str,
+        container: &str,
+        netns: &str,
+        arguments: &[&str],
+    ) -> Answer {
         let mut process = self.namespace.command("strace").unwrap();
         prepare(&mut process, verb, container, netns);
         let trace = format!("trace={CHANGES}");

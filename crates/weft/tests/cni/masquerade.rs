@@ -141,3 +141,19 @@ fn without_ranges_the_networks_own_are_left_out_and_what_is_no_range_is_refused(
         assert!(message.starts_with(words), "{message}");
     }
 }
+
+#[test]
+fn a_pod_on_a_bridge_leaves_as_the_node_too() {
+    let node = Node::bridged(DUAL);
+    let pods = [pod("first"), pod("second")];
+    let config = masquerading(&node);
+    let results = [0, 1].map(|index: usize| {
+        node.call("ADD", &format!("c{index}"), &path(&pods[index]), &config)
+            .ok()
+    });
+    for family in 0..2 {
+        let own = address(&results[0], family);
+        assert!(seen(&pods[0], &node.outside, ip(FAR[family]), ip(OWN[family])).is_masqueraded());
+        reaches(&pods[0], &pods[1], address(&results[1], family), own);
+    }
+}

@@ -12,7 +12,10 @@ const FALSE: [&str; 2] = ["10.244.1.99", "fd00:10:244:1::99"];
 
 /// A node that takes packets from anywhere, if nothing but its rules forbids it.
 fn trusting() -> Node {
-    let node = Node::new(DUAL);
+    trust(Node::new(DUAL))
+}
+
+fn trust(node: Node) -> Node {
     for scope in ["all", "default"] {
         let key = format!("net/ipv4/conf/{scope}/rp_filter");
         node.namespace.set_sysctl(&key, "0").unwrap();
@@ -22,12 +25,12 @@ fn trusting() -> Node {
 
 /// From which of these addresses of a pod the node hears it, in their order.
 fn heard(node: &Node, pod: &Namespace, family: usize, from: &[IpAddr]) -> Vec<IpAddr> {
-    let own: IpAddr = OWN[family].parse().unwrap();
-    let server = node
-        .namespace
-        .run(|| UdpSocket::bind((own, 0)))
-        .unwrap()
-        .unwrap();
+    heard_at(&node.namespace, OWN[family].parse().unwrap(), pod, from)
+}
+
+/// From which of these addresses of a pod somebody at an address hears it, in their order.
+fn heard_at(place: &Namespace, at: IpAddr, pod: &Namespace, from: &[IpAddr]) -> Vec<IpAddr> {
+    let server = place.run(|| UdpSocket::bind((at, 0))).unwrap().unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = server.local_addr().unwrap();
     for address in from {
@@ -297,4 +300,51 @@ fn rules_that_somebody_removed_are_missed_and_made_again() {
     node.check("c1", &pod, &result).ok();
     node.del("c1").ok();
     node.assert_clean();
+}
+
+#[test]
+fn on_a_bridge_the_port_tells_whose_a_packet_is() {
+    let node = trust(Node::bridged(DUAL));
+    let (liar, other) = (pod("liar"), pod("other"));
+    let result = node.add("c1", &liar).ok();
+    let there = node.add("c2", &other).ok();
+    for (family, lie) in FALSE.into_iter().enumerate() {
+        give(&liar, "eth0", lie);
+        let own = address(&result, family);
+        let both = [lie.parse().unwrap(), own];
+        assert_eq!(heard(&node, &liar, family, &both), [own]);
+        // What the bridge alone would hand on.
+        let at = address(&there, family);
+        assert_eq!(heard_at(&other, at, &liar, &both), [own]);
+    }
+    assert!(dropped(&node) >= 4);
+    // Another pod's address is as false as nobody's, in the search for neighbours too.
+    let taken = address(&there, 0);
+    give(&liar, "lo", &taken.to_string());
+    assert_eq!(
+        heard(&node, &liar, 0, &[taken, address(&result, 0)]),
+        [address(&result, 0)]
+    );
+    node.check("c1", &liar, &result).ok();
+    node.namespace
+        .output("nft", ["delete", "table", "bridge", "weft-pods"])
+        .unwrap();
+    let (code, message) = node.check("c1", &liar, &result).error();
+    assert_eq!(code, 101);
+    assert!(message.contains("bridge weft-pods"), "{message}");
+    node.add("c1", &liar).ok();
+    node.check("c1", &liar, &result).ok();
+    node.del("c1").ok();
+    node.del("c2").ok();
+    node.remove_bridge("cni0");
+    node.assert_clean();
+
+    let mut config = node.config();
+    config["antiSpoofing"] = json!(false);
+    let result = node.call("ADD", "c3", &path(&other), &config).ok();
+    for (family, lie) in FALSE.into_iter().enumerate() {
+        give(&other, "eth0", lie);
+        let both = [lie.parse().unwrap(), address(&result, family)];
+        assert_eq!(heard(&node, &other, family, &both), both);
+    }
 }

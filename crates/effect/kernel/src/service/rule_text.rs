@@ -234,6 +234,7 @@ impl Registers<'_> {
             }
             (PayloadBase::Transport, _, 0) => "th sport".to_owned(),
             (PayloadBase::Transport, _, 2) => "th dport".to_owned(),
+            (PayloadBase::Link, _, _) => format!("@ll,{},{}", offset * 8, length * 8),
             (PayloadBase::Network, _, _) => format!("@nh,{},{}", offset * 8, length * 8),
             (PayloadBase::Transport, _, _) => format!("@th,{},{}", offset * 8, length * 8),
         }

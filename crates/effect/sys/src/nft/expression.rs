@@ -65,6 +65,8 @@ pub enum MetaKey {
 /// Where a payload's offset counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadBase {
+    /// The Ethernet header.
+    Link,
     /// The IP header.
     Network,
     /// The TCP, UDP or SCTP header.
@@ -583,6 +585,7 @@ numbers!(MetaKey {
     Protocol = 16,
 });
 numbers!(PayloadBase {
+    Link = 0,
     Network = 1,
     Transport = 2,
 });

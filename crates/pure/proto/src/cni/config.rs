@@ -203,6 +203,19 @@ impl LinkConfig {
         }
         let anti_spoofing = fields.take_bool("antiSpoofing")?.unwrap_or(true);
         let masquerade_beyond = masquerade_beyond(&mut fields, &ipam)?;
+        if link == Link::Absent {
+            let bandwidth = asked
+                .bandwidth
+                .is_limited()
+                .then_some("runtimeConfig.bandwidth");
+            let masquerade = masquerade_beyond.is_some().then_some("ipMasq");
+            if let Some(field) = bandwidth.or(masquerade) {
+                return Err(invalid(
+                    field,
+                    "weft has it for links that it makes; with link none it is the other plugin's",
+                ));
+            }
+        }
         let sysctls = sysctls("sysctl", fields.take("sysctl"))?;
         let dns = dns("dns", fields.take("dns"), remarks)?;
         let previous = fields

@@ -266,6 +266,7 @@ impl Evaluator {
                 into,
             } => {
                 let header = match base {
+                    PayloadBase::Link => vec![0; 14],
                     PayloadBase::Network => self.network_header(packet, &way),
                     PayloadBase::Transport => [[0xab, 0xcd], way.port.to_be_bytes()].concat(),
                 };
