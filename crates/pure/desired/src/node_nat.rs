@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::IpFamily;
+
 /// What the node's address translation must know besides frontends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeNat {
@@ -39,18 +41,24 @@ impl NodeNat {
     /// family (0.0.0.0, ::), loopback's with them.
     pub fn health_check_addresses(&self) -> BTreeSet<IpAddr> {
         let wanted = &self.node_port_addresses;
-        let own = self.own_addresses.iter().copied();
-        match wanted {
-            NodePortAddresses::All => {
-                [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].into()
-            }
-            NodePortAddresses::Primary(_) => own.filter(|it| wanted.include(*it)).collect(),
+        let loopback = match wanted {
+            NodePortAddresses::All | NodePortAddresses::Primary(_) => BTreeSet::new(),
             NodePortAddresses::Within(_) => {
-                let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-                let all = own.chain(loopback);
-                all.filter(|it| wanted.include(*it)).collect()
+                [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into()
+            }
+        };
+        let some = self.own_addresses.union(&loopback).copied();
+        let mut addresses: BTreeSet<IpAddr> = some.filter(|it| wanted.include(*it)).collect();
+        for family in IpFamily::BOTH {
+            if wanted.include_all(family) {
+                addresses.retain(|it| !family.has(*it));
+                addresses.insert(match family {
+                    IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                    IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
+                });
             }
         }
+        addresses
     }
 }
 
@@ -62,7 +70,7 @@ pub enum NodePortAddresses {
     All,
     /// At the ones the node is known by (InternalIP).
     Primary(BTreeSet<IpAddr>),
-    /// At those in these ranges.
+    /// At those in these ranges; at all of a family that has none among them.
     Within(BTreeSet<IpNet>),
 }
 
@@ -73,7 +81,21 @@ impl NodePortAddresses {
             NodePortAddresses::All => true,
             NodePortAddresses::Primary(addresses) => addresses.contains(&address),
             NodePortAddresses::Within(ranges) => {
-                ranges.iter().any(|range| range.contains(&address))
+                let within = ranges.iter().any(|range| range.contains(&address));
+                within || self.include_all(IpFamily::of(address))
+            }
+        }
+    }
+
+    /// Whether node ports answer at every address of a family. Ranges of the other family alone
+    /// say nothing of it, as with kube-proxy.
+    pub fn include_all(&self, family: IpFamily) -> bool {
+        match self {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary(_) => false,
+            NodePortAddresses::Within(ranges) => {
+                let same = || ranges.iter().filter(|range| family.has(range.addr()));
+                same().next().is_none() || same().any(|range| range.prefix_len() == 0)
             }
         }
     }
@@ -121,7 +143,13 @@ mod tests {
         assert_eq!(listening(NodePortAddresses::All), ["0.0.0.0", "::"]);
         let primary = NodePortAddresses::Primary(["172.30.0.11".parse().unwrap()].into());
         assert_eq!(listening(primary), ["172.30.0.11"]);
-        assert_eq!(listening(within(&["10.0.0.0/8"])), ["10.0.0.1"]);
+        let both = within(&["10.0.0.0/8", "fd00:10::/32"]);
+        assert_eq!(listening(both), ["10.0.0.1"]);
+        // Of IPv6 nothing is said, ...
+        assert_eq!(listening(within(&["10.0.0.0/8"])), ["10.0.0.1", "::"]);
+        // ... or all.
+        let all = within(&["10.0.0.0/8", "::/0"]);
+        assert_eq!(listening(all), ["10.0.0.1", "::"]);
         assert_eq!(
             listening(within(&["127.0.0.0/8", "fd00::/8"])),
             ["127.0.0.1", "fd00:172:30::11"]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use weft_desired::{IpFamily, LocalDetection, NodeNat, NodePortAddresses};
+use weft_desired::{IpFamily, LocalDetection, NodeNat};
 
 use crate::rule::{Condition, Rule};
 
@@ -156,14 +156,7 @@ pub(crate) enum NodePorts {
 impl NodePorts {
     fn new(family: IpFamily, nat: &NodeNat, localhost: bool) -> Self {
         let wanted = &nat.node_port_addresses;
-        let everywhere = match wanted {
-            NodePortAddresses::All => true,
-            NodePortAddresses::Primary(_) => false,
-            NodePortAddresses::Within(ranges) => ranges
-                .iter()
-                .any(|range| range.prefix_len() == 0 && family.has(range.addr())),
-        };
-        if everywhere {
+        if wanted.include_all(family) {
             return NodePorts::Everywhere;
         }
         let own = nat.own_addresses.iter().copied();

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::warn;
-use weft_desired::{NodeNat, NodePortAddresses, Protocol, SocketKey};
+use weft_desired::{IpFamily, NodeNat, NodePortAddresses, Protocol, SocketKey};
 
 /// `somaxconn` of today's kernels (Documentation/admin-guide/sysctl/net.rst), and so what
 /// programs in Go ask for.
@@ -135,16 +135,14 @@ fn open_until(until: Instant, key: &SocketKey) -> io::Result<Socket> {
 
 /// Where a node port's sockets stand.
 fn sockets(port: SocketKey, nat: &NodeNat) -> Vec<SocketKey> {
-    match (port.protocol, &nat.node_port_addresses) {
+    let (family, at) = (IpFamily::of(port.address), &nat.node_port_addresses);
+    match port.protocol {
         // kube-proxy never held those, and many kernels have no such sockets.
-        (Protocol::Sctp, _) => Vec::new(),
-        (Protocol::Tcp | Protocol::Udp, NodePortAddresses::All) => vec![port],
-        (
-            Protocol::Tcp | Protocol::Udp,
-            at @ (NodePortAddresses::Primary(_) | NodePortAddresses::Within(_)),
-        ) => {
-            let same = |it: &IpAddr| it.is_ipv4() == port.address.is_ipv4() && at.include(*it);
-            let own = nat.own_addresses.iter().copied().filter(same);
+        Protocol::Sctp => Vec::new(),
+        Protocol::Tcp | Protocol::Udp if at.include_all(family) => vec![port],
+        Protocol::Tcp | Protocol::Udp => {
+            let here = |it: &IpAddr| family.has(*it) && at.include(*it);
+            let own = nat.own_addresses.iter().copied().filter(here);
             own.map(|address| SocketKey { address, ..port }).collect()
         }
     }

@@ -245,6 +245,30 @@ fn a_node_with_other_addresses_needs_other_rules_and_one_with_other_pods_does_no
 }
 
 #[test]
+fn ranges_of_one_family_restrict_node_ports_in_that_family_only() {
+    let nat = NodeNat {
+        own_addresses: ["10.0.0.1", "fd00:172:30::11"]
+            .map(|it| it.parse().unwrap())
+            .into(),
+        node_port_addresses: NodePortAddresses::Within(["10.0.0.0/8".parse().unwrap()].into()),
+        ..nat()
+    };
+    for (family, expected) in [
+        (IpFamily::V4, "-d 10.0.0.1/32 "),
+        (
+            IpFamily::V6,
+            "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS",
+        ),
+    ] {
+        let mut programme = Programme::new(family, Options::default());
+        let restore = programme.reconcile(&Table::new(), &nat, &Listing::parse(FOREIGN));
+        let text = restore.text();
+        let mut lines = text.lines().filter(|it| it.ends_with("-j KUBE-NODEPORTS"));
+        assert!(lines.any(|line| line.contains(expected)), "{text}");
+    }
+}
+
+#[test]
 fn one_endpoint_changes_two_chains_of_one_service() {
     let mut draw = Draw(7);
     let mut services = Table::new();
