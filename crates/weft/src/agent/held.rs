@@ -4,6 +4,10 @@
 //! Packets to a node port are translated before they could reach a socket. What comes to one
 //! all the same (to 127.0.0.1, in mode nftables) is refused as if nobody listened, if it is TCP.
 //! A UDP datagram goes unanswered: the socket has it, and nobody reads it.
+//!
+//! A port that answers load balancers for one Service can become another's node port. Our own
+//! server there is no other program: it closes when it is told that its Service has gone, and
+//! until then the port waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -25,6 +29,8 @@ const BACKLOG: i32 = 4096;
 /// start: an agent that was killed may have them a moment longer.
 const FIRST_PATIENCE: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// How long a port that was our own may be taken: its server closes in a moment.
+const OWN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The sockets.
 #[derive(Default)]
@@ -33,6 +39,8 @@ pub(super) struct HeldPorts {
     /// What was asked for last.
     asked: Asked,
     taken: BTreeSet<SocketKey>,
+    /// What a server of our own had when it was asked for, and when that was last known.
+    waiting: BTreeMap<SocketKey, Instant>,
     /// What could not be held for another reason, which is said once.
     failed: BTreeSet<SocketKey>,
     started: bool,
@@ -65,11 +73,14 @@ impl Drop for Socket {
 
 impl HeldPorts {
     /// Holds these node ports (at the unspecified address of their family) and no others, at
-    /// the addresses where they answer. Returns those that another program has.
+    /// the addresses where they answer. Returns those that another program has. At the ports
+    /// `own` this agent itself listens, by TCP.
     pub(super) fn hold<'a>(
         &mut self,
         ports: impl IntoIterator<Item = &'a SocketKey>,
         nat: &NodeNat,
+        own: &BTreeSet<u16>,
+        now: Instant,
     ) -> BTreeSet<SocketKey> {
         let asked = Asked {
             ports: ports.into_iter().copied().collect(),
@@ -78,20 +89,26 @@ impl HeldPorts {
         };
         // Those that are not held are asked for again each time: the program that has one may
         // have ended, and there may be descriptors again.
-        if asked != self.asked || !self.taken.is_empty() || !self.failed.is_empty() {
-            self.change(&asked.ports, nat);
+        if asked != self.asked || self.lacks() {
+            self.change(&asked.ports, nat, own, now);
             self.asked = asked;
         }
         self.started = true;
         self.taken.clone()
     }
 
-    fn change(&mut self, ports: &[SocketKey], nat: &NodeNat) {
+    /// Whether something that was asked for is not held.
+    pub(super) fn lacks(&self) -> bool {
+        !(self.taken.is_empty() && self.waiting.is_empty() && self.failed.is_empty())
+    }
+
+    fn change(&mut self, ports: &[SocketKey], nat: &NodeNat, own: &BTreeSet<u16>, now: Instant) {
         let patience = match self.started {
             true => Duration::ZERO,
             false => FIRST_PATIENCE,
         };
         let until = Instant::now() + patience;
+        let waiting = std::mem::take(&mut self.waiting);
         self.taken.clear();
         let mut wanted = BTreeSet::new();
         for port in ports {
@@ -106,7 +123,16 @@ impl HeldPorts {
                         self.sockets.insert(key, socket);
                     }
                     Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                        self.taken.insert(*port);
+                        let ours = port.protocol == Protocol::Tcp && own.contains(&port.port);
+                        let known = waiting.get(&key).copied();
+                        match if ours { Some(now) } else { known } {
+                            Some(known) if now < known + OWN_PATIENCE => {
+                                self.waiting.insert(key, known);
+                            }
+                            Some(_) | None => {
+                                self.taken.insert(*port);
+                            }
+                        }
                     }
                     Err(error) => {
                         if self.failed.insert(key) {
@@ -215,7 +241,8 @@ mod tests {
         let ours = [key(Protocol::Tcp, number), key(Protocol::Udp, number)];
         let mut held = HeldPorts::default();
         let nat = NodeNat::default();
-        let taken = held.hold(&[theirs, ours[0], ours[1]], &nat);
+        let (none, now) = (BTreeSet::new(), Instant::now());
+        let taken = held.hold(&[theirs, ours[0], ours[1]], &nat, &none, now);
         assert_eq!(taken, [theirs].into());
         let at = (here, number);
         assert_eq!(Program::bind(at).unwrap_err().kind(), ErrorKind::AddrInUse);
@@ -230,9 +257,38 @@ mod tests {
         let refused = refused.await.unwrap().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionReset);
         drop(program);
-        assert_eq!(held.hold(&[theirs], &nat), BTreeSet::new());
+        assert_eq!(held.hold(&[theirs], &nat, &none, now), BTreeSet::new());
         tokio::task::yield_now().await;
         assert!(Program::bind(at).is_ok() && UdpSocket::bind(at).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_port_of_a_server_of_our_own_waits_until_that_closes() {
+        let server = Program::bind(("127.0.0.5", 0)).unwrap();
+        let number = server.local_addr().unwrap().port();
+        let address = [127, 0, 0, 5].into();
+        let port = SocketKey {
+            address,
+            ..key(Protocol::Tcp, number)
+        };
+        let (nat, none) = (NodeNat::default(), BTreeSet::new());
+        let mut held = HeldPorts {
+            started: true,
+            ..HeldPorts::default()
+        };
+        let now = Instant::now();
+        // It moves from one Service to another in one batch: the server is still told to close.
+        assert_eq!(held.hold(&[port], &nat, &[number].into(), now), [].into());
+        let soon = now + Duration::from_secs(1);
+        assert_eq!(held.hold(&[port], &nat, &none, soon), [].into());
+        assert!(held.lacks());
+        // Whoever has it after that is another program.
+        let later = now + OWN_PATIENCE;
+        assert_eq!(held.hold(&[port], &nat, &none, later), [port].into());
+        drop(server);
+        assert_eq!(held.hold(&[port], &nat, &none, later), [].into());
+        assert!(!held.lacks());
+        assert!(Program::bind(("127.0.0.5", number)).is_err());
     }
 
     #[test]
@@ -249,7 +305,8 @@ mod tests {
         });
         let ports: Vec<_> = ports.collect();
         let began = Instant::now();
-        let taken = HeldPorts::default().hold(&ports, &NodeNat::default());
+        let (nat, none) = (NodeNat::default(), BTreeSet::new());
+        let taken = HeldPorts::default().hold(&ports, &nat, &none, began);
         assert_eq!(taken.len(), ports.len());
         // A wait for each would be 200 times that.
         assert!(began.elapsed() < FIRST_PATIENCE * 50);

@@ -193,6 +193,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
             }
             _ = look.tick() => {
                 agent.restore_configuration();
+                agent.ask_for_node_ports();
                 // Where nothing tells of changes, and if a burst hid one.
                 if !rules.rests() && agent.repair_rules() {
                     rules.looked();
@@ -297,9 +298,7 @@ impl Agent {
         } else if self.in_sync && !self.retry.holds_changes() {
             self.reporter.nothing_to_write();
         }
-        let problems = self.compiler.problems();
-        self.reporter.problems(problems.len());
-        self.problems.report(problems);
+        self.report_problems();
     }
 
     /// Before their rules are written: a port that another program has gets none.
@@ -307,9 +306,31 @@ impl Agent {
         let Some(held) = &mut self.held else {
             return;
         };
-        let taken = held.hold(self.compiler.node_ports(), &self.compiler.desired().nat);
+        let taken = held.hold(
+            self.compiler.node_ports(),
+            &self.compiler.desired().nat,
+            &self.reporter.health_check_ports(),
+            std::time::Instant::now(),
+        );
         self.pending
             .merge(self.compiler.set_taken_node_ports(taken));
+    }
+
+    /// Asks again for node ports that others had: those may have ended.
+    fn ask_for_node_ports(&mut self) {
+        if self.in_sync && self.held.as_ref().is_some_and(HeldPorts::lacks) {
+            self.hold_node_ports();
+            if !self.pending.is_empty() {
+                self.write_pending();
+            }
+            self.report_problems();
+        }
+    }
+
+    fn report_problems(&mut self) {
+        let problems = self.compiler.problems();
+        self.reporter.problems(problems.len());
+        self.problems.report(problems);
     }
 
     /// Writes only what is pending.

@@ -1,7 +1,7 @@
 //! What the agent tells of its work: metrics, whether it keeps up, and the health checks of
 //! Services.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -26,8 +26,8 @@ pub(super) struct Reporter {
     happened: Vec<SystemTime>,
     /// What was there before is nobody's delay.
     began: SystemTime,
-    /// The Services whose health checks are served.
-    checked: BTreeSet<ServiceKey>,
+    /// The Services whose health checks are served, and where.
+    checked: BTreeMap<ServiceKey, u16>,
     without_local: WithoutLocal,
 }
 
@@ -49,7 +49,7 @@ impl Reporter {
             arrived: Vec::new(),
             happened: Vec::new(),
             began: SystemTime::now(),
-            checked: BTreeSet::new(),
+            checked: BTreeMap::new(),
             without_local: WithoutLocal::default(),
         }
     }
@@ -112,7 +112,7 @@ impl Reporter {
     pub(super) fn wrote_all(&mut self, desired: &Desired, outcome: &Outcome, took: Duration) {
         self.wrote(Sync::Full, outcome, took);
         self.checks.listen_at(desired.nat.health_check_addresses());
-        let all = desired.health_checks.keys().chain(&self.checked);
+        let all = desired.health_checks.keys().chain(self.checked.keys());
         let all: BTreeSet<_> = all.cloned().collect();
         self.follow_checks(desired, all);
         self.without_local = WithoutLocal::default();
@@ -176,11 +176,16 @@ impl Reporter {
         let checks: Vec<_> = checks.collect();
         for (service, check) in &checks {
             match check {
-                Some(_) => self.checked.insert(service.clone()),
+                Some(check) => self.checked.insert(service.clone(), check.port),
                 None => self.checked.remove(service),
             };
         }
         self.checks.set(checks);
+    }
+
+    /// Where load balancers are answered.
+    pub(super) fn health_check_ports(&self) -> BTreeSet<u16> {
+        self.checked.values().copied().collect()
     }
 
     fn count_without_local(&self) {
