@@ -41,11 +41,14 @@ enum News {
 /// Told how many ports could not be opened, whenever that changes.
 pub type Unopened = Box<dyn Fn(usize) + Send>;
 
+/// Told which Service's port could not be opened and why, once for each reason.
+pub type Failed = Box<dyn Fn(&ServiceKey, u16, &str) + Send>;
+
 impl ServiceHealth {
     /// Starts without any. Needs a tokio runtime.
-    pub fn start(health: ProxyHealth, unopened: Unopened) -> Self {
+    pub fn start(health: ProxyHealth, unopened: Unopened, reason: Failed) -> Self {
         let (news, told) = unbounded_channel();
-        tokio::spawn(run(told, Servers::new(health), unopened));
+        tokio::spawn(run(told, Servers::new(health), unopened, reason));
         Self { news }
     }
 
@@ -66,7 +69,12 @@ impl ServiceHealth {
     }
 }
 
-async fn run(mut told: UnboundedReceiver<News>, mut servers: Servers, unopened: Unopened) {
+async fn run(
+    mut told: UnboundedReceiver<News>,
+    mut servers: Servers,
+    unopened: Unopened,
+    reason: Failed,
+) {
     let mut failed = 0;
     let mut again = None;
     loop {
@@ -87,7 +95,7 @@ async fn run(mut told: UnboundedReceiver<News>, mut servers: Servers, unopened: 
         while let Ok(news) = told.try_recv() {
             servers.take(news).await;
         }
-        let now = servers.open();
+        let now = servers.open(&reason);
         if now != failed {
             failed = now;
             unopened(failed);
@@ -186,7 +194,7 @@ impl Servers {
     }
 
     /// Opens what is not open; returns how many Services have a port that can't be.
-    fn open(&mut self) -> usize {
+    fn open(&mut self, reason: &Failed) -> usize {
         let mut failed = 0;
         for (service, server) in &mut self.services {
             let answering = answering(service.clone(), server.check.clone(), self.health.clone());
@@ -202,6 +210,7 @@ impl Servers {
                         warn!(%service, port = server.port, error,
                             "health check port can't be opened: load balancers take the node \
                              for one without endpoints; trying again");
+                        reason(service, server.port, &error);
                         server.said = Some(error);
                     }
                 }

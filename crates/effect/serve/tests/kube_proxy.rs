@@ -109,7 +109,11 @@ async fn soon<T>(waited_for: impl Future<Output = T>) -> T {
 async fn a_service_tells_how_many_endpoints_it_has_here() {
     let expected = answers();
     let at = free([127, 0, 0, 2]);
-    let services = ServiceHealth::start(ProxyHealth::default(), Box::new(|_| {}));
+    let services = ServiceHealth::start(
+        ProxyHealth::default(),
+        Box::new(|_| {}),
+        Box::new(|_, _, _| {}),
+    );
     services.listen_at([at.ip()].into());
     services.set([(web(), Some(check(at.port(), 2)))]);
     for request in ["GET /", "HEAD /anything", "POST /healthz"] {
@@ -127,12 +131,20 @@ async fn servers_come_and_go_with_their_services() {
     let at = free([127, 0, 0, 3]);
     let (told, mut unopened) = tokio::sync::mpsc::unbounded_channel();
     let tell = Box::new(move |count| told.send(count).unwrap());
-    let services = ServiceHealth::start(ProxyHealth::default(), tell);
+    let (said, mut reasons) = tokio::sync::mpsc::unbounded_channel();
+    let reason = Box::new(move |service: &ServiceKey, port: u16, error: &str| {
+        said.send((service.clone(), port, error.to_owned()))
+            .unwrap();
+    });
+    let services = ServiceHealth::start(ProxyHealth::default(), tell, reason);
     let taken = TcpListener::bind(at).await.unwrap();
     services.listen_at([at.ip()].into());
     services.set([(web(), Some(check(at.port(), 1)))]);
     // Somebody else has the port; once that leaves, it is opened.
     assert_eq!(unopened.recv().await, Some(1));
+    let (service, port, error) = reasons.recv().await.unwrap();
+    assert_eq!((service, port), (web(), at.port()));
+    assert!(error.contains("Address already in use"), "{error}");
     drop(taken);
     assert_eq!(unopened.recv().await, Some(0));
     assert!(ask(at, "GET /").await.contains("\"web\""));
@@ -149,7 +161,7 @@ async fn servers_come_and_go_with_their_services() {
     assert!(ask(at, "GET /").await.contains("\"other\""));
     services.set([(other, None)]);
     soon(async { while TcpStream::connect(at).await.is_ok() {} }).await;
-    assert!(unopened.is_empty());
+    assert!(unopened.is_empty() && reasons.is_empty());
 }
 
 #[tokio::test]

@@ -193,6 +193,11 @@ impl Compiler {
         self.node_ports_changed()
     }
 
+    /// The node ports that no Service gets because another program has them, and which would.
+    pub fn taken_node_ports(&self) -> impl Iterator<Item = (&SocketKey, &ObjectKey)> {
+        self.services.taken()
+    }
+
     fn node_ports_changed(&mut self) -> Touched {
         self.services.changed(
             &self.services.with_node_ports().clone(),

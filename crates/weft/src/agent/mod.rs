@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 use weft_compile::{Compiler, Settings, Touched};
-use weft_kube::{Access, Interest, Pods, Update};
+use weft_kube::{Access, Interest, Pods, ServiceEvents, Update};
 use weft_model::NodeName;
 use weft_serve::health::Health;
 use weft_serve::metrics::{BackEnd, Metrics, Sync};
@@ -143,8 +143,9 @@ async fn serve(args: AgentArgs) -> Result<()> {
     };
     let proxy = config.proxy()?;
     let held = config.proxy.holds_node_ports().then(HeldPorts::default);
+    let events = ServiceEvents::start(&client, "weft", &args.node_name);
     let settings = Settings {
-        node,
+        node: node.clone(),
         service_ranges: config.service_cidrs,
         proxy,
     };
@@ -157,7 +158,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         pending: Touched::default(),
         retry: Retry::default(),
         problems: Problems::default(),
-        reporter: Reporter::new(health, metrics),
+        reporter: Reporter::new(health, metrics, node, events),
         ready,
     };
 
@@ -314,6 +315,7 @@ impl Agent {
         );
         self.pending
             .merge(self.compiler.set_taken_node_ports(taken));
+        self.reporter.taken(self.compiler.taken_node_ports());
     }
 
     /// Asks again for node ports that others had: those may have ended.

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use weft_compile::Touched;
-use weft_desired::{Desired, Otherwise, Reach, ServiceKey, ServicePort, ServicePortKey};
-use weft_model::{Change, Key};
+use weft_desired::{Desired, Otherwise, Reach, ServiceKey, ServicePort, ServicePortKey, SocketKey};
+use weft_kube::{ServiceEvents, Warning};
+use weft_model::{Change, Key, NodeName, ObjectKey};
 use weft_serve::metrics::{Metrics, Sync};
 use weft_serve::proxy_health::ProxyHealth;
 use weft_serve::service_health::ServiceHealth;
@@ -29,6 +30,10 @@ pub(super) struct Reporter {
     /// The Services whose health checks are served, and where.
     checked: BTreeMap<ServiceKey, u16>,
     without_local: WithoutLocal,
+    node: NodeName,
+    events: ServiceEvents,
+    /// Node ports of Services that other programs have.
+    taken: BTreeSet<(SocketKey, ObjectKey)>,
 }
 
 /// Ports of Services that have endpoints and none on this node, where the policy is Local.
@@ -39,11 +44,32 @@ struct WithoutLocal {
 }
 
 impl Reporter {
-    pub(super) fn new(health: ProxyHealth, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        health: ProxyHealth,
+        metrics: Metrics,
+        node: NodeName,
+        events: ServiceEvents,
+    ) -> Self {
         let counted = metrics.clone();
         let unopened = Box::new(move |count| counted.set_unopened_health_checks(count));
+        let (warned, here) = (events.clone(), node.clone());
+        let failed = Box::new(move |service: &ServiceKey, port: u16, error: &str| {
+            // In kube-proxy's words: people and programs look for them.
+            warned.warn(Warning {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+                reason: "FailedToStartServiceHealthcheck",
+                action: "Listen",
+                note: format!(
+                    "node {here} failed to start healthcheck \"{service}\" on port {port}: {error}"
+                ),
+            });
+        });
         Self {
-            checks: ServiceHealth::start(health.clone(), unopened),
+            checks: ServiceHealth::start(health.clone(), unopened, failed),
+            node,
+            events,
+            taken: BTreeSet::new(),
             health,
             metrics,
             arrived: Vec::new(),
@@ -181,6 +207,28 @@ impl Reporter {
             };
         }
         self.checks.set(checks);
+    }
+
+    /// These node ports are other programs'.
+    pub(super) fn taken<'a>(
+        &mut self,
+        taken: impl Iterator<Item = (&'a SocketKey, &'a ObjectKey)>,
+    ) {
+        let taken: BTreeSet<_> = taken.map(|(at, by)| (*at, by.clone())).collect();
+        for (at, service) in taken.difference(&self.taken) {
+            let (node, port, protocol) = (&self.node, at.port, at.protocol);
+            self.events.warn(Warning {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+                reason: "FailedToHoldNodePort",
+                action: "Listen",
+                note: format!(
+                    "node {node} can't open node port {port} ({protocol}), skipping it: another \
+                     program has it"
+                ),
+            });
+        }
+        self.taken = taken;
     }
 
     /// Where load balancers are answered.
