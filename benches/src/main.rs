@@ -43,7 +43,8 @@ Sections:
               containernetworking-plugins), DEL beside the kernel's own deletion of a link; 200 pods
               at once; ADD and `weft ipam check` with 65,000 addresses taken
   services    programming of 10,000 and 30,000 Services of 10 endpoints, beside `nft -f` and
-              `iptables-restore` of the same state; a change at 100 and at 30,000; what packets
+              `iptables-restore` of the same state; a change at 100 and at 30,000; the mode
+              iptables; what packets
               find meanwhile, first ones at 10 and at 30,000, and throughput beside no rule; an
               agent with all of them: its memory; a rolling update under load
   dns         queries per second of `weft dns` in a pod beside unbound in a pod
@@ -57,6 +58,7 @@ the claim. A section whose peer is not installed says so and is left out. Needs 
 
 Examples:
   benches/run                                   everything; some 20 minutes
+  benches/run services --part agent             one part of a section
   benches/run api -o json                       one section, for machines
   benches/run api --services 500 --watchers 100 --pairs 5     a short look"
 )]
@@ -79,6 +81,9 @@ struct Args {
     /// How many watchers a write reaches
     #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(10..=10_000))]
     watchers: u32,
+    /// Of `services` only this
+    #[arg(long, value_enum, value_name = "PART")]
+    part: Vec<services::Part>,
     /// The binary to measure
     #[arg(long, default_value = "target/release/weft", value_name = "PATH")]
     weft: PathBuf,
@@ -138,7 +143,7 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
         Section::Workloads => workloads::measure(weft, report),
         Section::Memory => memory::measure(weft, report),
         Section::Cni => cni::measure(weft, pairs, report),
-        Section::Services => services::measure(weft, pairs, report),
+        Section::Services => services::measure(weft, pairs, &args.part, report),
         Section::Dns => dns::measure(weft, pairs, report),
         Section::Api => {
             let sizes = api::Sizes {

@@ -142,8 +142,7 @@ impl Report {
     /// Tells what the figures were measured on.
     pub(crate) fn machine(&mut self, weft: &Path) -> anyhow::Result<()> {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-        let load = std::fs::read_to_string("/proc/loadavg")?;
-        let load = load.split(' ').next().unwrap_or_default();
+        let load = load()?;
         let cores = std::thread::available_parallelism()?;
         let size = std::fs::metadata(weft)?.len();
         self.machine = json!({
@@ -157,6 +156,15 @@ impl Report {
             kernel.trim(),
             size >> 20
         ));
+        Ok(())
+    }
+
+    /// Tells how many others wanted the processor within the last minute.
+    pub(crate) fn load(&mut self) -> anyhow::Result<()> {
+        let load = load()?;
+        self.figures
+            .push(json!({"name": "load average", "value": load.parse::<f64>().ok()}));
+        self.note(&format!("(load average of the last minute: {load})"));
         Ok(())
     }
 
@@ -268,4 +276,10 @@ impl Report {
             println!("{line}");
         }
     }
+}
+
+/// Of the last minute (proc(5), loadavg).
+fn load() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -42,12 +42,20 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
+    let began = Instant::now();
     let updated = update(&kubectl);
     drop(requests.stdin.take());
+    let took = began.elapsed();
     let (made, failures) = told(&mut requests)?;
     requests.wait()?;
     updated?;
+    report.value("the update took", Unit::Seconds, took.as_secs_f64());
     report.value("requests made", Unit::Rate("requests"), made);
+    report.value(
+        "requests a second",
+        Unit::Rate("a second"),
+        made / took.as_secs_f64(),
+    );
     report.value(
         "requests that failed",
         Unit::Rate("requests"),

@@ -97,13 +97,22 @@ pub(super) fn event(number: u32, endpoints: impl IntoIterator<Item = u32>) -> St
     slice_object(number, endpoints).to_string()
 }
 
-fn decoded(event: &str) -> anyhow::Result<Change> {
+pub(super) fn decoded(event: &str) -> anyhow::Result<Change> {
     let slice: EndpointSlice = serde_json::from_str(event)?;
     let change = weft_kube::endpoint_slice(&slice).context("a slice of no Service")?;
     match &change {
         Change::Put(Object::EndpointSlice(_)) => Ok(change),
         other @ (Change::Put(_) | Change::Reject(..) | Change::Delete(_)) => bail!("{other:?}"),
     }
+}
+
+/// What the node's rules follow from.
+pub(super) fn compiler() -> anyhow::Result<Compiler> {
+    Ok(Compiler::new(Settings {
+        node: NODE.into(),
+        service_ranges: vec!["10.96.0.0/12".parse()?],
+        proxy: ProxySettings::default(),
+    }))
 }
 
 /// What programs one node, as its agent does: the model, what follows, and the kernel.
@@ -116,13 +125,8 @@ impl Node {
     /// In a namespace whose kernel holds nothing, or what an earlier one left.
     pub(super) fn adopt(namespace: &Namespace) -> anyhow::Result<Self> {
         let connection = Connection::in_namespace(namespace.as_fd())?;
-        let settings = Settings {
-            node: NODE.into(),
-            service_ranges: vec!["10.96.0.0/12".parse()?],
-            proxy: ProxySettings::default(),
-        };
         Ok(Node {
-            compiler: Compiler::new(settings),
+            compiler: compiler()?,
             table: ServiceTable::adopt(connection, &[IpFamily::V4])?,
         })
     }
@@ -171,9 +175,10 @@ pub(super) fn spent<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Resu
     Ok((done, spent))
 }
 
-/// Processor time of the calling thread.
+/// Processor time of the calling thread, up to now: schedstat has it up to the last tick.
 fn thread_time() -> anyhow::Result<Duration> {
-    nanoseconds(&fs::read_to_string("/proc/thread-self/schedstat")?)
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Ok(Duration::try_from(time)?)
 }
 
 /// Processor time of all threads of a process.
