@@ -16,8 +16,8 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use kube::ResourceExt;
 use weft_model::{
     Change, Details, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key,
-    LabelSet, Node, NodeName, Object, ObjectKey, Pod, Port, PortName, Protocol, Rejection, Service,
-    ServiceAddress, ServicePort, ServiceType, TrafficPolicy, Uid,
+    LabelSet, Node, NodeName, Object, ObjectKey, Pod, PodNames, Port, PortName, Protocol,
+    Rejection, Service, ServiceAddress, ServicePort, ServiceType, TrafficPolicy, Uid,
 };
 
 /// The label that ties a slice to its Service (Kubernetes API, discovery/v1).
@@ -435,6 +435,7 @@ fn read_slice(
         ports,
         endpoints,
         not_proxied: not_proxied(object),
+        pods: PodNames::default(),
         key,
     })
 }

@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use weft_model::{Change, Details, Key, Names, NodeName, Object};
+use weft_model::{Change, Details, Key, Names, NodeName, Object, PodNames};
 
 use crate::{Pauses, decode};
 
@@ -158,14 +158,18 @@ fn with_names(object: &EndpointSlice) -> Option<Change> {
     })
 }
 
-/// An EndpointSlice without what its endpoints are called in DNS. The pods' names stay: a Service
-/// may say what they weigh.
+/// An EndpointSlice without what its endpoints are called in DNS. What their pods are called stays:
+/// a Service may say what they weigh.
 fn nameless(object: &EndpointSlice) -> Option<Change> {
-    with_details(object, |details| Details {
+    let mut change = with_details(object, |details| Details {
         hints: details.hints,
         pod: details.pod,
         ..Details::default()
-    })
+    })?;
+    if let Change::Put(Object::EndpointSlice(slice)) = &mut change {
+        slice.pods = PodNames::take(&mut slice.endpoints);
+    }
+    Some(change)
 }
 
 fn with_details(object: &EndpointSlice, kept: fn(Details) -> Details) -> Option<Change> {
@@ -343,15 +347,17 @@ mod tests {
             }],
             ..Default::default()
         };
-        let endpoint = |change| match change {
-            Some(Change::Put(Object::EndpointSlice(slice))) => slice.endpoints[0].clone(),
+        let read = |change| match change {
+            Some(Change::Put(Object::EndpointSlice(slice))) => slice,
             other => panic!("{other:?}"),
         };
-        let (with, without) = (endpoint(with_names(&slice)), endpoint(nameless(&slice)));
+        let (with, slice) = (read(with_names(&slice)), read(nameless(&slice)));
+        let (with, without) = (&with.endpoints[0], &slice.endpoints[0]);
         assert_eq!(with.details.hostname.as_deref(), Some("a"));
         assert_eq!(without.details.hostname, None);
-        let pod = without.details.pod.as_ref().map(|pod| &*pod.name);
-        assert_eq!(pod, Some("web-0"), "what weights go by");
+        let pod = slice.pod_name(0);
+        assert_eq!(pod.as_deref(), Some("web-0"), "what weights go by");
+        assert_eq!(without.details.pod, None, "in little room");
         assert_eq!(without.node, with.node);
     }
 

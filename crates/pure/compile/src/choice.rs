@@ -6,7 +6,8 @@ use std::sync::{Arc, LazyLock};
 
 use weft_desired::{Backend, HashOf, IpFamily, PortEndpoints, Sharing};
 use weft_model::{
-    Cluster, Endpoint, LabelSet, NodeName, Protocol, Service, ServicePort, TrafficPolicy,
+    Cluster, Endpoint, EndpointSlice, LabelSet, NodeName, Protocol, Service, ServicePort,
+    TrafficPolicy,
 };
 
 /// Which sets of endpoints some client of the port is given.
@@ -80,7 +81,8 @@ fn weights(sharing: &weft_model::Sharing, all: &[Candidate<'_>]) -> BTreeMap<Bac
     }
     for candidate in all {
         let mut named = sharing.weights.iter();
-        if let Some(found) = named.find(|weight| weight.names(candidate.endpoint))
+        let pod = candidate.slice.pod_name(candidate.place);
+        if let Some(found) = named.find(|it| it.names(candidate.endpoint, pod.as_deref()))
             && found.weight != 1
         {
             weights.insert(candidate.backend, found.weight);
@@ -117,6 +119,9 @@ fn shared(set: BTreeSet<Backend>, other: &Arc<BTreeSet<Backend>>) -> Arc<BTreeSe
 struct Candidate<'a> {
     backend: Backend,
     endpoint: &'a Endpoint,
+    /// Where the endpoint is from, and its place there.
+    slice: &'a EndpointSlice,
+    place: usize,
     /// On the node compiled for.
     here: bool,
 }
@@ -147,7 +152,7 @@ fn candidates<'a>(
             if target.name != port.name || target.protocol != port.protocol {
                 continue;
             }
-            for endpoint in &slice.endpoints {
+            for (place, endpoint) in slice.endpoints.iter().enumerate() {
                 if let Some(address) = endpoint.address().filter(|it| family.has(*it)) {
                     candidates.push(Candidate {
                         backend: Backend {
@@ -155,6 +160,8 @@ fn candidates<'a>(
                             port: target.port.number(),
                         },
                         endpoint,
+                        slice,
+                        place,
                         here: endpoint.node.as_ref() == Some(node),
                     });
                 }

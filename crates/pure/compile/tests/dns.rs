@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use weft_compile::{DnsCompiler, DnsSettings};
 use weft_desired::{DnsTable, DomainName, NameRecords};
 use weft_model::{
-    Change, Details, Endpoint, EndpointPort, EndpointSlice, IpFamily, Key, Object, ObjectKey, Port,
-    PortName, Protocol, Rejection, Service, ServiceAddress, ServicePort, ServiceType,
-    TrafficPolicy, Uid,
+    Change, Details, Endpoint, EndpointPort, EndpointSlice, IpFamily, Key, Object, ObjectKey,
+    PodNames, Port, PortName, Protocol, Rejection, Service, ServiceAddress, ServicePort,
+    ServiceType, TrafficPolicy, Uid,
 };
 
 fn settings(own: &[&str]) -> DnsSettings {
@@ -111,6 +111,7 @@ fn slice(
             .collect(),
         endpoints,
         not_proxied: false,
+        pods: PodNames::default(),
     }))
 }
 

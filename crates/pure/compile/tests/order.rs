@@ -10,8 +10,8 @@ use weft_compile::{Compiler, Settings, Touched};
 use weft_desired::{Difference, difference};
 use weft_model::{
     Change, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key, Node, Object,
-    ObjectKey, Pod, Port, Protocol, Rejection, Service, ServiceAddress, ServicePort, ServiceType,
-    TrafficPolicy, Uid,
+    ObjectKey, Pod, PodNames, Port, Protocol, Rejection, Service, ServiceAddress, ServicePort,
+    ServiceType, TrafficPolicy, Uid,
 };
 
 fn settings() -> Settings {
@@ -191,6 +191,7 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
             }],
             endpoints,
             not_proxied: false,
+            pods: PodNames::default(),
         },
     )
 }

@@ -1,5 +1,6 @@
 //! Endpoint slices (discovery.k8s.io/v1).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{IpFamily, NodeName, ObjectKey, Port, PortName, Protocol};
+use crate::{IpFamily, NodeName, ObjectKey, PodNames, Port, PortName, Protocol};
 
 /// One EndpointSlice of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,18 @@ pub struct EndpointSlice {
     /// `service.kubernetes.io/headless`: for DNS, and not for nodes.
     #[serde(default)]
     pub not_proxied: bool,
+    /// What the endpoints' pods are called, where their details don't say it.
+    #[serde(default, skip_serializing_if = "PodNames::is_empty")]
+    pub pods: PodNames,
+}
+
+impl EndpointSlice {
+    /// The name of the pod that the endpoint at this place is.
+    pub fn pod_name(&self, place: usize) -> Option<Cow<'_, str>> {
+        let pod = self.endpoints.get(place)?.details.pod.as_ref();
+        pod.map(|pod| Cow::Borrowed(&*pod.name))
+            .or_else(|| self.pods.get(place).map(Cow::Owned))
+    }
 }
 
 /// A port all endpoints of a slice have.

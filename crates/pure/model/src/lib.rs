@@ -14,6 +14,7 @@ mod names;
 mod net;
 mod node;
 mod pod;
+mod pod_names;
 mod service;
 
 pub use cluster::{Change, Cluster, Key, Object, Rejection};
@@ -23,6 +24,7 @@ pub use names::Names;
 pub use net::{IpFamily, Port, Protocol};
 pub use node::Node;
 pub use pod::Pod;
+pub use pod_names::PodNames;
 pub use service::{
     External, HashOf, Service, ServiceAddress, ServicePort, ServiceType, Sharing, TrafficPolicy,
     Weight,

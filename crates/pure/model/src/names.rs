@@ -128,7 +128,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::IpFamily;
+    use crate::{IpFamily, PodNames};
 
     fn slice(number: usize, node: &str) -> Change {
         let mut endpoints = Vec::with_capacity(9);
@@ -156,6 +156,7 @@ mod tests {
             ports: Vec::new(),
             endpoints,
             not_proxied: false,
+            pods: PodNames::default(),
         }))
     }
 

@@ -124,19 +124,14 @@ pub enum HashOf {
 }
 
 impl Weight {
-    /// Whether it names an endpoint.
-    pub fn names(&self, endpoint: &Endpoint) -> bool {
+    /// Whether it names an endpoint, whose pod is called so.
+    pub fn names(&self, endpoint: &Endpoint, pod: Option<&str>) -> bool {
         let fits = |text: &str| match self.endpoints.strip_suffix('*') {
             Some(start) => text.starts_with(start),
             None => text == &*self.endpoints,
         };
         let address = endpoint.address().map(|address| address.to_string());
-        endpoint
-            .details
-            .pod
-            .as_ref()
-            .is_some_and(|pod| fits(&pod.name))
-            || address.is_some_and(|it| fits(&it))
+        pod.is_some_and(fits) || address.is_some_and(|it| fits(&it))
     }
 }
 

@@ -107,10 +107,15 @@ fn by_keys<'a>(
 /// Those of some targets that connections go to: what weighs nothing is for when there is
 /// nothing else.
 pub(crate) fn weighty<'a>(service: &Service, targets: Vec<Target<'a>>) -> Vec<Target<'a>> {
+    let pod = |target: &Target<'_>| {
+        let pod = target.endpoint.details.pod.as_ref();
+        pod.map(|pod| pod.name.to_string())
+    };
     let weight = |target: &Target<'_>| {
+        let pod = pod(target);
         let mut weights = service.sharing.weights.iter();
         weights
-            .find(|weight| weight.names(target.endpoint))
+            .find(|weight| weight.names(target.endpoint, pod.as_deref()))
             .map_or(1, |weight| weight.weight)
     };
     let some = targets.iter().any(|target| weight(target) > 0);

@@ -3,8 +3,8 @@
 
 use weft_model::{
     Change, Cluster, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Node,
-    Object, ObjectKey, Pod, Port, Protocol, Service, ServiceAddress, ServicePort, ServiceType,
-    TrafficPolicy, Weight,
+    Object, ObjectKey, Pod, PodNames, Port, Protocol, Service, ServiceAddress, ServicePort,
+    ServiceType, TrafficPolicy, Weight,
 };
 use weft_oracle::{
     Flow, Last, Loss, NoRoute, Ranges, Receiver, Refusal, Sender, SourceSeen, Verdict, verdict,
@@ -129,6 +129,7 @@ fn slice(service: &str, name: &str, family: IpFamily, endpoints: &[&str]) -> End
         ],
         endpoints: endpoints.iter().map(endpoint).collect(),
         not_proxied: false,
+        pods: PodNames::default(),
     }
 }
 
