@@ -10,6 +10,7 @@
 mod error;
 mod message;
 mod socket;
+mod wire;
 
 pub use rustix::io::Errno;
 
@@ -18,4 +19,6 @@ pub use message::{
     Attribute, Attributes, Failure, HEADER_LENGTH, Message, Messages, Request, attributes,
     put_message,
 };
+pub(crate) use socket::CALL;
 pub use socket::{Bus, Socket};
+pub use wire::{Kernel, Wire};

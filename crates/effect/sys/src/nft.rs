@@ -11,6 +11,7 @@
 mod batch;
 mod connection;
 mod expression;
+mod lookup;
 mod notification;
 mod object;
 mod read;

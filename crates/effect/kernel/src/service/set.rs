@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use weft_desired::{HashOf, SizeClass};
+use weft_desired::{HASH_SLOTS, HashOf, SizeClass};
 use weft_sys::nft::{DataType, Set, SetFlags};
 
 use super::ip_family::IpFamily;
@@ -212,6 +212,17 @@ impl SetId {
     /// The seconds for which a set of this name says that clients are remembered.
     pub(super) fn timeout_of(name: &str) -> Option<u32> {
         name.strip_prefix(STICKY)?.parse().ok()
+    }
+
+    /// How many slots a frontend has that is in this set, and of which scope.
+    pub(super) fn room(self) -> Option<(Scope, u32)> {
+        if let SetId::Size(scope, slots) = self {
+            return Some((scope, slots));
+        }
+        let SetId::Hashed(scope, _) = self else {
+            return None;
+        };
+        Some((scope, HASH_SLOTS))
     }
 
     pub(super) fn content(self) -> Content {

@@ -15,9 +15,13 @@ use weft_sys::nft::{Connection, Element, TableName};
 
 use super::installed::{Installed, Slots};
 use super::ip_family::IpFamily;
-use super::item::{Bytes, ItemKey, ItemValue, Items, backend_of, frontend_of, slot_of};
+use super::item::{
+    Bytes, ItemKey, ItemValue, Items, backend_of, frontend_bytes, frontend_of, slot_bytes, slot_of,
+};
 use super::set::{Content, Scope, SetId};
 
+/// Elements that are worth being looked up by their keys: a list of fewer takes the kernel less.
+const MANY: u32 = 4096;
 /// How often sets are read again that change while they are read.
 const ATTEMPTS: u32 = 10;
 
@@ -32,6 +36,8 @@ pub(super) struct Survey {
     /// What belongs to nothing that could be desired.
     pub(super) strays: Items,
     printer: RandomState,
+    /// The sets whose elements are known to be found by the keys of these frontends.
+    by_keys: BTreeSet<SetId>,
 }
 
 /// What is known of a frontend's elements.
@@ -39,6 +45,8 @@ pub(super) struct Survey {
 struct Standing {
     print: Print,
     slots: Slots,
+    /// How many slots it may have of each scope, by the sets that it is in.
+    room: [u32; 2],
 }
 
 /// Tells two collections of elements apart, in whatever order they come.
@@ -78,18 +86,90 @@ impl Survey {
         // Each set by itself: where others commit all the time, all of them are hardly ever
         // read without one between.
         for set in sets {
+            if matches!(set, SetId::Endpoints(_)) {
+                continue;
+            }
             let part = attempts(|| {
-                let mut part = Self {
-                    family: survey.family,
-                    printer: survey.printer.clone(),
-                    ..Self::default()
-                };
+                let mut part = survey.part();
                 let whole = part.take_set(connection, table, *set)?;
                 Ok(whole.then_some(part))
             })?;
             survey.merge(part);
         }
+        for scope in Scope::BOTH {
+            survey.take_endpoints(connection, table, scope)?;
+        }
         Ok(survey)
+    }
+
+    /// One that knows nothing yet and prints alike.
+    fn part(&self) -> Self {
+        Self {
+            family: self.family,
+            printer: self.printer.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in the endpoints of a scope: by their keys where there are many, if the kernel then
+    /// has no others.
+    fn take_endpoints(
+        &mut self,
+        connection: &mut Connection,
+        table: &TableName,
+        scope: Scope,
+    ) -> Result<(), netlink::Error> {
+        let set = SetId::Endpoints(scope);
+        if let Some(part) = self.looked_up(connection, table, scope)? {
+            self.by_keys.insert(set);
+            self.merge(part);
+            return Ok(());
+        }
+        let part = attempts(|| {
+            let mut part = self.part();
+            let whole = part.take_set(connection, table, set)?;
+            Ok(whole.then_some(part))
+        })?;
+        self.merge(part);
+        Ok(())
+    }
+
+    /// The endpoints that frontends have in their slots; `None` where there are few, where the
+    /// kernel does not say how many there are, and where that is another number than was found.
+    fn looked_up(
+        &self,
+        connection: &mut Connection,
+        table: &TableName,
+        scope: Scope,
+    ) -> Result<Option<Self>, netlink::Error> {
+        let set = SetId::Endpoints(scope);
+        let owned = is_owned(connection, table)?;
+        for _ in 0..ATTEMPTS {
+            let before = connection.generation()?;
+            let Some(count) = connection.element_count(table, &set.name())? else {
+                return Ok(None);
+            };
+            if count < MANY {
+                return Ok(None);
+            }
+            let mut part = self.part();
+            let mut found = 0;
+            let runs = self
+                .frontends
+                .iter()
+                .map(|(key, it)| it.slot_keys(key, scope));
+            connection.look_up(table, &set.name(), runs, |element| {
+                if let Some((key, value)) = item(set, element) {
+                    found += 1;
+                    part.take(key, value);
+                }
+            })?;
+            // Between two answers another may have written, where another may.
+            if owned || connection.generation()? == before {
+                return Ok((found == count).then_some(part));
+            }
+        }
+        Ok(None)
     }
 
     /// Adds what was read of another set.
@@ -161,7 +241,7 @@ impl Survey {
         for set in sets.iter().filter(|it| it.content() == Content::Frontends) {
             let found = attempts(|| {
                 let mut found = Vec::new();
-                let whole = connection.each_element(table, &set.name(), |element| {
+                let each = |element| {
                     let Some((key, value)) = item(*set, element) else {
                         return;
                     };
@@ -169,7 +249,18 @@ impl Survey {
                     {
                         found.push((frontend, key, value));
                     }
-                })?;
+                };
+                if let SetId::Endpoints(scope) = set
+                    && self.by_keys.contains(set)
+                {
+                    let known = some
+                        .iter()
+                        .filter_map(|key| Some((key, self.frontends.get(key)?)));
+                    let runs = known.map(|(key, it)| it.slot_keys(key, *scope));
+                    connection.look_up(table, &set.name(), runs, each)?;
+                    return Ok(Some(found));
+                }
+                let whole = connection.each_element(table, &set.name(), each)?;
                 Ok(whole.then_some(found))
             })?;
             for (frontend, key, value) in found {
@@ -252,19 +343,41 @@ impl Survey {
 impl Standing {
     fn merge(&mut self, other: Self) {
         self.print.merge(other.print);
+        for (room, other) in self.room.iter_mut().zip(other.room) {
+            *room = other.max(*room);
+        }
         self.slots.all.extend(other.slots.all);
         self.slots.outside.extend(other.slots.outside);
+    }
+
+    /// The keys of the slots that it may have, in their order: none is filled behind one that is
+    /// empty.
+    fn slot_keys(&self, key: &FrontendKey, scope: Scope) -> Vec<Bytes> {
+        let frontend = frontend_bytes(key);
+        let slots = 0..self.room[scope as usize];
+        slots.map(|slot| slot_bytes(frontend, slot)).collect()
     }
 
     fn take(&mut self, printer: &RandomState, key: &ItemKey, value: &ItemValue) {
         self.print.add(printer, key, value);
         let slot = || slot_of(key.key).zip(backend_of(value.data));
+        if let Some((scope, room)) = key.set.room() {
+            let known = &mut self.room[scope as usize];
+            *known = room.max(*known);
+        }
         if key.set == SetId::Endpoints(Scope::All) {
             self.slots.all.extend(slot());
         } else if key.set == SetId::Endpoints(Scope::Local) {
             self.slots.outside.extend(slot());
         }
     }
+}
+
+/// Whether nobody else can change a table.
+fn is_owned(connection: &mut Connection, table: &TableName) -> Result<bool, netlink::Error> {
+    let tables = connection.tables(table.family)?;
+    let found = tables.iter().find(|found| found.name == *table);
+    Ok(found.is_some_and(|found| found.flags.owner))
 }
 
 /// Reads until nothing changes meanwhile.

@@ -1,5 +1,6 @@
 //! The socket.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
@@ -7,13 +8,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::message::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
     NLMSG_OVERRUN,
 };
-use super::{Error, HEADER_LENGTH, Message, Messages, Request, put_message};
+use super::{Error, HEADER_LENGTH, Kernel, Message, Messages, Request, Wire, put_message};
 
 /// What is asked for as send and receive buffer, in bytes. A transaction of 10,000
 /// Services is about 3 MB; the memory is only used while messages are queued.
@@ -37,6 +38,9 @@ const DUMP_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 /// was lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The flags of a request that is acknowledged.
+pub(crate) const CALL: u16 = NLM_F_REQUEST | NLM_F_ACK;
+
 /// The subsystem a socket talks to (`include/uapi/linux/netlink.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bus {
@@ -54,6 +58,9 @@ pub struct Socket {
     send_capacity: usize,
     receive_capacity: usize,
     buffer: Vec<u8>,
+    wire: Box<dyn Wire>,
+    /// Whether something that was not received may still come: answers, or the rest of a dump.
+    stale: bool,
 }
 
 impl Socket {
@@ -110,7 +117,14 @@ impl Socket {
             send_capacity,
             receive_capacity,
             buffer: vec![0; RECEIVE_BUFFER],
+            wire: Box::new(Kernel),
+            stale: false,
         })
+    }
+
+    /// From now on everything that is sent and received takes this way.
+    pub fn take_wire(&mut self, wire: Box<dyn Wire>) {
+        self.wire = wire;
     }
 
     /// A socket in the network namespace that `namespace` refers to. A thread of its own
@@ -187,12 +201,20 @@ impl Socket {
     ///
     /// # Errors
     /// [`Error::Socket`], with EMSGSIZE if they are more than [`Socket::send_capacity`].
-    pub fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.stale {
+            self.take_stale()?;
+        }
         loop {
-            match rustix::net::send(&self.fd, bytes, SendFlags::empty()) {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(Error::socket("send", errno)),
+            match self.wire.send(self.fd.as_fd(), bytes) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(Error::Socket {
+                        operation: "send",
+                        source,
+                    });
+                }
             }
         }
     }
@@ -207,7 +229,7 @@ impl Socket {
         operation: &'static str,
         each: impl FnMut(Message<'_>),
     ) -> Result<(), Error> {
-        self.receive_with(operation, RecvFlags::empty(), each)
+        self.receive_with(operation, true, each)
     }
 
     /// As [`Socket::receive`], without waiting: `false` if nothing is queued.
@@ -219,24 +241,46 @@ impl Socket {
         operation: &'static str,
         each: impl FnMut(Message<'_>),
     ) -> Result<bool, Error> {
-        match self.receive_with(operation, RecvFlags::DONTWAIT, each) {
+        match self.receive_with(operation, false, each) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::AGAIN) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
+    /// Takes out what nobody waits for any more. The kernel refuses a dump (EBUSY) until the last
+    /// one has been taken to its end.
+    fn take_stale(&mut self) -> Result<(), Error> {
+        loop {
+            match self.wire.receive(self.fd.as_fd(), &mut self.buffer, false) {
+                Ok(_) => {}
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::INTR | Errno::NOBUFS) => {}
+                    Some(Errno::AGAIN) => {
+                        self.stale = false;
+                        return Ok(());
+                    }
+                    Some(_) | None => {
+                        return Err(Error::Socket {
+                            operation: "receive",
+                            source: error,
+                        });
+                    }
+                },
+            }
+        }
+    }
+
     fn receive_with(
         &mut self,
         operation: &'static str,
-        flags: RecvFlags,
+        wait: bool,
         each: impl FnMut(Message<'_>),
     ) -> Result<(), Error> {
         loop {
             let buffer = self.buffer.as_mut_slice();
-            // With TRUNC the length is the datagram's own, even where it was cut.
-            match rustix::net::recv(&self.fd, buffer, flags | RecvFlags::TRUNC) {
-                Ok((_, length)) if length > self.buffer.len() => {
+            let error = match self.wire.receive(self.fd.as_fd(), buffer, wait) {
+                Ok(length) if length > self.buffer.len() => {
                     return Err(Error::Malformed {
                         operation,
                         reason: format!(
@@ -245,21 +289,26 @@ impl Socket {
                         ),
                     });
                 }
-                Ok((_, length)) => {
+                Ok(length) => {
                     Messages::new(&self.buffer[..length]).for_each(each);
                     return Ok(());
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => {
+                Err(error) => error,
+            };
+            let errno = Errno::from_io_error(&error);
+            self.stale |= errno != Some(Errno::AGAIN) || wait;
+            match errno {
+                Some(Errno::INTR) => {}
+                Some(Errno::NOBUFS) => {
                     return Err(Error::Lost {
                         operation,
                         capacity: self.receive_capacity,
                     });
                 }
-                Err(errno) => {
+                Some(_) | None => {
                     return Err(Error::Socket {
                         operation: "receive",
-                        source: errno.into(),
+                        source: error,
                     });
                 }
             }
@@ -281,7 +330,7 @@ impl Socket {
         put_message(
             &mut bytes,
             request.kind,
-            request.flags | NLM_F_REQUEST | NLM_F_ACK,
+            request.flags | CALL,
             sequence,
             &request.payload,
         );
@@ -416,7 +465,7 @@ impl Socket {
                 if count > 0 && bytes.len() + length > most_bytes {
                     break;
                 }
-                let flags = request.flags | NLM_F_REQUEST | NLM_F_ACK;
+                let flags = request.flags | CALL;
                 put_message(&mut bytes, request.kind, flags, sequence, &request.payload);
                 count += 1;
             }

@@ -11,7 +11,7 @@ use super::wire::{
     put_family_header, put_text,
 };
 use super::{Family, read};
-use crate::netlink::{Bus, Error, Failure, Message, Request, Socket};
+use crate::netlink::{Bus, Error, Failure, Message, Request, Socket, Wire};
 
 const LIST_ELEMENTS: &str = "list elements";
 
@@ -31,7 +31,7 @@ impl Generation {
 /// nf_tables of one network namespace.
 #[derive(Debug)]
 pub struct Connection {
-    socket: Socket,
+    pub(super) socket: Socket,
     transactions: u32,
 }
 
@@ -58,6 +58,11 @@ impl Connection {
             socket,
             transactions: 0,
         }
+    }
+
+    /// From now on everything that is sent and received takes this way.
+    pub fn take_wire(&mut self, wire: Box<dyn Wire>) {
+        self.socket.take_wire(wire);
     }
 
     /// How many transactions the kernel has acknowledged. Wraps.
@@ -271,7 +276,7 @@ fn elements_request(table: &TableName, set: &str) -> Request {
     )
 }
 
-fn read_elements(
+pub(super) fn read_elements(
     table: &TableName,
     set: &str,
     message: &Message<'_>,
@@ -286,7 +291,16 @@ fn read_elements(
     })
 }
 
-fn request(
+/// What the kernel refused of a request.
+pub(super) fn refusal(request: &Request, failure: Failure) -> Error {
+    Error::Refused {
+        operation: request.operation,
+        object: request.object.clone(),
+        failure,
+    }
+}
+
+pub(super) fn request(
     kind: u16,
     operation: &'static str,
     family: Family,

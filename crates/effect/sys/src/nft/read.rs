@@ -288,6 +288,11 @@ pub(super) fn set(payload: &[u8]) -> Option<Set> {
     })
 }
 
+/// How many elements a set has (`NFTA_SET_COUNT`).
+pub(super) fn element_count(payload: &[u8]) -> Option<u32> {
+    Fields::of_message(payload).u32(20)
+}
+
 /// The name of a set, whatever its type.
 pub(super) fn set_name(payload: &[u8]) -> Option<String> {
     Fields::of_message(payload).text(2)
