@@ -6,10 +6,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use weft_netlab::process::{Child, Spawn};
 use weft_netlab::{Namespace, link};
 use weft_sys::nft::{Connection, Family, TableName};
 
@@ -22,7 +22,7 @@ const SERVICES: u32 = 30_000;
 const CHANGES: u32 = 500;
 const ADDRESS: &str = "172.30.0.11";
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An agent; dropped, it is killed.
 struct Agent(Child);
@@ -30,7 +30,11 @@ struct Agent(Child);
 impl Agent {
     fn start(weft: &Path, namespace: &Namespace, folder: &Path) -> anyhow::Result<Self> {
         let log = fs::File::create(folder.join("agent.log"))?;
-        let child = Spawn::new(weft)
+        // Dies with this program.
+        let child = namespace
+            .command("setpriv")?
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(weft)
             .args(["agent", "--node-name", NODE])
             .arg("--config")
             .arg(folder.join("agent.yaml"))
@@ -42,22 +46,28 @@ impl Agent {
             .arg(folder.join("net.d"))
             .arg("--lock")
             .arg(folder.join("agent.lock"))
-            .descriptor(fs::File::open("/dev/null")?, 0)
-            .descriptor(log.try_clone()?, 1)
-            .descriptor(log, 2)
-            .dies_with_parent();
-        let child = namespace.run(|| child.spawn())??;
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("setpriv")?;
         Ok(Agent(child))
     }
 
-    fn pid(&self) -> anyhow::Result<u32> {
-        Ok(u32::try_from(self.0.id())?)
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.try_wait()?.is_some())
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.0.end();
+        // It may have ended by itself, which is as well.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
     }
 }
 
@@ -92,8 +102,8 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
         drop(agent.take());
         let generation = kernel.generation()?;
         let began = Instant::now();
-        let running = Agent::start(weft, &namespace, folder.path())?;
-        await_ready(&namespace, folder.path())?;
+        let mut running = Agent::start(weft, &namespace, folder.path())?;
+        await_ready(&mut running, &namespace, folder.path())?;
         starts.push_time(began.elapsed());
         if start == "cold" && kernel.generation()? == generation {
             bail!("the kernel holds nothing more than before");
@@ -103,7 +113,7 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
         if held < SERVICES as usize {
             bail!("the kernel holds {held} Services");
         }
-        let pid = running.pid()?;
+        let pid = running.pid();
         let told = Memory::of(pid)?;
         memory.push(told.resident() as f64);
         report.value(
@@ -133,7 +143,7 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
     report.value(
         "resident memory after the changes",
         Unit::Kibibytes,
-        Memory::of(agent.pid()?)?.resident() as f64,
+        Memory::of(agent.pid())?.resident() as f64,
     );
     Ok(())
 }
@@ -145,7 +155,7 @@ fn changes(
     kernel: &mut Connection,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let pid = agent.pid()?;
+    let pid = agent.pid();
     let (before, generation) = (process_time(pid)?, kernel.generation()?);
     let count = format!("-count={CHANGES}");
     let services = format!("-services={SERVICES}");
@@ -176,10 +186,10 @@ fn configure(api: &Api<'_>, folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Waits until the agent says that the kernel holds what it should.
-fn await_ready(namespace: &Namespace, folder: &Path) -> anyhow::Result<()> {
+fn await_ready(agent: &mut Agent, namespace: &Namespace, folder: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !namespace.run(is_ready)? {
-        if Instant::now() > deadline {
+        if agent.has_ended()? || Instant::now() > deadline {
             let log = fs::read_to_string(folder.join("agent.log")).unwrap_or_default();
             bail!("the agent does not come up: {log}");
         }

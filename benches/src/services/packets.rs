@@ -277,15 +277,17 @@ fn throughput(pairs: usize, path: &Path, report: &mut Report) -> anyhow::Result<
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
     // A second each is short, and whoever comes first may find the processor slower.
     for pair in 0..2 * pairs {
-        let mut ours_once = || anyhow::Ok(ours.push(rate(iperf(path, &through)?)?));
-        let mut theirs_once = || anyhow::Ok(theirs.push(rate(iperf(&bare, SERVER)?)?));
-        if pair % 2 == 0 {
-            ours_once()?;
-            theirs_once()?;
+        let ours_once = || rate(iperf(path, &through)?);
+        let theirs_once = || rate(iperf(&bare, SERVER)?);
+        let (our, their) = if pair % 2 == 0 {
+            let our = ours_once()?;
+            (our, theirs_once()?)
         } else {
-            theirs_once()?;
-            ours_once()?;
-        }
+            let their = theirs_once()?;
+            (ours_once()?, their)
+        };
+        ours.push(our);
+        theirs.push(their);
     }
     drop(servers);
     report.pairs(
