@@ -10,7 +10,7 @@ use crate::{Details, Endpoint};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodNames(Option<Box<str>>);
 
-/// Behind the beginning that all have, and behind each name: no name has one.
+/// Before each name: no name has one.
 const END: char = '\n';
 
 impl PodNames {
@@ -22,14 +22,14 @@ impl PodNames {
             return Self::default();
         };
         let start = known.fold(&**first, |start, name| common(start, name));
-        let mut text = format!("{start}{END}");
+        let mut text = start.to_owned();
         for name in &names {
+            text.push(END);
             // One that has no name is told from one that is called as all begin.
             match name {
                 Some(name) => text.push_str(&name[start.len()..]),
                 None => text.push(NOBODY),
             }
-            text.push(END);
         }
         Self(Some(text.into()))
     }
