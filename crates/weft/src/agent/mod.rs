@@ -517,6 +517,7 @@ impl Agent {
             ranges: node.pod_cidrs.clone(),
             addresses: node.internal_ips.clone(),
             mtu: self.kernel.mtu_towards_peers(&node.internal_ips)?,
+            masquerade_beyond: None,
         };
         if self.directories.write_configuration(&network)? {
             info!(ranges = ?network.ranges, mtu = network.mtu, "node open for pods");

@@ -37,6 +37,9 @@ pub(crate) struct NodeNetwork {
     pub(crate) addresses: Vec<IpAddr>,
     /// Bytes.
     pub(crate) mtu: u32,
+    /// Beyond these ranges pods have the node's address, if the plugin is to see to that; an
+    /// agent does it itself.
+    pub(crate) masquerade_beyond: Option<Vec<IpNet>>,
 }
 
 impl Directories {
@@ -122,7 +125,7 @@ impl Directories {
 }
 
 fn configuration(network: &NodeNetwork) -> Result<String> {
-    let list = json!({
+    let mut list = json!({
         // A runtime takes the newest of the list that it speaks; one that does not know the list
         // yet (containerd 1.6, podman 4) speaks no more than 1.0.0.
         "cniVersion": "1.0.0",
@@ -136,6 +139,13 @@ fn configuration(network: &NodeNetwork) -> Result<String> {
             "ipam": {"type": "weft", "ranges": network.ranges, "exclude": gateways(&network.ranges)},
         }],
     });
+    if let Some(ranges) = &network.masquerade_beyond {
+        let plugin = &mut list["plugins"][0];
+        plugin["ipMasq"] = json!(true);
+        if !ranges.is_empty() {
+            plugin["clusterCIDRs"] = json!(ranges);
+        }
+    }
     Ok(format!("{}\n", serde_json::to_string_pretty(&list)?))
 }
 
@@ -187,6 +197,7 @@ mod tests {
             ],
             addresses: vec!["172.30.0.11".parse().unwrap()],
             mtu: 1500,
+            masquerade_beyond: None,
         }
     }
 

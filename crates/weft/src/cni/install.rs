@@ -22,6 +22,7 @@ On a cluster the agent does this. A container runtime calls the plugin with CNI_
 Examples:
   weft cni install --range 10.244.1.0/24
   weft cni install --range 10.244.1.0/24 --range fd00:10:244:1::/64 --mtu 1450
+  weft cni install --range 10.244.1.0/24 --masquerade --cluster-cidr 10.244.0.0/16
   weft cni uninstall")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -66,6 +67,12 @@ struct Install {
     /// The pods' MTU, in bytes
     #[arg(long, default_value_t = DEFAULT_MTU)]
     mtu: u32,
+    /// Give pods the node's address beyond the cluster; without, others must have routes to them
+    #[arg(long)]
+    masquerade: bool,
+    /// With --masquerade: where pods keep their own addresses [default: the ranges]
+    #[arg(long, requires = "masquerade", value_name = "CIDR")]
+    cluster_cidr: Vec<IpNet>,
     #[command(flatten)]
     folders: Folders,
 }
@@ -108,6 +115,7 @@ fn install(args: Install) -> Result<ExitCode> {
         ranges: args.range,
         addresses,
         mtu: args.mtu,
+        masquerade_beyond: args.masquerade.then_some(args.cluster_cidr),
     };
     let written = directories.write_configuration(&network)?;
     say(format!("plugin {}", directories.binary().display()));

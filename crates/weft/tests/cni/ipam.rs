@@ -347,6 +347,28 @@ fn the_plugin_is_installed_and_taken_away() {
     let list: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(list["plugins"][0]["mtu"], 1400);
     assert_eq!(list["plugins"][0]["nodeAddresses"], json!(["172.30.0.11"]));
+    let without = install(&[
+        "--range",
+        "10.199.1.0/24",
+        "--cluster-cidr",
+        "10.199.0.0/16",
+    ]);
+    assert_eq!(without.status.code(), Some(2), "{}", said(&without));
+    assert!(list["plugins"][0].get("ipMasq").is_none());
+    let masquerading = ["--masquerade", "--cluster-cidr", "10.199.0.0/16"];
+    install(
+        &[
+            &["--range", "10.199.1.0/24", "--mtu", "1400"],
+            &masquerading[..],
+        ]
+        .concat(),
+    );
+    let text = fs::read_to_string(root.join("net.d/10-weft.conflist")).unwrap();
+    let list: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(list["plugins"][0]["ipMasq"], true);
+    assert_eq!(list["plugins"][0]["clusterCIDRs"], json!(["10.199.0.0/16"]));
+    let done = install(&["--range", "10.199.1.0/24", "--mtu", "1400"]);
+    assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     let plugin = root.join("bin/weft");
     let inode = fs::metadata(&plugin).unwrap().ino();
     install(&["--range", "10.199.1.0/24", "--mtu", "1400"]);

@@ -1,0 +1,179 @@
+//! What the sets hold.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use weft_desired::{IpFamily, PodRules};
+use weft_sys::nft::ElementRef;
+
+use crate::expression::{device_name, octets};
+
+/// Links that only packets with known sources come from.
+pub(super) const LINKS: &str = "links";
+/// Those sources.
+pub(super) const SOURCES: &str = "sources";
+/// In the family `bridge`, those of IPv6.
+pub(super) const SOURCES_V6: &str = "sources-v6";
+/// Addresses of pods that are masqueraded.
+pub(super) const LEAVING: &str = "leaving";
+/// Where each of them is not.
+pub(super) const INSIDE: &str = "inside";
+
+/// IFNAMSIZ.
+const NAME_LENGTH: usize = 16;
+
+/// An element of one of the sets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Item {
+    pub(super) set: &'static str,
+    pub(super) key: Vec<u8>,
+    pub(super) key_end: Vec<u8>,
+}
+
+impl Item {
+    fn of(set: &'static str, key: Vec<u8>) -> Self {
+        Self {
+            set,
+            key,
+            key_end: Vec::new(),
+        }
+    }
+
+    pub(super) fn element<'a>(&'a self, comment: &'a str) -> ElementRef<'a> {
+        ElementRef {
+            key: &self.key,
+            key_end: &self.key_end,
+            comment,
+            ..ElementRef::default()
+        }
+    }
+
+    /// The link whose name its key begins with.
+    pub(super) fn link(&self) -> Option<String> {
+        if self.set == LEAVING || self.set == INSIDE {
+            return None;
+        }
+        let name = self.key.get(..NAME_LENGTH)?;
+        let end = name.iter().position(|byte| *byte == 0)?;
+        String::from_utf8(name[..end].to_vec()).ok()
+    }
+
+    /// The pod's address that it is about.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self.set {
+            LEAVING => address_of(&self.key),
+            // Two of one length.
+            INSIDE => address_of(self.key.get(..self.key.len() / 2)?),
+            _ => address_of(self.key.get(NAME_LENGTH..)?),
+        }
+    }
+
+    pub(super) fn is_about(&self, rules: &PodRules) -> bool {
+        let address = self.address();
+        self.link().is_some_and(|link| *link == *rules.link)
+            || address.is_some_and(|address| rules.addresses.contains(&address))
+    }
+}
+
+impl std::fmt::Display for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "in set {}", self.set)?;
+        let half = self.key.len() / 2;
+        let range = (self.set == INSIDE).then(|| (self.key.get(half..), self.key_end.get(half..)));
+        let (first, last) = range.unwrap_or_default();
+        let parts = [
+            self.link(),
+            self.address().map(|address| address.to_string()),
+            first.and_then(address_of).map(|first| {
+                let last = last.and_then(address_of);
+                last.map_or(first.to_string(), |last| format!("{first}-{last}"))
+            }),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        write!(f, " {}", parts.join(" . "))
+    }
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
+        16 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
+        _ => None,
+    }
+}
+
+/// Where a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// What the node routes.
+    Routed(IpFamily),
+    /// What comes in by ports of bridges.
+    Bridged,
+}
+
+pub(super) const PLACES: [Place; 3] = [
+    Place::Routed(IpFamily::V4),
+    Place::Routed(IpFamily::V6),
+    Place::Bridged,
+];
+
+impl Place {
+    /// Whether packets of a link are told by it here.
+    fn tells(self, is_port: bool) -> bool {
+        is_port == (self == Place::Bridged)
+    }
+
+    fn has(self, address: IpAddr) -> bool {
+        match self {
+            Place::Routed(family) => family.has(address),
+            Place::Bridged => true,
+        }
+    }
+
+    fn sources_of(self, address: IpAddr) -> &'static str {
+        match self {
+            Place::Bridged if address.is_ipv6() => SOURCES_V6,
+            Place::Bridged | Place::Routed(_) => SOURCES,
+        }
+    }
+}
+
+/// What the sets of a table hold for a link.
+pub(super) fn elements(rules: &PodRules, place: Place) -> BTreeSet<Item> {
+    let addresses = |all: &[IpAddr]| -> Vec<IpAddr> {
+        all.iter()
+            .copied()
+            .filter(|address| place.has(*address))
+            .collect()
+    };
+    let own = addresses(&rules.addresses);
+    let source = |link: &str, address: IpAddr| {
+        let key = [device_name(link), octets(address)].concat();
+        Item::of(place.sources_of(address), key)
+    };
+    let mut items = BTreeSet::new();
+    if rules.is_guarded && place.tells(rules.is_port) {
+        items.insert(Item::of(LINKS, device_name(&rules.link)));
+        let others = addresses(&rules.other_addresses);
+        let all = own.iter().chain(&others);
+        items.extend(all.map(|address| source(&rules.link, *address)));
+    }
+    if rules.is_guarded {
+        let others = rules.other_links.iter();
+        for other in others.filter(|other| place.tells(other.is_port)) {
+            items.extend(own.iter().map(|address| source(&other.link, *address)));
+        }
+    }
+    if let (Some(ranges), Place::Routed(family)) = (&rules.masquerade_beyond, place) {
+        for address in own {
+            items.insert(Item::of(LEAVING, octets(address)));
+            let ranges = ranges.iter().filter(|range| family.has(range.addr()));
+            items.extend(ranges.map(|range| Item {
+                set: INSIDE,
+                key: [octets(address), octets(range.network())].concat(),
+                key_end: [octets(address), octets(range.broadcast())].concat(),
+            }));
+        }
+    }
+    items
+}
