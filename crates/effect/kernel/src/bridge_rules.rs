@@ -1,8 +1,6 @@
 //! What becomes of packets between a bridge of pods and the rest of the node.
 //!
-//! Rules are constant, a bridge is elements of sets. The CNI plugin writes them, several
-//! processes at a time; whoever finds the rules wanting writes all of them anew in one
-//! transaction, which gives the same table however often it is done.
+//! Rules are constant, a bridge is elements of sets.
 //!
 //! ```text
 //!  -5 forward      iifname . oifname @within                              accept
@@ -20,13 +18,12 @@ use std::fs;
 use weft_desired::{Bridge, mark};
 use weft_sys::netlink;
 use weft_sys::nft::{
-    BaseChain, Batch, BitOperation, Chain, ChainKind, Connection, DataType, ElementRef, Expression,
-    Family, Hook, MetaKey, Policy, Register, Rule, Set, SetFlags, Table, TableFlags, TableName,
-    Verdict,
+    Batch, BitOperation, ChainKind, Connection, DataType, ElementRef, Expression, Family, Hook,
+    MetaKey, Register, Verdict,
 };
 
-use crate::expression::translated;
-use crate::plugin_table::until_undisturbed;
+use crate::expression::{device_name, lookup, translated};
+use crate::plugin_table::{PluginTable, until_undisturbed};
 
 /// Every bridge of pods.
 const BRIDGES: &str = "bridges";
@@ -36,10 +33,6 @@ const ISOLATED: &str = "isolated";
 const WITHIN: &str = "within";
 /// Those of them whose packets netfilter does not see.
 const TURNED: &str = "turned";
-const SETS: [&str; 4] = [BRIDGES, ISOLATED, WITHIN, TURNED];
-
-/// IFNAMSIZ, `include/uapi/linux/if.h`.
-const NAME_LENGTH: usize = 16;
 
 /// Has the rules say about a bridge what they should.
 ///
@@ -47,35 +40,30 @@ const NAME_LENGTH: usize = 16;
 /// What nf_tables refused; then all is as it was.
 pub fn set(bridge: &Bridge) -> Result<(), netlink::Error> {
     let mut connection = Connection::open()?;
-    // Pods that come at once have the same bridge.
-    until_undisturbed(|| write(&mut connection, bridge))
-}
-
-fn write(connection: &mut Connection, bridge: &Bridge) -> Result<(), netlink::Error> {
     let table = table();
-    let there = exists(connection)?;
-    let mut batch = Batch::new();
-    let layout = Layout::new();
-    if !there || !layout.holds(connection)? {
-        layout.write(&mut batch);
-    }
-    let has_sets = there && has_sets(connection)?;
-    for (set, key, wanted) in elements(bridge) {
-        let held = has_sets && holds(connection, set, &key)?;
-        let element = ElementRef {
-            key: &key,
-            ..ElementRef::default()
-        };
-        match (held, wanted) {
-            (false, true) => batch.add_element(&table, set, element),
-            (true, false) => batch.delete_element(&table, set, element),
-            (true, true) | (false, false) => {}
+    // Pods that come at once have the same bridge.
+    until_undisturbed(|| {
+        let mut batch = Batch::new();
+        let exists = table.exists(&mut connection)?;
+        if !exists || !table.holds(&mut connection)? {
+            table.write(&mut batch);
         }
-    }
-    match batch.is_empty() {
-        true => Ok(()),
-        false => connection.commit(batch),
-    }
+        for (set, key, held, wanted) in compared(&mut connection, &table, exists, bridge)? {
+            let element = ElementRef {
+                key: &key,
+                ..ElementRef::default()
+            };
+            match (held, wanted) {
+                (false, true) => batch.add_element(&table.name, set, element),
+                (true, false) => batch.delete_element(&table.name, set, element),
+                (true, true) | (false, false) => {}
+            }
+        }
+        match batch.is_empty() {
+            true => Ok(()),
+            false => connection.commit(batch),
+        }
+    })
 }
 
 /// Whether they do.
@@ -84,30 +72,43 @@ fn write(connection: &mut Connection, bridge: &Bridge) -> Result<(), netlink::Er
 /// A failure of the conversation with the kernel.
 pub fn hold(bridge: &Bridge) -> Result<bool, netlink::Error> {
     let mut connection = Connection::open()?;
-    if !exists(&mut connection)?
-        || !Layout::new().holds(&mut connection)?
-        || !has_sets(&mut connection)?
-    {
+    let table = table();
+    if !table.exists(&mut connection)? || !table.holds(&mut connection)? {
         return Ok(false);
     }
-    for (set, key, wanted) in elements(bridge) {
-        if holds(&mut connection, set, &key)? != wanted {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let compared = compared(&mut connection, &table, true, bridge)?;
+    Ok(compared.iter().all(|(_, _, held, wanted)| held == wanted))
 }
 
-/// A set, a key, and whether it is to be in it.
-fn elements(bridge: &Bridge) -> [(&'static str, Vec<u8>, bool); 4] {
-    let name = padded(&bridge.name);
+/// The elements about a bridge: the set, the key, whether it is in it, and whether it should.
+type Compared = (&'static str, Vec<u8>, bool, bool);
+
+fn compared(
+    connection: &mut Connection,
+    table: &PluginTable,
+    exists: bool,
+    bridge: &Bridge,
+) -> Result<Vec<Compared>, netlink::Error> {
+    let sets = match exists {
+        true => connection.sets(&table.name)?,
+        false => Vec::new(),
+    };
+    let name = device_name(&bridge.name);
     let itself = [name.as_slice(), name.as_slice()].concat();
-    [
+    let mut compared = Vec::new();
+    for (set, key, wanted) in [
         (BRIDGES, name.clone(), true),
         (ISOLATED, name, bridge.isolated),
         (WITHIN, itself.clone(), true),
         (TURNED, itself, !is_filtered()),
-    ]
+    ] {
+        let held = sets.iter().flatten().any(|there| there.name == set) && {
+            let elements = connection.elements(&table.name, set)?;
+            elements.iter().any(|element| element.key == key)
+        };
+        compared.push((set, key, held, wanted));
+    }
+    Ok(compared)
 }
 
 /// Whether netfilter sees what goes from port to port (br_netfilter is loaded, and not told to
@@ -119,133 +120,47 @@ fn is_filtered() -> bool {
     })
 }
 
-fn table() -> TableName {
-    TableName::new(Family::Inet, mark::BRIDGES)
-}
-
-fn exists(connection: &mut Connection) -> Result<bool, netlink::Error> {
-    let tables = connection.tables(Family::Inet)?;
-    Ok(tables.iter().any(|there| there.name == table()))
-}
-
-fn has_sets(connection: &mut Connection) -> Result<bool, netlink::Error> {
-    let sets = connection.sets(&table())?;
-    let has = |name: &str| sets.iter().flatten().any(|set| set.name == name);
-    Ok(SETS.iter().all(|name| has(name)))
-}
-
-fn holds(connection: &mut Connection, set: &str, key: &[u8]) -> Result<bool, netlink::Error> {
-    let elements = connection.elements(&table(), set)?;
-    Ok(elements.iter().any(|element| element.key == key))
-}
-
-fn padded(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.resize(NAME_LENGTH, 0);
-    bytes
-}
-
-/// The table without its elements.
-struct Layout {
-    sets: Vec<Set>,
-    chains: Vec<Chain>,
-    rules: Vec<Rule>,
-}
-
-impl Layout {
-    fn new() -> Self {
-        let set = |name: &str, parts: usize| Set {
-            name: name.to_owned(),
-            key: vec![DataType::InterfaceName; parts],
-            data: Vec::new(),
-            flags: SetFlags::default(),
-            timeout: None,
-            counter: false,
-            comment: None,
-        };
-        let mut layout = Layout {
-            sets: vec![
-                set(BRIDGES, 1),
-                set(ISOLATED, 1),
-                set(WITHIN, 2),
-                set(TURNED, 2),
-            ],
-            chains: Vec::new(),
-            rules: Vec::new(),
-        };
-        layout.chain("forward", ChainKind::Filter, Hook::Forward, -5);
-        let verdict = |verdict| vec![Expression::Verdict(verdict)];
-        layout.rule("forward", [pair_in(WITHIN), verdict(Verdict::Accept)]);
-        for (one, other) in [
-            (MetaKey::InputName, MetaKey::OutputName),
-            (MetaKey::OutputName, MetaKey::InputName),
-        ] {
-            let isolated = name_in(one, ISOLATED);
-            let drop = verdict(Verdict::Drop);
-            layout.rule(
-                "forward",
-                [isolated.clone(), name_in(other, BRIDGES), drop.clone()],
-            );
-            layout.rule("forward", [isolated, is_routed_pod(other), drop]);
-        }
-        layout.chain("postrouting", ChainKind::Nat, Hook::Postrouting, 99);
-        let masquerade = vec![Expression::Masquerade { random: true }];
-        layout.rule("postrouting", [translated(), pair_in(TURNED), masquerade]);
-        layout
+fn table() -> PluginTable {
+    let mut table = PluginTable::new(Family::Inet, mark::BRIDGES);
+    for (name, parts) in [(BRIDGES, 1), (ISOLATED, 1), (WITHIN, 2), (TURNED, 2)] {
+        table.set(name, &vec![DataType::InterfaceName; parts], &[]);
     }
-
-    fn chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) {
-        self.chains.push(Chain {
-            name: name.to_owned(),
-            base: Some(BaseChain {
-                kind,
-                hook,
-                priority,
-                policy: Policy::Accept,
-            }),
-        });
+    table.chain("forward", ChainKind::Filter, Hook::Forward, -5);
+    let verdict = |verdict| vec![Expression::Verdict(verdict)];
+    table.rule(
+        "forward",
+        [pair_in(WITHIN), verdict(Verdict::Accept)].concat(),
+    );
+    for (one, other) in [
+        (MetaKey::InputName, MetaKey::OutputName),
+        (MetaKey::OutputName, MetaKey::InputName),
+    ] {
+        let isolated = name_in(one, ISOLATED);
+        let drop = verdict(Verdict::Drop);
+        let bridges = name_in(other, BRIDGES);
+        table.rule(
+            "forward",
+            [isolated.clone(), bridges, drop.clone()].concat(),
+        );
+        table.rule("forward", [isolated, is_routed_pod(other), drop].concat());
     }
+    table.chain("postrouting", ChainKind::Nat, Hook::Postrouting, 99);
+    let masquerade = vec![Expression::Masquerade { random: true }];
+    let turned = [translated(), pair_in(TURNED), masquerade];
+    table.rule("postrouting", turned.concat());
+    table
+}
 
-    fn rule<const N: usize>(&mut self, chain: &str, parts: [Vec<Expression>; N]) {
-        self.rules.push(Rule {
-            chain: chain.to_owned(),
-            expressions: parts.concat(),
-            comment: None,
-        });
-    }
+fn name_in(key: MetaKey, set: &str) -> Vec<Expression> {
+    vec![load(key, 0), lookup(set, false)]
+}
 
-    /// Whether chains and rules stand as they should.
-    fn holds(&self, connection: &mut Connection) -> Result<bool, netlink::Error> {
-        let rules = connection.rules(&table())?;
-        let chains = connection.chains(&table())?;
-        let same = self.chains.iter().all(|chain| {
-            let of = |rules: &[Rule]| -> Vec<Rule> {
-                let own = rules.iter().filter(|rule| rule.chain == chain.name);
-                own.cloned().collect()
-            };
-            chains.contains(chain) && of(&rules) == of(&self.rules)
-        });
-        Ok(same && chains.len() == self.chains.len())
-    }
-
-    fn write(&self, batch: &mut Batch) {
-        let table = table();
-        batch.add_table(&Table {
-            name: table.clone(),
-            flags: TableFlags::default(),
-            comment: None,
-        });
-        for set in &self.sets {
-            batch.add_set(&table, set);
-        }
-        for chain in &self.chains {
-            batch.add_chain(&table, chain);
-            batch.flush_chain(&table, &chain.name);
-        }
-        for rule in &self.rules {
-            batch.add_rule(&table, rule);
-        }
-    }
+fn pair_in(set: &str) -> Vec<Expression> {
+    vec![
+        load(MetaKey::InputName, 0),
+        load(MetaKey::OutputName, 4),
+        lookup(set, false),
+    ]
 }
 
 fn load(key: MetaKey, word: u8) -> Expression {
@@ -253,27 +168,6 @@ fn load(key: MetaKey, word: u8) -> Expression {
         key,
         into: Register::word(word),
     }
-}
-
-fn in_set(set: &str) -> Expression {
-    Expression::Lookup {
-        set: set.to_owned(),
-        from: Register::word(0),
-        into: None,
-        invert: false,
-    }
-}
-
-fn name_in(key: MetaKey, set: &str) -> Vec<Expression> {
-    vec![load(key, 0), in_set(set)]
-}
-
-fn pair_in(set: &str) -> Vec<Expression> {
-    vec![
-        load(MetaKey::InputName, 0),
-        load(MetaKey::OutputName, 4),
-        in_set(set),
-    ]
 }
 
 /// The link of a pod that is in no bridge.

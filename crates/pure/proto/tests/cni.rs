@@ -57,6 +57,18 @@ fn bridged(path: &str, value: Value) -> Value {
     config
 }
 
+/// The same behind a plugin that made the interface.
+fn passing(path: &str, value: Value) -> Value {
+    let mut config = with(path, value);
+    config["link"] = json!("none");
+    config.as_object_mut().unwrap().remove("ipam");
+    if path != "/prevResult" {
+        config["prevResult"] =
+            json!({"interfaces": [{"name": "eth0", "sandbox": "/run/netns/c1"}]});
+    }
+    config
+}
+
 fn parse(environment: &Environment, config: &Value) -> Result<Request, Refusal> {
     Request::parse(environment, config.to_string().as_bytes())
 }
@@ -344,6 +356,21 @@ fn every_wrong_field_is_named_with_its_code() {
             with("/link", json!("none")),
             Code::InvalidConfig,
             "ipam: the plugin that made the link",
+        ),
+        (
+            passing("/antiSpoofing", json!(true)),
+            Code::InvalidConfig,
+            "antiSpoofing: weft has it for links that it makes",
+        ),
+        (
+            passing("/runtimeConfig", json!({"bandwidth": {"egressRate": 8}})),
+            Code::InvalidConfig,
+            "runtimeConfig.bandwidth: weft has it",
+        ),
+        (
+            passing("/prevResult", Value::Null),
+            Code::InvalidConfig,
+            "link: it is none, and no plugin",
         ),
         (with("/ipam", Value::Null), Code::InvalidConfig, "ipam:"),
         (with("/ipam", json!("weft")), Code::Decode, "ipam:"),

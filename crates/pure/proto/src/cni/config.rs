@@ -201,7 +201,7 @@ impl LinkConfig {
                 ipam.ask(path, *address)?;
             }
         }
-        let anti_spoofing = fields.take_bool("antiSpoofing")?.unwrap_or(true);
+        let anti_spoofing = fields.take_bool("antiSpoofing")?;
         let masquerade_beyond = masquerade_beyond(&mut fields, &ipam)?;
         if link == Link::Absent {
             let bandwidth = asked
@@ -209,7 +209,8 @@ impl LinkConfig {
                 .is_limited()
                 .then_some("runtimeConfig.bandwidth");
             let masquerade = masquerade_beyond.is_some().then_some("ipMasq");
-            if let Some(field) = bandwidth.or(masquerade) {
+            let guard = (anti_spoofing == Some(true)).then_some("antiSpoofing");
+            if let Some(field) = bandwidth.or(masquerade).or(guard) {
                 return Err(invalid(
                     field,
                     "weft has it for links that it makes; with link none it is the other plugin's",
@@ -230,7 +231,7 @@ impl LinkConfig {
             mappings: asked.mappings,
             mac: asked.mac,
             bandwidth: asked.bandwidth,
-            anti_spoofing,
+            anti_spoofing: anti_spoofing.unwrap_or(true),
             masquerade_beyond,
             sysctls,
             ipam,
