@@ -207,7 +207,7 @@ fn check_names_what_is_not_as_it_was_and_add_repairs_it() {
     drop(pod);
     let mut config = node.config();
     config["cni.dev/valid-attachments"] = json!([]);
-    node.call("GC", "", "", &config).ok();
+    node.collect(&config, 0);
     node.remove_bridge("cni0");
     node.assert_clean();
 }

@@ -191,7 +191,7 @@ impl Scene {
                 drop(dying);
                 node.wait_for_links(1);
                 node.killed("GC", "", point);
-                node.verb("GC", "", "").ok();
+                self.collect();
                 return self.assert_only_the_living(&format!("{verb} {point:?}"));
             }
         }
@@ -213,8 +213,13 @@ impl Scene {
             }
         }
         // What only a kill leaves, a file that never got its name, waits for GC.
-        node.verb("GC", "", "").ok();
+        self.collect();
         self.assert_only_the_living(&format!("{verb} {point:?}, then {then:?}"));
+    }
+
+    /// GC, until nothing but the living has addresses.
+    fn collect(&self) {
+        self.node.collect(&self.node.config_for("GC"), 2);
     }
 
     fn assert_only_the_living(&self, round: &str) {

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use weft_netlab::{Namespace, link, probe};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than any kernel takes to be rid of a namespace.
+const LATE: Duration = Duration::from_secs(30);
 pub(crate) const DUAL: &[&str] = &["10.244.1.0/24", "fd00:10:244:1::/64"];
 
 /// A node with its uplink and forwarding, and state of its own on disk.
@@ -169,6 +171,18 @@ impl Node {
             .collect();
         found.sort_unstable();
         found
+    }
+
+    /// Calls GC until this many addresses are reserved: a busy kernel takes a namespace's links
+    /// away seconds after it, and GC leaves what has a link.
+    pub(crate) fn collect(&self, config: &Value, left: usize) {
+        let deadline = std::time::Instant::now() + LATE;
+        loop {
+            self.call("GC", "", "", config).ok();
+            if self.reserved().len() == left || std::time::Instant::now() >= deadline {
+                return;
+            }
+        }
     }
 
     /// Takes the bridge away, which no pod needs any more; nothing may be on it.
