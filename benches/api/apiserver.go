@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -12,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -28,7 +29,7 @@ import (
 type apiServer struct {
 	url     string
 	clients []*http.Client
-	put0    sync.Map
+	config  *tls.Config
 }
 
 func newAPIServer(url, pki string, connections int) (*apiServer, error) {
@@ -36,7 +37,7 @@ func newAPIServer(url, pki string, connections int) (*apiServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &apiServer{url: url}
+	server := &apiServer{url: url, config: config}
 	for range connections {
 		transport := &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true, DisableCompression: true}
 		server.clients = append(server.clients, &http.Client{Transport: transport})
@@ -147,43 +148,83 @@ func configMap(name, value string) ([]byte, error) {
 	})
 }
 
-// put creates a ConfigMap the first time, and replaces it from then on.
-func (s *apiServer) put(worker, _ int, value string) error {
-	name := fmt.Sprintf("bench-%d", worker)
-	body, err := configMap(name, value)
+func (s *apiServer) connect() (*connection, error) {
+	config := s.config.Clone()
+	config.NextProtos = []string{"h2"}
+	socket, err := tls.Dial("tcp", strings.TrimPrefix(s.url, "https://"), config)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, known := s.put0.Load(name); !known {
-		s.put0.Store(name, true)
-		response, err := s.request(worker, http.MethodPost, configMaps, body)
-		if err == nil {
-			response.Body.Close()
+	return newConnection(socket, "https")
+}
+
+// prepare creates the ConfigMaps that put replaces.
+func (s *apiServer) prepare(writers int) error {
+	for writer := range writers {
+		body, err := configMap(fmt.Sprintf("bench-%d", writer), "")
+		if err != nil {
+			return err
+		}
+		response, err := s.request(writer, http.MethodPost, configMaps, body)
+		if response == nil || err != nil && response.StatusCode != http.StatusConflict {
+			return err
+		}
+		response.Body.Close()
+	}
+	return nil
+}
+
+func (s *apiServer) put(c *connection, writer int, value []byte, done func() error) error {
+	name := fmt.Sprintf("bench-%d", writer)
+	// As json.Marshal has it; the letters of a value stand for themselves.
+	body := fmt.Appendf(nil, `{"apiVersion":"v1","data":{"value":"%s"},"kind":"ConfigMap","metadata":{"name":"%s"}}`, value, name)
+	headers := [][2]string{
+		{"accept", "application/json"},
+		{"content-type", "application/json"},
+		{"content-length", strconv.Itoa(len(body))},
+		{"user-agent", "bench-api"},
+	}
+	answer := &stream{}
+	answer.ended = func() error {
+		if answer.status != "200" && answer.status != "201" {
+			return fmt.Errorf("PUT %s: %s", name, answer.status)
+		}
+		return done()
+	}
+	_, err := c.request(http.MethodPut, configMaps+"/"+name, headers, body, true, answer)
+	return err
+}
+
+func (s *apiServer) watch(c *connection, watchers int, watching func(), event func([]byte)) error {
+	path := configMaps + "?watch=1&resourceVersion=0&timeoutSeconds=3600&fieldSelector=" + url.QueryEscape("metadata.name=bench-0")
+	headers := [][2]string{{"accept", "application/json"}, {"user-agent", "bench-api"}}
+	for range watchers {
+		var line []byte
+		answer := &stream{}
+		answer.began = func() error {
+			if answer.status != "200" {
+				return fmt.Errorf("GET %s: %s", path, answer.status)
+			}
+			watching()
 			return nil
 		}
-		if response == nil || response.StatusCode != http.StatusConflict {
+		answer.data = func(piece []byte) error {
+			for {
+				end := bytes.IndexByte(piece, '\n')
+				if end < 0 {
+					line = append(line, piece...)
+					return nil
+				}
+				line = append(line, piece[:end]...)
+				event(line)
+				line, piece = line[:0], piece[end+1:]
+			}
+		}
+		answer.ended = func() error { return errors.New("a watch has ended") }
+		if _, err := c.request(http.MethodGet, path, headers, nil, true, answer); err != nil {
 			return err
 		}
 	}
-	return s.do(worker, http.MethodPut, configMaps+"/"+name, body)
-}
-
-func (s *apiServer) watch(number int, told func(string)) error {
-	response, err := s.request(number, http.MethodGet, configMaps+"?watch=1&resourceVersion=0&timeoutSeconds=3600&fieldSelector="+url.QueryEscape("metadata.name=bench-0"), nil)
-	if err != nil {
-		return err
-	}
-	go func() {
-		defer response.Body.Close()
-		lines := bufio.NewReaderSize(response.Body, 16<<10)
-		for {
-			line, err := lines.ReadBytes('\n')
-			if err != nil {
-				return
-			}
-			told(between(line, `"data":{"value":"`))
-		}
-	}()
 	return nil
 }
 
@@ -275,10 +316,10 @@ func (s *apiServer) pair(client, number int) error {
 	if err != nil {
 		return err
 	}
-	return s.do(client, http.MethodPost, slices, slice)
+	return s.do(client, http.MethodPost, endpointSlices, slice)
 }
 
-const slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+const endpointSlices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
 // slice is the EndpointSlice of a Service, with ten endpoints from this one on.
 func slice(number, first int) ([]byte, error) {
@@ -313,7 +354,7 @@ func (s *apiServer) endpoints(count, services int) error {
 		if err != nil {
 			return err
 		}
-		if err := s.do(0, http.MethodPut, fmt.Sprintf("%s/service-%05d-abcde", slices, number), body); err != nil {
+		if err := s.do(0, http.MethodPut, fmt.Sprintf("%s/service-%05d-abcde", endpointSlices, number), body); err != nil {
 			return err
 		}
 	}
