@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -84,6 +85,36 @@ func signed(template, authority *x509.Certificate, key *ecdsa.PrivateKey, author
 	return tls.Certificate{Certificate: [][]byte{certificate}, PrivateKey: key}, err
 }
 
+// serverCertificate makes one for a server on 127.0.0.1 with the authority in the folder.
+func serverCertificate(pki string) (tls.Certificate, error) {
+	authority, authorityKey, err := authorityIn(pki)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := certificateFor("bench")
+	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	return signed(template, authority, key, authorityKey)
+}
+
+// writeCertificate writes a server's certificate and its key into one file.
+func writeCertificate(pki, path string) error {
+	certificate, err := serverCertificate(pki)
+	if err != nil {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+	if err != nil {
+		return err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	return os.WriteFile(path, text, 0o600)
+}
+
 // credentials makes a client's certificate with the authority in the folder.
 func credentials(pki string) (*tls.Config, error) {
 	authority, authorityKey, err := authorityIn(pki)
@@ -149,13 +180,7 @@ func configMap(name, value string) ([]byte, error) {
 }
 
 func (s *apiServer) connect() (*connection, error) {
-	config := s.config.Clone()
-	config.NextProtos = []string{"h2"}
-	socket, err := tls.Dial("tcp", strings.TrimPrefix(s.url, "https://"), config)
-	if err != nil {
-		return nil, err
-	}
-	return newConnection(socket, "https")
+	return dial(strings.TrimPrefix(s.url, "https://"), s.config)
 }
 
 // prepare creates the ConfigMaps that put replaces.

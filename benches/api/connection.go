@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -28,7 +29,6 @@ type stream struct {
 // nothing is handed from one goroutine to another. Headers are compressed as Go's client does it.
 type connection struct {
 	socket    net.Conn
-	scheme    string
 	authority string
 	reader    *bufio.Reader
 	framer    *http2.Framer
@@ -45,11 +45,16 @@ type connection struct {
 // The most that a window can be (RFC 9113, section 6.9.1).
 const mostWindow = 1<<31 - 1
 
-func newConnection(socket net.Conn, scheme string) (*connection, error) {
+func dial(address string, config *tls.Config) (*connection, error) {
+	config = config.Clone()
+	config.NextProtos = []string{"h2"}
+	socket, err := tls.Dial("tcp", address, config)
+	if err != nil {
+		return nil, err
+	}
 	c := &connection{
 		socket:    socket,
-		scheme:    scheme,
-		authority: socket.RemoteAddr().String(),
+		authority: address,
 		reader:    bufio.NewReaderSize(socket, 64<<10),
 		next:      1,
 		streams:   map[uint32]*stream{},
@@ -73,7 +78,7 @@ func newConnection(socket net.Conn, scheme string) (*connection, error) {
 // request begins a request; one that is not ended may send more.
 func (c *connection) request(method, path string, headers [][2]string, body []byte, ends bool, s *stream) (uint32, error) {
 	c.block.Reset()
-	own := [][2]string{{":authority", c.authority}, {":method", method}, {":path", path}, {":scheme", c.scheme}}
+	own := [][2]string{{":authority", c.authority}, {":method", method}, {":path", path}, {":scheme", "https"}}
 	for _, some := range [][][2]string{own, headers} {
 		for _, header := range some {
 			if err := c.encoder.WriteField(hpack.HeaderField{Name: header[0], Value: header[1]}); err != nil {

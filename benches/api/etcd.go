@@ -1,27 +1,26 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 )
 
-// An etcd server, by its address. Its few messages are written by hand, as the rest of what these
+// An etcd server, over TLS with certificates of clients, as the API server is. Its few messages are written by hand, as the rest of what these
 // clients say: fields of protobuf, in gRPC's frames.
-type etcdServer string
+type etcdServer struct {
+	address string
+	config  *tls.Config
+}
 
 // How long etcd may take until it can be written to.
 const etcdStart = 10 * time.Second
 
 func (s etcdServer) connect() (*connection, error) {
-	socket, err := net.Dial("tcp", string(s))
-	if err != nil {
-		return nil, err
-	}
-	return newConnection(socket, "http")
+	return dial(s.address, s.config)
 }
 
 // prepare writes each key once, as soon as etcd can.

@@ -20,7 +20,7 @@ func main() {
 
 func run() error {
 	if len(os.Args) < 2 {
-		return fmt.Errorf("usage: bench-api fill|ready|kubeconfig|node|endpoints|list|put|fanout|minimal FLAGS")
+		return fmt.Errorf("usage: bench-api fill|ready|kubeconfig|node|endpoints|list|put|fanout|minimal|certificate FLAGS")
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	url := flags.String("url", "", "the API server")
@@ -33,7 +33,7 @@ func run() error {
 	duration := flags.Duration("duration", 2*time.Second, "how long")
 	path := flags.String("path", "", "of the list")
 	limit := flags.Int("limit", 0, "of a page")
-	file := flags.String("file", "", "the journal of the minimal server")
+	file := flags.String("file", "", "the journal of the minimal server, or the certificate")
 	services := flags.Int("services", 1, "there are")
 	name := flags.String("name", "", "of the node")
 	address := flags.String("address", "", "of the node")
@@ -41,8 +41,11 @@ func run() error {
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
 	}
-	if os.Args[1] == "minimal" {
+	switch os.Args[1] {
+	case "minimal":
 		return minimal(*pki, *file)
+	case "certificate":
+		return writeCertificate(*pki, *file)
 	}
 	// Whatever a server does: a measurement that hangs is none.
 	time.AfterFunc(*deadline, func() {
@@ -52,7 +55,11 @@ func run() error {
 	var api *apiServer
 	var server target
 	if *etcd != "" {
-		server = etcdServer(*etcd)
+		config, err := credentials(*pki)
+		if err != nil {
+			return err
+		}
+		server = etcdServer{*etcd, config}
 	} else {
 		var err error
 		if api, err = newAPIServer(*url, *pki, *connections); err != nil {

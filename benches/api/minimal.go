@@ -1,13 +1,9 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -69,17 +65,7 @@ func minimal(pki, path string) error {
 	if err != nil {
 		return err
 	}
-	authority, authorityKey, err := authorityIn(pki)
-	if err != nil {
-		return err
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template := certificateFor("minimal")
-	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-	certificate, err := signed(template, authority, key, authorityKey)
+	certificate, err := serverCertificate(pki)
 	if err != nil {
 		return err
 	}
