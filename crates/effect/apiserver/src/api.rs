@@ -16,6 +16,7 @@ use crate::compress;
 use crate::connection::Patience;
 use crate::delete::{self, DeleteOptions, Deleted};
 use crate::discovery;
+use crate::herald::Heralds;
 use crate::identity::{Identity, Peer};
 use crate::negotiate::{self, Accepted, Encoding, PatchType, ProtobufDecoder, Shape, negotiate};
 use crate::object::Object;
@@ -54,11 +55,18 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) identity: Arc<Identity>,
     pub(crate) now: Timestamp,
+    /// Of the thread that answers it.
+    pub(crate) heralds: Heralds,
 }
 
 impl Api {
-    /// Answers a request of `peer`.
-    pub(crate) async fn answer<B>(&self, request: HttpRequest<B>, peer: &Peer) -> Response<Answer>
+    /// Answers a request of `peer`, on the thread of `heralds`.
+    pub(crate) async fn answer<B>(
+        &self,
+        request: HttpRequest<B>,
+        peer: &Peer,
+        heralds: &Heralds,
+    ) -> Response<Answer>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -67,7 +75,7 @@ impl Api {
         let path = request.uri().path().to_owned();
         let shortened = method == Method::GET && compress::accepts_gzip(request.headers());
         // A fault in one request must not end the others of its connection.
-        let response = AssertUnwindSafe(self.respond(request, peer))
+        let response = AssertUnwindSafe(self.respond(request, peer, heralds))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(ApiError::internal("the server has a fault in this request")))
@@ -85,6 +93,7 @@ impl Api {
         &self,
         request: HttpRequest<B>,
         peer: &Peer,
+        heralds: &Heralds,
     ) -> Result<Response<Answer>, ApiError>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -112,6 +121,7 @@ impl Api {
             body,
             identity,
             now,
+            heralds: heralds.clone(),
         };
         self.dispatch(call).await
     }
@@ -240,7 +250,7 @@ impl Api {
         }
         // Only reads go over all namespaces.
         let everywhere = route.resource.namespaced && route.namespace.is_empty();
-        if everywhere && !matches!(verb, "list" | "watch" | "create") {
+        if everywhere && !matches!(verb, "list" | "watch") {
             return Err(ApiError::method_not_allowed());
         }
         match verb {
@@ -303,14 +313,6 @@ impl Api {
 
     async fn create(&self, call: Call, route: Route) -> Result<Response<Answer>, ApiError> {
         let body = self.document(&call)?;
-        let mut route = route;
-        if route.resource.namespaced && route.namespace.is_empty() {
-            // A body may say the namespace that the path does not.
-            let said = body.value["metadata"]["namespace"]
-                .as_str()
-                .unwrap_or("default");
-            route.namespace = said.to_owned();
-        }
         let request = request_of(&call, &route, None)?;
         let (mut body, warnings) = request.decode(body)?;
         if let Some(metadata) = body["metadata"].as_object_mut() {
@@ -370,6 +372,7 @@ impl Api {
             mut duplicates,
         } = negotiate::decode_json(&call.body)?;
         if kind == PatchType::Json {
+            duplicates.extend(patch::unknown_fields(&patch));
             for complaint in &mut duplicates {
                 complaint.insert_str(0, "json patch ");
             }
@@ -441,9 +444,7 @@ impl Api {
     ) -> Result<Response<Answer>, ApiError> {
         let options = self.delete_options(&call)?;
         let selected = self.select(&call, &route)?;
-        // As they were: so Kubernetes answers.
-        let items: Vec<Value> = selected.objects.iter().map(|one| one.value()).collect();
-        for object in selected.objects {
+        for object in &selected.objects {
             let mut request = request_of(&call, &route, None)?;
             request.name = object.name.to_string();
             request.namespace = object.namespace.to_string();
@@ -459,17 +460,7 @@ impl Api {
                 Err(error) => return Err(error),
             }
         }
-        let list = json!({
-            "kind": route.resource.list_kind,
-            "apiVersion": route.resource.api_version(),
-            "metadata": {"resourceVersion": self.store.version().to_string()},
-            "items": items,
-        });
-        document(
-            StatusCode::OK,
-            &list,
-            negotiate(&call.head.headers)?.encoding,
-        )
+        self.deleted(&call, &route.resource, selected.objects).await
     }
 }
 

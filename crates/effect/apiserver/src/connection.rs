@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::Api;
 use crate::body::BoxError;
 use crate::gather::{Gathered, Gathering};
+use crate::herald::Heralds;
 use crate::identity::CertificateCheck;
 use crate::traffic::{Noted, Sent, Traffic, Verdict};
 
@@ -76,8 +77,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Serves a connection to its end.
-    pub(crate) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+    /// Serves a connection to its end, on the thread of `heralds`.
+    pub(crate) async fn serve(self, stream: TcpStream, peer: SocketAddr, heralds: Heralds) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "a connection is already gone");
             return;
@@ -102,8 +103,9 @@ impl Shared {
         let (api, answered) = (self.api.clone(), traffic.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (api, client, answering) = (api.clone(), client.clone(), answered.request());
+            let heralds = heralds.clone();
             async move {
-                let response = api.answer(request, &client).await;
+                let response = api.answer(request, &client, &heralds).await;
                 let response: Response<Sent> = answering.until_sent(response);
                 Ok::<_, Infallible>(response)
             }

@@ -17,7 +17,7 @@ use crate::selector::Selector;
 use crate::strict::Document;
 
 /// A strategy with a list of each kind, and one field to select by.
-struct Lists;
+pub(crate) struct Lists;
 
 impl Strategy for Lists {
     fn patch_list(&self, path: &[&str]) -> Option<PatchList> {
@@ -214,7 +214,7 @@ pub fn exercise_schema(data: &[u8]) {
     schema::each_embedded(&mut object, &compiled, &mut |_, _| {});
 }
 
-fn pods() -> Resource {
+pub(crate) fn pods() -> Resource {
     Resource {
         group: String::new(),
         version: "v1".into(),

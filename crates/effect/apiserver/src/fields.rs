@@ -235,6 +235,29 @@ impl Fields {
         Some(keys.into_iter().map(|(key, _)| key).collect())
     }
 
+    /// Whether all of these are in `held`, a set as [`Fields::to_json`] writes it.
+    pub(crate) fn is_within(&self, held: &Value) -> bool {
+        let Some(map) = held.as_object() else {
+            return self.is_empty();
+        };
+        let below = self.below.iter();
+        (!self.own || has_itself(map))
+            && below
+                .map(|(element, fields)| map.get(element).map(|held| fields.is_within(held)))
+                .all(|within| within == Some(true))
+    }
+
+    /// Whether any of these is in `held`, a set as [`Fields::to_json`] writes it.
+    pub(crate) fn meets(&self, held: &Value) -> bool {
+        let Some(map) = held.as_object() else {
+            return false;
+        };
+        let mut below = self.below.iter();
+        (self.own && has_itself(map))
+            || below
+                .any(|(element, fields)| map.get(element).is_some_and(|held| fields.meets(held)))
+    }
+
     /// `fieldsV1`.
     pub(crate) fn to_json(&self) -> Value {
         let mut map = Map::new();
@@ -261,6 +284,11 @@ impl Fields {
         }
         fields
     }
+}
+
+/// Whether a set has the thing itself: what has nothing below it is nothing else.
+fn has_itself(map: &Map<String, Value>) -> bool {
+    map.is_empty() || map.contains_key(".")
 }
 
 /// What names an element of a list: `k:{…}` by its keys, or `v:…` by its value.

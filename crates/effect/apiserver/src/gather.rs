@@ -6,6 +6,7 @@
 //! woken together with it has spoken, what it writes meanwhile is kept, and what was kept goes out
 //! when it has nothing more to say. Nothing waits for time to pass.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,10 +19,18 @@ use crate::body::BoxError;
 
 /// The longest TLS record (RFC 8446, section 5.1). What fills one is not kept.
 const RECORD: usize = 16 << 10;
-/// The room for it that a connection keeps while it says nothing, in bytes.
+/// What a connection says at once is mostly shorter, in bytes: then it has room of its own for it.
 const LITTLE: usize = 4 << 10;
 /// What is kept at most, in bytes; beyond that a writer waits for its client.
 const MOST: usize = 64 << 10;
+/// Room for all that may be kept.
+const ROOM: usize = MOST + 2 * RECORD;
+
+thread_local! {
+    /// Room that is lent to one connection after the other: few say much at once, and making it
+    /// each time takes longer than filling it.
+    static LENT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 struct Kept<T> {
     io: T,
@@ -42,10 +51,41 @@ impl<T: AsyncWrite + Unpin> Kept<T> {
             self.sent += written;
         }
         self.sent = 0;
-        self.waiting.clear();
-        // A quiet connection keeps little memory for what it may say one day.
-        self.waiting.shrink_to(LITTLE);
+        self.give_back();
         Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    /// Keeps what was said.
+    fn keep(&mut self, pieces: &[IoSlice<'_>], length: usize) {
+        let wanted = self.waiting.len() + length;
+        if wanted > self.waiting.capacity() {
+            if wanted <= LITTLE {
+                self.waiting.reserve_exact(LITTLE - self.waiting.len());
+            } else if self.waiting.capacity() <= LITTLE {
+                self.borrow();
+            }
+        }
+        for piece in pieces {
+            self.waiting.extend_from_slice(piece);
+        }
+    }
+
+    fn borrow(&mut self) {
+        let mut room = LENT.take();
+        room.reserve_exact(ROOM);
+        room.extend_from_slice(&self.waiting);
+        self.waiting = room;
+    }
+
+    /// A quiet connection keeps little memory for what it may say one day.
+    fn give_back(&mut self) {
+        self.waiting.clear();
+        if self.waiting.capacity() > LITTLE {
+            let room = std::mem::take(&mut self.waiting);
+            if room.capacity() <= 2 * ROOM {
+                LENT.set(room);
+            }
+        }
     }
 
     /// Makes room for more.
@@ -105,9 +145,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
         if length >= RECORD && kept.waiting.is_empty() {
             return Pin::new(&mut kept.io).poll_write_vectored(context, pieces);
         }
-        for piece in pieces {
-            kept.waiting.extend_from_slice(piece);
-        }
+        kept.keep(pieces, length);
         Poll::Ready(Ok(length))
     }
 
@@ -314,6 +352,6 @@ mod tests {
         }
         let kept = connection.stream.kept();
         assert!((MOST..MOST + 1000).contains(&kept.waiting.len()));
-        assert!(kept.waiting.capacity() <= 2 * MOST + RECORD);
+        assert!(kept.waiting.capacity() <= ROOM);
     }
 }

@@ -20,6 +20,7 @@ mod disk;
 mod exercise;
 mod fields;
 mod gather;
+mod herald;
 mod identity;
 mod managed;
 mod negotiate;

@@ -1,6 +1,8 @@
 //! Which manager owns which fields: `metadata.managedFields`.
 
-use serde_json::{Value, json};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
 
 use crate::comparison::Comparison;
 use crate::fields::Fields;
@@ -20,6 +22,7 @@ const UNOWNED: [&[&str]; 11] = [
     &["metadata", "managedFields"],
     &["metadata", "resourceVersion"],
 ];
+static UNOWNED_FIELDS: LazyLock<Fields> = LazyLock::new(|| Fields::at(UNOWNED));
 
 /// One entry of `metadata.managedFields`.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,11 +143,10 @@ pub(crate) fn entries(object: &Value) -> Vec<Entry> {
 
 /// Writes the entries that own something into an object.
 pub(crate) fn write(object: &mut Value, entries: &[Entry]) {
-    let unowned = Fields::at(UNOWNED);
     let mut held: Vec<Entry> = entries
         .iter()
         .map(|entry| Entry {
-            fields: entry.fields.minus(&unowned),
+            fields: entry.fields.minus(&UNOWNED_FIELDS),
             ..entry.clone()
         })
         .filter(|entry| !entry.fields.is_empty())
@@ -187,23 +189,94 @@ pub(crate) fn created(
     vec![writer]
 }
 
-/// Who owns what after `writer` changed `old` to what it `wanted`, defaults filled in, when
-/// `entries` did before. An object without owners stays without: it was never applied, or
-/// its owners were dropped on purpose.
+/// What a request at the main endpoint, or at `part`, changes in `old` of what it can own. It is
+/// `wanted`, defaults filled in.
+pub(crate) fn change(old: &Value, wanted: &Value, part: &str, resource: &Resource) -> Comparison {
+    let strategy = &*resource.strategy;
+    let (mut old, mut wanted) = apart(old, wanted, 1);
+    for document in [&mut old, &mut wanted] {
+        drop_unowned(document);
+    }
+    // What is written of fields that nobody set tells nothing where both set the same.
+    let comparison = match set_the_same(&old, &wanted) {
+        true => Comparison::of(&old, &wanted, strategy),
+        false => Comparison::of(
+            &strategy.written(&old),
+            &strategy.written(&wanted),
+            strategy,
+        ),
+    };
+    comparison.outside(&ignored(resource, part))
+}
+
+fn drop_unowned(document: &mut Value) {
+    for path in UNOWNED {
+        let (holder, field) = match path {
+            [field] if *field != "metadata" => (Some(&mut *document), field),
+            [holder, field] => (document.get_mut(holder), field),
+            _ => continue,
+        };
+        if let Some(map) = holder.and_then(Value::as_object_mut) {
+            map.remove(*field);
+        }
+    }
+}
+
+/// Whether two documents have the same fields, and no lists.
+fn set_the_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let mut fields = one.iter().zip(other);
+            one.len() == other.len()
+                && fields.all(|((field, value), (name, held))| {
+                    field == name && set_the_same(value, held)
+                })
+        }
+        (Value::Object(_) | Value::Array(_), _) | (_, Value::Object(_) | Value::Array(_)) => false,
+        (
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_),
+        ) => true,
+    }
+}
+
+/// Two documents without the fields that are equal in both, down to so many levels below the
+/// first: most of what is written again is as it was.
+fn apart(old: &Value, new: &Value, levels: usize) -> (Value, Value) {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else {
+        return (old.clone(), new.clone());
+    };
+    let (mut only_old, mut only_new) = (Map::new(), Map::new());
+    for (field, was) in old {
+        match new.get(field) {
+            Some(is) if is == was => {}
+            Some(is) => {
+                let (was, is) = match levels.checked_sub(1) {
+                    Some(levels) => apart(was, is, levels),
+                    None => (was.clone(), is.clone()),
+                };
+                only_old.insert(field.clone(), was);
+                only_new.insert(field.clone(), is);
+            }
+            None => drop(only_old.insert(field.clone(), was.clone())),
+        }
+    }
+    let added = new.iter().filter(|(field, _)| !old.contains_key(*field));
+    only_new.extend(added.map(|(field, is)| (field.clone(), is.clone())));
+    (only_old.into(), only_new.into())
+}
+
+/// Who owns what after `writer` made a `change`, when `entries` did before. An object without
+/// owners stays without: it was never applied, or its owners were dropped on purpose.
 pub(crate) fn follow(
     mut entries: Vec<Entry>,
-    old: &Value,
-    wanted: &Value,
+    change: &Comparison,
     writer: Entry,
-    resource: &Resource,
     now: &str,
 ) -> Vec<Entry> {
     if entries.is_empty() {
         return entries;
     }
-    let strategy = &*resource.strategy;
-    let change = Comparison::of(&strategy.written(old), &strategy.written(wanted), strategy)
-        .outside(&ignored(resource, &writer.subresource));
     let set = change.set();
     for entry in &mut entries {
         entry.fields = entry.fields.minus(&change.removed);
@@ -225,6 +298,50 @@ pub(crate) fn follow(
         }
     }
     gather_ancient(entries)
+}
+
+/// Does what [`follow`] and [`write`] do, in place, where nobody comes to own anything else: a
+/// writer says again what it owns. `false` if it is not so, and nothing was done.
+pub(crate) fn stay(object: &mut Value, change: &Comparison, writer: &Entry, now: &str) -> bool {
+    let Some(list) = object["metadata"]
+        .get_mut("managedFields")
+        .and_then(Value::as_array_mut)
+    else {
+        return true;
+    };
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    let is_writer = |entry: &Value| {
+        entry["manager"] == *writer.manager
+            && entry["operation"] == *writer.operation
+            && text(entry, "subresource") == writer.subresource
+    };
+    let set = change.set();
+    let (owned, removed) = (
+        set.minus(&UNOWNED_FIELDS),
+        change.removed.minus(&UNOWNED_FIELDS),
+    );
+    let stays = list.iter().all(|entry| {
+        let fields = &entry["fieldsV1"];
+        !removed.meets(fields)
+            && match is_writer(entry) {
+                true => owned.is_within(fields),
+                false => !owned.meets(fields),
+            }
+    });
+    if !stays || set.is_empty() {
+        return stays;
+    }
+    let Some(entry) = list.iter_mut().find(|entry| is_writer(entry)) else {
+        return false;
+    };
+    entry["time"] = now.into();
+    let rank = |entry: &Value| {
+        ["operation", "time", "manager", "subresource"].map(|field| text(entry, field))
+    };
+    if list.len() > 1 {
+        list.sort_by_key(rank);
+    }
+    true
 }
 
 /// So many managers that update are told apart, as in Kubernetes; the oldest beyond that
@@ -255,5 +372,104 @@ fn gather_ancient(mut entries: Vec<Entry>) -> Vec<Entry> {
         ANCIENT.clone_into(&mut entries[next].manager);
         entries[next].subresource.clear();
         entries.remove(oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::exercise::{Lists, pods};
+
+    /// What owns fields together, lists of every kind among it.
+    fn part() -> impl Strategy<Value = Value> {
+        let name = || prop::sample::select(vec!["a", "b", "selector"]);
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            Just(json!({})),
+            (0..3).prop_map(|number| json!(number)),
+        ];
+        let map = prop::collection::btree_map(name(), scalar, 0..3);
+        let containers = prop::collection::vec(
+            (name(), 0..2).prop_map(|(name, image)| json!({"name": name, "image": image})),
+            0..3,
+        );
+        let finalizers = prop::collection::vec(name(), 0..3);
+        (map.clone(), map, containers, finalizers).prop_map(
+            |(labels, spec, containers, finalizers)| {
+                json!({
+                    "metadata": {"labels": labels, "finalizers": finalizers},
+                    "spec": {"selector": spec, "containers": containers},
+                    "status": {"phase": finalizers.len()},
+                })
+            },
+        )
+    }
+
+    fn writer(number: usize) -> Entry {
+        let part = ["", "", "status"][number % 3];
+        Entry::new(
+            ["one", "two", "one"][number % 3],
+            "Update",
+            part,
+            "v1".to_owned(),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_stays_as_it_is_need_not_be_looked_at(
+            held in prop::collection::vec(part(), 0..3),
+            (old, wanted) in (part(), part()).prop_flat_map(|(old, other)| {
+                (Just(old.clone()), prop_oneof![Just(old), Just(other)])
+            }),
+            (version, by) in (prop::option::of(0..2), 0..3_usize),
+        ) {
+            let resource = pods();
+            let lists: &dyn crate::resource::Strategy = &Lists;
+            let entries: Vec<Entry> = held.iter().enumerate().map(|(number, said)| {
+                let mut entry = writer(number);
+                entry.set(Comparison::of(&json!({}), said, lists).set(), "2001");
+                entry
+            }).collect();
+            let (mut old, mut wanted) = (old, wanted);
+            old["metadata"]["resourceVersion"] = "1".into();
+            if let Some(version) = version {
+                wanted["metadata"]["resourceVersion"] = i32::to_string(&version).into();
+            }
+            write(&mut old, &entries);
+            if let Some(list) = old["metadata"].get("managedFields") {
+                wanted["metadata"]["managedFields"] = list.clone();
+            }
+            let writer = writer(by);
+            let made = change(&old, &wanted, &writer.subresource, &resource);
+            let whole = Comparison::of(&old, &wanted, &*resource.strategy)
+                .outside(&ignored(&resource, &writer.subresource));
+            let owned = |fields: &Fields| fields.minus(&UNOWNED_FIELDS);
+            prop_assert_eq!(owned(&made.set()), owned(&whole.set()));
+            prop_assert_eq!(owned(&made.removed), owned(&whole.removed));
+            let mut followed = wanted.clone();
+            let owners = follow(super::entries(&old), &made, writer.clone(), "2002");
+            write(&mut followed, &owners);
+            let mut stayed = wanted.clone();
+            match stay(&mut stayed, &made, &writer, "2002") {
+                true => prop_assert_eq!(stayed, followed),
+                false => prop_assert_eq!(stayed, wanted),
+            }
+        }
+    }
+
+    #[test]
+    fn who_writes_again_what_is_its_own_stays_its_owner() {
+        let mut object = json!({"metadata": {"name": "a"}, "spec": {"a": 1}});
+        let owners = created(&object, writer(0), &pods(), "2001");
+        write(&mut object, &owners);
+        let old = object.clone();
+        object["spec"]["a"] = 2.into();
+        let made = change(&old, &object, "", &pods());
+        assert!(stay(&mut object, &made, &writer(0), "2002"));
+        assert_eq!(object["metadata"]["managedFields"][0]["time"], "2002");
+        assert!(!stay(&mut object, &made, &writer(1), "2002"));
     }
 }

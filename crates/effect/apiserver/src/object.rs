@@ -19,6 +19,8 @@ pub(crate) struct Object {
     pub(crate) uid: Box<str>,
     pub(crate) version: u64,
     pub(crate) json: Bytes,
+    /// What watches tell of the change that made it: all that do send the same bytes.
+    line: Option<(&'static str, Bytes)>,
     labels: Box<[(Box<str>, Box<str>)]>,
     fields: OnceLock<Box<[Box<str>]>>,
 }
@@ -43,6 +45,18 @@ struct StoredMeta {
 impl Object {
     /// The object that `value` describes; `metadata.resourceVersion` must be `version`.
     pub(crate) fn new(value: &Value, version: u64) -> Self {
+        Self::of(value, version, text_of(value, b"", b""), None)
+    }
+
+    /// The object that `value` describes, which a change of this `kind` made.
+    pub(crate) fn changed(value: &Value, version: u64, kind: &'static str) -> Self {
+        let (before, after) = event_frame(kind);
+        let line = text_of(value, &before, after);
+        let json = line.slice(before.len()..line.len() - after.len());
+        Self::of(value, version, json, Some((kind, line)))
+    }
+
+    fn of(value: &Value, version: u64, json: Bytes, line: Option<(&'static str, Bytes)>) -> Self {
         let meta = &value["metadata"];
         let text = |field: &str| meta[field].as_str().unwrap_or_default().into();
         let labels = meta["labels"]
@@ -59,7 +73,8 @@ impl Object {
             name: text("name"),
             uid: text("uid"),
             version,
-            json: Bytes::from(value.to_string()),
+            json,
+            line,
             labels,
             fields: OnceLock::new(),
         }
@@ -79,8 +94,16 @@ impl Object {
                 .map(|(key, value)| (key.into_boxed_str(), value.unwrap_or_default()))
                 .collect(),
             json: Bytes::from(json),
+            line: None,
             fields: OnceLock::new(),
         })
+    }
+
+    /// The line of a watch that tells of the object as this `kind` of event, if it was made with
+    /// the object.
+    pub(crate) fn line(&self, kind: &str) -> Option<&Bytes> {
+        let (made, line) = self.line.as_ref()?;
+        (*made == kind).then_some(line)
     }
 
     /// The document.
@@ -136,6 +159,27 @@ impl Object {
         });
         fields.get(at).map(|text| &**text)
     }
+}
+
+/// What stands before and behind an object in the line of a watch.
+pub(crate) fn event_frame(kind: &str) -> (Vec<u8>, &'static [u8]) {
+    (
+        format!("{{\"type\":\"{kind}\",\"object\":").into_bytes(),
+        b"}\n",
+    )
+}
+
+/// The text of a document between two others. It is kept for long, so it takes no more room than
+/// it needs.
+fn text_of(value: &Value, before: &[u8], after: &[u8]) -> Bytes {
+    /// Most objects are shorter.
+    const USUAL: usize = 4 << 10;
+    let mut text = Vec::with_capacity(USUAL);
+    text.extend_from_slice(before);
+    // Writing a document into memory can't fail.
+    let _ = serde_json::to_writer(&mut text, value);
+    text.extend_from_slice(after);
+    Bytes::from(text.into_boxed_slice())
 }
 
 struct Outline(Value);

@@ -51,6 +51,24 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ORDER: &str = "$setElementOrder/";
 const DELETE_SCALARS: &str = "$deleteFromPrimitiveList/";
 
+/// Complaints about fields of a JSON patch's operations that none has (RFC 6902, section 4: they
+/// are ignored).
+pub(crate) fn unknown_fields(patch: &Value) -> Vec<String> {
+    /// So that an answer stays small.
+    const TOLD: usize = 100;
+    let operations = patch.as_array().into_iter().flatten().enumerate();
+    let fields = operations.flat_map(|(at, operation)| {
+        let names = operation.as_object().into_iter().flat_map(Map::keys);
+        names.map(move |name| (at, name))
+    });
+    let unknown =
+        fields.filter(|(_, name)| !["op", "path", "from", "value"].contains(&name.as_str()));
+    unknown
+        .take(TOLD)
+        .map(|(at, name)| format!("unknown field \"[{at}].{name}\""))
+        .collect()
+}
+
 /// Applies a JSON patch.
 pub(crate) fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let operations: json_patch::Patch = serde_json::from_value(patch.clone())

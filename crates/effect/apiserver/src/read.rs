@@ -159,24 +159,36 @@ impl Api {
         if let Some(remaining) = selected.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
-        let resource = route.resource.clone();
-        if accepted.shape == Shape::Plain && accepted.encoding == Encoding::Json {
-            return Ok(plain_list(&resource, &metadata, selected.objects));
-        }
         let list = ShapedList {
-            resource,
+            resource: route.resource.clone(),
             metadata,
             objects: selected.objects,
             accepted,
             include,
             now: call.now,
         };
-        if length(&list.objects) < PIECE {
-            return list.answer();
-        }
-        // Shaping a long one takes long enough to keep others waiting.
-        let made = tokio::task::spawn_blocking(move || list.answer());
-        made.await.map_err(ApiError::internal)?
+        list.told().await
+    }
+
+    /// The objects that were deleted together, as they were: so Kubernetes answers.
+    pub(crate) async fn deleted(
+        &self,
+        call: &Call,
+        resource: &Arc<Resource>,
+        objects: Vec<Arc<Object>>,
+    ) -> Result<Response<Answer>, ApiError> {
+        let list = ShapedList {
+            resource: resource.clone(),
+            metadata: json!({"resourceVersion": self.store.version().to_string()}),
+            objects,
+            accepted: Accepted {
+                shape: Shape::Plain,
+                encoding: negotiate(&call.head.headers)?.encoding,
+            },
+            include: IncludeObject::Object,
+            now: call.now,
+        };
+        list.told().await
     }
 
     pub(crate) fn watch(&self, call: &Call, route: &Route) -> Result<Response<Answer>, ApiError> {
@@ -195,7 +207,7 @@ impl Api {
         let collection = resource.collection();
         let ended = resource.strategy.ended();
         // Subscribed before reading, so that nothing falls in between.
-        let changed = self.store.subscribe(&collection);
+        let changed = call.heralds.subscribe(&self.store, &collection);
         let namespace = scope_namespace(route).map(str::to_owned);
         let scope = Scope {
             namespace,
@@ -263,6 +275,19 @@ struct ShapedList {
 }
 
 impl ShapedList {
+    async fn told(self) -> Result<Response<Answer>, ApiError> {
+        let Accepted { shape, encoding } = self.accepted;
+        if shape == Shape::Plain && encoding == Encoding::Json {
+            return Ok(plain_list(&self.resource, &self.metadata, self.objects));
+        }
+        if length(&self.objects) < PIECE {
+            return self.answer();
+        }
+        // Shaping a long one takes long enough to keep others waiting.
+        let made = tokio::task::spawn_blocking(move || self.answer());
+        made.await.map_err(ApiError::internal)?
+    }
+
     fn answer(self) -> Result<Response<Answer>, ApiError> {
         let resource = &*self.resource;
         let objects = self.objects.iter().map(|object| object.value());

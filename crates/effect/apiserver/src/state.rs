@@ -16,6 +16,17 @@ pub(crate) enum Change {
     Deleted,
 }
 
+impl Change {
+    /// What watches call it.
+    pub(crate) fn event_kind(self) -> &'static str {
+        match self {
+            Change::Added => "ADDED",
+            Change::Modified => "MODIFIED",
+            Change::Deleted => "DELETED",
+        }
+    }
+}
+
 /// One change.
 #[derive(Debug)]
 pub(crate) struct Event {

@@ -443,7 +443,7 @@ impl Tx<'_> {
             return Arc::new(Object::new(&value, self.version));
         }
         resource.strategy.store(&mut value);
-        let object = self.stamp(&mut value);
+        let object = self.stamp(&mut value, change);
         self.record(resource, change, object, previous)
     }
 
@@ -454,14 +454,14 @@ impl Tx<'_> {
         }
         let mut value = previous.value();
         resource.strategy.store(&mut value);
-        let object = self.stamp(&mut value);
+        let object = self.stamp(&mut value, Change::Deleted);
         self.record(resource, Change::Deleted, object, Some(previous))
     }
 
-    fn stamp(&mut self, value: &mut Value) -> Object {
+    fn stamp(&mut self, value: &mut Value, change: Change) -> Object {
         self.version += 1;
         value["metadata"]["resourceVersion"] = self.version.to_string().into();
-        Object::new(value, self.version)
+        Object::changed(value, self.version, change.event_kind())
     }
 
     fn record(

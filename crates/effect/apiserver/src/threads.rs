@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::connection::Shared;
+use crate::herald::Heralds;
 
 /// A long answer keeps others of its thread waiting for a moment; with more threads that is
 /// seldom, and each takes memory of its own.
@@ -88,8 +89,7 @@ impl Threads {
 
 fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread()
-        // What the store has woken comes first, before the connections that this makes ready to
-        // send: so what they say goes out together.
+        // Whoever waits for the store comes first, before the watches that have something to tell.
         .global_queue_interval(1)
         .enable_all()
         .build()
@@ -97,10 +97,11 @@ fn runtime() -> io::Result<Runtime> {
 
 async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrived>, load: &AtomicUsize) {
     let mut open = JoinSet::new();
+    let heralds = Heralds::default();
     loop {
         tokio::select! {
             arrived = arrivals.recv() => match arrived {
-                Some(arrived) => drop(open.spawn(connection(arrived))),
+                Some(arrived) => drop(open.spawn(connection(arrived, heralds.clone()))),
                 None => break,
             },
             Some(_) = open.join_next() => drop(load.fetch_sub(1, Ordering::Relaxed)),
@@ -112,7 +113,7 @@ async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrived>, load: &AtomicUsiz
     }
 }
 
-fn connection(arrived: Arrived) -> impl Future<Output = ()> + Send {
+fn connection(arrived: Arrived, heralds: Heralds) -> impl Future<Output = ()> + Send {
     let Arrived {
         stream,
         peer,
@@ -121,7 +122,7 @@ fn connection(arrived: Arrived) -> impl Future<Output = ()> + Send {
     } = arrived;
     async move {
         match tokio::net::TcpStream::from_std(stream) {
-            Ok(stream) => shared.serve(stream, peer).await,
+            Ok(stream) => shared.serve(stream, peer, heralds).await,
             Err(error) => tracing::warn!(%peer, %error, "a connection can't be served"),
         }
         drop(permit);

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::negotiate::Shape;
-use crate::object::Object;
+use crate::object::{Object, event_frame};
 use crate::resource::Resource;
 use crate::selector::Selector;
 use crate::state::{Change, Event, Forgotten};
@@ -45,16 +45,18 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    fn event(&mut self, kind: &str, object: &Arc<Object>, out: &mut Vec<u8>) {
+    fn event(&mut self, kind: &str, object: &Arc<Object>, out: &mut Piece) {
         let object = object.seen_as(&self.resource);
-        if self.shape == Shape::Plain {
-            write_event(kind, &object.json, out);
-        } else {
-            self.shaped(kind, object.value(), out);
+        if self.shape != Shape::Plain {
+            return self.shaped(kind, object.value(), out);
+        }
+        match object.line(kind) {
+            Some(line) => out.add(line),
+            None => write_event(kind, &object.json, out),
         }
     }
 
-    fn shaped(&mut self, kind: &str, object: Value, out: &mut Vec<u8>) {
+    fn shaped(&mut self, kind: &str, object: Value, out: &mut Piece) {
         let document = match self.shape {
             Shape::Plain => object,
             Shape::Metadata => metadata_only(object),
@@ -84,7 +86,7 @@ impl Encoder {
         Some(json!({"kind": kind, "apiVersion": api_version, "metadata": {}, "items": []}))
     }
 
-    fn bookmark(&mut self, version: u64, initial_end: bool, out: &mut Vec<u8>) {
+    fn bookmark(&mut self, version: u64, initial_end: bool, out: &mut Piece) {
         let mut metadata = json!({
             "resourceVersion": version.to_string(),
             "creationTimestamp": null,
@@ -119,13 +121,52 @@ impl Encoder {
     }
 }
 
-fn write_event(kind: &str, object: &[u8], out: &mut Vec<u8>) {
-    out.reserve(object.len() + kind.len() + 32);
-    out.extend_from_slice(b"{\"type\":\"");
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(b"\",\"object\":");
-    out.extend_from_slice(object);
-    out.extend_from_slice(b"}\n");
+fn write_event(kind: &str, object: &[u8], out: &mut Piece) {
+    let (before, after) = event_frame(kind);
+    let out = out.text();
+    out.reserve(before.len() + object.len() + after.len());
+    for text in [&before, object, after] {
+        out.extend_from_slice(text);
+    }
+}
+
+/// What is sent at once: a text that others send too, as it is, or several behind each other.
+#[derive(Default)]
+struct Piece {
+    alone: Bytes,
+    text: Vec<u8>,
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        self.alone.len() + self.text.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn add(&mut self, line: &Bytes) {
+        if self.is_empty() {
+            self.alone = line.clone();
+        } else {
+            self.text().extend_from_slice(line);
+        }
+    }
+
+    /// To be written on.
+    fn text(&mut self) -> &mut Vec<u8> {
+        let alone = std::mem::take(&mut self.alone);
+        self.text.extend_from_slice(&alone);
+        &mut self.text
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self.text.is_empty() {
+            true => self.alone,
+            false => self.text.into(),
+        }
+    }
 }
 
 /// What a watch looks at.
@@ -178,6 +219,8 @@ struct Running {
     alarm: Pin<Box<Sleep>>,
     over: Pin<Box<dyn Future<Output = Over> + Send>>,
     ended: bool,
+    /// Whether what was before the watch is told: from then on every change wakes it.
+    looked: bool,
     /// The kind is not served any more as it was, and nothing after this version is told.
     last: Option<u64>,
 }
@@ -198,6 +241,7 @@ impl Watcher {
             over: Box::pin(over),
             watcher: self,
             ended: false,
+            looked: false,
             last: None,
         };
         unfold(running, |mut running| async move {
@@ -212,14 +256,12 @@ impl Running {
         if self.ended {
             return None;
         }
-        let mut out = Vec::new();
+        let mut out = Piece::default();
         self.initial(&mut out);
         loop {
             if !out.is_empty() {
-                return Some(out.into());
+                return Some(out.into_bytes());
             }
-            // Seen before reading, so that a change in between wakes us.
-            self.watcher.changed.mark_unchanged();
             match self.advance(&mut out) {
                 Err(Forgotten(oldest)) => {
                     let error = ApiError::too_old(self.watcher.position, oldest);
@@ -235,7 +277,7 @@ impl Running {
         }
     }
 
-    fn initial(&mut self, out: &mut Vec<u8>) {
+    fn initial(&mut self, out: &mut Piece) {
         let watcher = &mut self.watcher;
         while out.len() < CHUNK
             && let Some(object) = watcher.initial.pop_front()
@@ -249,8 +291,14 @@ impl Running {
     }
 
     /// Tells of changes that happened; `false` when there are none.
-    fn advance(&mut self, out: &mut Vec<u8>) -> Result<bool, Forgotten> {
+    fn advance(&mut self, out: &mut Piece) -> Result<bool, Forgotten> {
         let watcher = &mut self.watcher;
+        // Seen before reading, so that a change in between wakes us.
+        let newest = *watcher.changed.borrow_and_update();
+        if self.looked && self.last.is_none() && newest <= watcher.position {
+            return Ok(false);
+        }
+        self.looked = true;
         let (events, version) =
             watcher
                 .store
@@ -274,7 +322,7 @@ impl Running {
     }
 
     /// Waits for a change; `None` when the watch is over.
-    async fn wait(&mut self, out: &mut Vec<u8>) -> Option<()> {
+    async fn wait(&mut self, out: &mut Piece) -> Option<()> {
         let watcher = &mut self.watcher;
         tokio::select! {
             changed = watcher.changed.changed() => changed.ok()?,
@@ -312,7 +360,7 @@ impl Watcher {
         self.deadline.min(Instant::now() + BOOKMARK_INTERVAL)
     }
 
-    fn tell(&mut self, event: &Event, out: &mut Vec<u8>) {
+    fn tell(&mut self, event: &Event, out: &mut Piece) {
         let resource = self.encoder.resource.clone();
         let inside =
             |object: &Arc<Object>| self.scope.contains(&resource, &object.seen_as(&resource));

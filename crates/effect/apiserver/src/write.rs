@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::comparison::Comparison;
 use crate::managed::{self, Entry};
 use crate::object::Object;
 use crate::resource::{FieldError, Operation, Resource, WriteContext};
@@ -453,13 +454,17 @@ fn replace(
     check_identity(request, &previous, &object)?;
     let subresource = request.subresource.as_deref();
     let disowned = owners.is_none() && subresource.is_none() && drops_owners(&object);
-    let held = match subresource {
-        None => managed::named_or_held(&object["metadata"]["managedFields"], &old),
-        Some(_) => managed::entries(&old),
-    };
+    let said = object["metadata"]
+        .as_object_mut()
+        .and_then(|metadata| metadata.remove("managedFields"))
+        .filter(|_| subresource.is_none());
     carry_identity(&mut object, &old);
     resource.strategy.default(&mut object);
-    let wanted = object.clone();
+    let part = subresource.unwrap_or_default();
+    let change = match owners {
+        None if !disowned => managed::change(&old, &object, part, resource),
+        None | Some(_) => Comparison::default(),
+    };
     // A scale is a way to say a part of the spec: the rules of the whole object apply.
     let subresource = subresource.filter(|part| *part != "scale");
     resource
@@ -486,9 +491,12 @@ fn replace(
         Some(owners) => managed::write(&mut object, owners),
         None if disowned => remove(&mut object["metadata"], "managedFields"),
         None => {
-            let now = time_text(request.now);
-            let owners = managed::follow(held, &old, &wanted, request.writer(), resource, &now);
-            managed::write(&mut object, &owners);
+            let (writer, now) = (request.writer(), time_text(request.now));
+            if said.is_some() || !managed::stay(&mut object, &change, &writer, &now) {
+                let held = managed::named_or_held(&said.unwrap_or_default(), &old);
+                let owners = managed::follow(held, &change, writer, &now);
+                managed::write(&mut object, &owners);
+            }
         }
     }
     if object == old {

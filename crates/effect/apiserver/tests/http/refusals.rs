@@ -35,6 +35,16 @@ async fn errors_are_statuses() {
             "widgets.example.com \"a\" already exists",
         ),
         (
+            // Nowhere in particular, whatever the body says.
+            Method::POST,
+            "/apis/example.com/v1/widgets".into(),
+            json_type.to_vec(),
+            widget("b", json!({})).to_string(),
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        ),
+        (
             Method::POST,
             WIDGETS.into(),
             json_type.to_vec(),
