@@ -186,6 +186,14 @@ fn a_node_gets_its_cni_configuration_back() {
     let lab = Lab::up("cni", &["--nodes", "1"]);
     let list = "ls /etc/cni/net.d";
     assert_eq!(lab.sh("node-1", list).ok(), "10-weft.conflist\n");
+    let subnet = lab.sh("node-1", "cat /run/flannel/subnet.env").ok();
+    for line in [
+        "FLANNEL_NETWORK=10.244.0.0/16",
+        "FLANNEL_SUBNET=10.244.0.1/24",
+        "FLANNEL_MTU=1500",
+    ] {
+        assert!(subnet.lines().any(|said| said == line), "{subnet}");
+    }
     let before = lab.sh("node-1", "cat /etc/cni/net.d/*").ok();
     lab.sh("node-1", "rm /etc/cni/net.d/*").ok();
     eventually("the agent writes it again", || {

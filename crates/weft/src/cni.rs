@@ -14,6 +14,7 @@ mod chained;
 mod check;
 mod collect;
 mod del;
+mod gate;
 mod host_port;
 pub(crate) mod install;
 mod link;

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -255,6 +256,11 @@ impl Attachments {
                 Ok(true)
             }
         }
+    }
+
+    /// When a record was written last; `None` if there is none, or nobody can tell.
+    pub fn written(&self, key: &AttachmentKey) -> Option<SystemTime> {
+        fs::metadata(self.path(key)).ok()?.modified().ok()
     }
 
     /// Removes what writers that died left: files that never got their names.

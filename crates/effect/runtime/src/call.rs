@@ -54,16 +54,25 @@ impl Runtime {
         }
     }
 
+    /// Whether the runtime's processes, and so its containers', can be seen from here.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], and [`Error::Call`] if the kernel does not say.
+    pub fn is_seen(&self) -> Result<bool, Error> {
+        let said = |error: io::Error| self.failed("SO_PEERCRED", error.to_string());
+        let runtime = self.runtime("SO_PEERCRED")?;
+        let peer = runtime.block_on(async { self.connect().await?.peer_cred().map_err(said) });
+        // Zero: a process of a namespace that is not below this one.
+        Ok(peer?.pid().is_some_and(|pid| pid != 0))
+    }
+
     /// Calls a method, such as `runtime.v1.RuntimeService/Version`, and gives the bytes of its
     /// answer.
     ///
     /// # Errors
     /// [`Error`] if there is no answer, or one that is an error.
     pub fn call(&self, method: &str, message: Message) -> Result<Vec<u8>, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| self.failed(method, error.to_string()))?;
+        let runtime = self.runtime(method)?;
         runtime.block_on(async {
             match tokio::time::timeout(PATIENCE, self.exchange(method, &message)).await {
                 Ok(answer) => answer,
@@ -72,13 +81,23 @@ impl Runtime {
         })
     }
 
+    fn runtime(&self, method: &str) -> Result<tokio::runtime::Runtime, Error> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| self.failed(method, error.to_string()))
+    }
+
+    async fn connect(&self) -> Result<UnixStream, Error> {
+        let connected = UnixStream::connect(&self.socket).await;
+        connected.map_err(|source| Error::Connect {
+            socket: self.socket.clone(),
+            source,
+        })
+    }
+
     async fn exchange(&self, method: &str, message: &Message) -> Result<Vec<u8>, Error> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| Error::Connect {
-                socket: self.socket.clone(),
-                source,
-            })?;
+        let stream = self.connect().await?;
         let said = |error: hyper::Error| self.failed(method, error.to_string());
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))

@@ -15,6 +15,7 @@ mod environment;
 mod error;
 mod exercise;
 mod fields;
+mod gate;
 mod link;
 mod loopback;
 mod name;
@@ -30,6 +31,7 @@ pub use config::{Config, DEFAULT_DATA_DIR, DEFAULT_MTU, DEFAULT_STATE_DIR, Remar
 pub use environment::{Command, Environment, PodIdentity};
 pub use error::{Code, Error};
 pub use exercise::exercise;
+pub use gate::{Gate, Question, Word};
 pub use link::{Bridge, Link};
 pub use loopback::Loopback;
 pub use name::{AttachmentKey, ContainerId, InterfaceName, InvalidName, NetworkName};

@@ -34,12 +34,23 @@ pub(super) struct Config {
     /// How, beside what Services say themselves.
     #[serde(default)]
     pub(super) proxy: ProxyConfig,
+    /// What the CNI plugin is told.
+    #[serde(default)]
+    pub(super) cni: Cni,
     /// What holds in mode nftables.
     #[serde(default)]
     pub(super) nftables: Nftables,
     /// What holds in mode iptables.
     #[serde(default)]
     pub(super) iptables: Iptables,
+}
+
+/// The section `cni`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Cni {
+    /// Whether a pod starts only when the agent says that its policies are in force.
+    pub(super) wait_for_policy: bool,
 }
 
 /// The section `nftables`.

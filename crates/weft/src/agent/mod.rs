@@ -2,6 +2,7 @@
 //! makes the kernel hold it.
 
 mod config;
+mod gate;
 mod held;
 mod kernel;
 pub(crate) mod lock;
@@ -14,6 +15,7 @@ mod retry;
 mod rule_changes;
 mod serving;
 mod stale;
+mod subnet_file;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +43,7 @@ use self::pod_rules::PodRules;
 use self::reporting::Reporter;
 use self::retry::{Extent, Failure, Retry};
 use self::rule_changes::RuleChanges;
+use self::subnet_file::SubnetFile;
 use crate::problems::Problems;
 
 /// How often everything is read back from the kernel and compared, whether or not
@@ -76,6 +79,12 @@ pub(crate) struct AgentArgs {
     /// Where the container runtime looks for the network configuration.
     #[arg(long, default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
+    /// What flannel writes of a node, for tools that read it; empty: nowhere.
+    #[arg(long, default_value = "/run/flannel/subnet.env")]
+    subnet_file: PathBuf,
+    /// Where the CNI plugin asks whether a pod's policies are in force.
+    #[arg(long, default_value = "/run/weft/gate.sock")]
+    gate_socket: PathBuf,
     /// Where two agents of one node meet, so that the second gives up.
     #[arg(long, default_value = "/run/weft/agent.lock")]
     lock: PathBuf,
@@ -115,6 +124,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
         configurations: args.cni_conf_dir,
     };
     directories.install_binary()?;
+    // Always there, so that pods that were to wait start when they no longer are.
+    tokio::spawn(gate::serve(gate::listen(&args.gate_socket)?));
+    let subnet_file = SubnetFile {
+        path: args.subnet_file,
+        networks: config.pod_cidrs.clone(),
+    };
     let ranges = [&*config.pod_cidrs, &config.service_cidrs].concat();
     let mut kernel = Kernel::adopt(
         &ranges,
@@ -154,6 +169,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
         kernel,
         held,
         directories,
+        subnet_file,
+        gate: config.cni.wait_for_policy.then_some(args.gate_socket),
         in_sync: false,
         pending: Touched::default(),
         retry: Retry::default(),
@@ -257,6 +274,9 @@ struct Agent {
     /// Sockets behind node ports, if there are to be any.
     held: Option<HeldPorts>,
     directories: Directories,
+    subnet_file: SubnetFile,
+    /// Where ADD asks about policies, if it is to.
+    gate: Option<PathBuf>,
     /// Whether all watches have reported everything once. Before that nothing is written:
     /// what the kernel holds is a better truth than half a cluster.
     in_sync: bool,
@@ -518,7 +538,10 @@ impl Agent {
             addresses: node.internal_ips.clone(),
             mtu: self.kernel.mtu_towards_peers(&node.internal_ips)?,
             masquerade_beyond: None,
+            gate: self.gate.clone(),
         };
+        self.subnet_file.write(&network)?;
+        // Last: it tells the runtime that pods can start.
         if self.directories.write_configuration(&network)? {
             info!(ranges = ?network.ranges, mtu = network.mtu, "node open for pods");
         }

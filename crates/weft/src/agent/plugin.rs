@@ -40,6 +40,8 @@ pub(crate) struct NodeNetwork {
     /// Beyond these ranges pods have the node's address, if the plugin is to see to that; an
     /// agent does it itself.
     pub(crate) masquerade_beyond: Option<Vec<IpNet>>,
+    /// Where ADD asks whether a pod's policies are in force, if it is to.
+    pub(crate) gate: Option<PathBuf>,
 }
 
 impl Directories {
@@ -125,19 +127,23 @@ impl Directories {
 }
 
 fn configuration(network: &NodeNetwork) -> Result<String> {
+    let mut plugin = json!({
+        "type": "weft",
+        "capabilities": {"portMappings": true, "ips": true, "mac": true, "bandwidth": true},
+        "mtu": network.mtu,
+        "nodeAddresses": network.addresses,
+        "ipam": {"type": "weft", "ranges": network.ranges, "exclude": gateways(&network.ranges)},
+    });
+    if let Some(socket) = &network.gate {
+        plugin["policyGate"] = json!({"socket": socket});
+    }
     let mut list = json!({
         // A runtime takes the newest of the list that it speaks; one that does not know the list
         // yet (containerd 1.6, podman 4) speaks no more than 1.0.0.
         "cniVersion": "1.0.0",
         "cniVersions": ["1.0.0", "1.1.0"],
         "name": "weft",
-        "plugins": [{
-            "type": "weft",
-            "capabilities": {"portMappings": true, "ips": true, "mac": true, "bandwidth": true},
-            "mtu": network.mtu,
-            "nodeAddresses": network.addresses,
-            "ipam": {"type": "weft", "ranges": network.ranges, "exclude": gateways(&network.ranges)},
-        }],
+        "plugins": [plugin],
     });
     if let Some(ranges) = &network.masquerade_beyond {
         let plugin = &mut list["plugins"][0];
@@ -155,7 +161,7 @@ fn gateways(ranges: &[IpNet]) -> Vec<IpAddr> {
     ranges.iter().map(|range| Range::of(*range).first).collect()
 }
 
-fn write_atomically(target: &Path, content: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_atomically(target: &Path, content: &[u8]) -> std::io::Result<()> {
     if let Some(directory) = target.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -198,6 +204,7 @@ mod tests {
             addresses: vec!["172.30.0.11".parse().unwrap()],
             mtu: 1500,
             masquerade_beyond: None,
+            gate: None,
         }
     }
 
@@ -212,12 +219,15 @@ mod tests {
         assert!(!directories.write_configuration(&network()).unwrap());
         let changed = NodeNetwork {
             mtu: 1450,
+            gate: Some(PathBuf::from("/run/weft/gate.sock")),
             ..network()
         };
         assert!(directories.write_configuration(&changed).unwrap());
         let text = fs::read_to_string(directories.configurations.join(CONFIGURATION)).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["plugins"][0]["mtu"], 1450);
+        let gate = &value["plugins"][0]["policyGate"];
+        assert_eq!(gate["socket"], "/run/weft/gate.sock");
         assert_eq!(
             value["plugins"][0]["ipam"]["ranges"][1],
             "fd00:10:244:1::/64"

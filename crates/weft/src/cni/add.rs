@@ -14,7 +14,7 @@ use weft_sys::namespace;
 use weft_sys::rtnl::Mac;
 
 use super::{
-    bandwidth, chained, compiled, del, host_port, link, note, open_namespace, pod_rules,
+    bandwidth, chained, compiled, del, gate, host_port, link, note, open_namespace, pod_rules,
     pool_error, record_error, sysctl,
 };
 
@@ -95,7 +95,8 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
                     .inspect_err(|_| is_unlinked = true)?;
                 sysctl::apply(request, namespace.as_fd())?;
                 bandwidth::set(request, &link, before.is_none())?;
-                open_ports(request, &record, &link)
+                open_ports(request, &record, &link)?;
+                gate::pass(request, &record)
             })
         });
     if let Err(error) = attached {

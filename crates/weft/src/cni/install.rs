@@ -116,6 +116,7 @@ fn install(args: Install) -> Result<ExitCode> {
         addresses,
         mtu: args.mtu,
         masquerade_beyond: args.masquerade.then_some(args.cluster_cidr),
+        gate: None,
     };
     let written = directories.write_configuration(&network)?;
     say(format!("plugin {}", directories.binary().display()));

@@ -50,16 +50,24 @@ pub(crate) fn addresses() -> io::Result<BTreeMap<IpAddr, PathBuf>> {
     Ok(found)
 }
 
-fn namespaces() -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        // The first process is the node's own, and not every machine lets others look at it.
-        let is_process = |name: &str| name != "1" && name.bytes().all(|byte| byte.is_ascii_digit());
-        if entry.file_name().to_str().is_some_and(is_process) {
-            paths.push(entry.path().join("ns/net"));
+/// The inodes of the network namespaces that processes are in, of those that can be seen.
+pub(crate) fn inhabited() -> io::Result<BTreeSet<u64>> {
+    let mut inodes = BTreeSet::new();
+    for path in processes()? {
+        match rustix::fs::stat(&path) {
+            Ok(found) => {
+                inodes.insert(found.st_ino);
+            }
+            // The process ended, or is about to.
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
+    Ok(inodes)
+}
+
+fn namespaces() -> io::Result<Vec<PathBuf>> {
+    let mut paths = processes()?;
     for directory in MOUNTED {
         match fs::read_dir(Path::new(directory)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -73,6 +81,20 @@ fn namespaces() -> io::Result<Vec<PathBuf>> {
                     }
                 }
             }
+        }
+    }
+    Ok(paths)
+}
+
+/// The paths of all processes' network namespaces.
+fn processes() -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        // The first process is the node's own, and not every machine lets others look at it.
+        let is_process = |name: &str| name != "1" && name.bytes().all(|byte| byte.is_ascii_digit());
+        if entry.file_name().to_str().is_some_and(is_process) {
+            paths.push(entry.path().join("ns/net"));
         }
     }
     Ok(paths)

@@ -15,6 +15,10 @@ use super::facts::{Facts, Recorded};
 pub(super) enum Kind {
     /// A record whose namespace is gone: no DEL came.
     DeadAttachment,
+    /// A record whose namespace is there, with nobody in it, and unknown to its runtime.
+    AbandonedAttachment,
+    /// A record without namespace and link, of a pod that its runtime has still to remove.
+    UnremovedPod,
     /// A record whose link stands, and whose namespace's path is gone.
     UnseenNamespace,
     /// A record without addresses: an ADD is under way, or died.
@@ -120,6 +124,24 @@ fn attachment(
             ),
         };
     }
+    if recorded.is_abandoned {
+        return find(
+            Kind::AbandonedAttachment,
+            format!(
+                "no runtime that was asked has the pod, and no process is in its namespace {}",
+                record.netns.display()
+            ),
+            Some(Repair::Detach(Box::new(record.clone()))),
+        );
+    }
+    if recorded.is_known && !recorded.is_seen && !facts.links.contains_key(&record.host_link) {
+        return find(
+            Kind::UnremovedPod,
+            "its namespace is gone, and its runtime still has the pod: DEL comes when that is removed"
+                .to_owned(),
+            None,
+        );
+    }
     if !recorded.is_seen {
         find(
             Kind::UnseenNamespace,
@@ -187,26 +209,23 @@ fn twice(facts: &Facts, findings: &mut Vec<Finding>) {
 }
 
 fn orphans(facts: &Facts, findings: &mut Vec<Finding>) {
-    let recorded: BTreeSet<&AttachmentKey> = facts
+    let recorded: BTreeMap<&AttachmentKey, &Attachment> = facts
         .records
         .iter()
-        .map(|recorded| &recorded.attachment.key)
+        .map(|recorded| (&recorded.attachment.key, &recorded.attachment))
         .collect();
     for reservation in &facts.reservations {
         let address = reservation.address;
         let owner = match &reservation.owner {
-            Ok(owner) if recorded.contains(owner) => {
-                let held = facts.records.iter().any(|recorded| {
-                    let record = &recorded.attachment;
-                    record.key == *owner
-                        && (record.addresses.contains(&address) || !record.is_complete())
-                });
-                if held {
+            Ok(owner) => match recorded.get(owner) {
+                Some(record) if record.addresses.contains(&address) || !record.is_complete() => {
                     continue;
                 }
-                format!("{owner}, whose record has other addresses")
-            }
-            Ok(owner) => format!("{owner}, which has no record"),
+                // A pod of the plugin that had the pool before, whose DEL is still to come.
+                None if facts.has_container(owner.container.as_str()) => continue,
+                Some(_) => format!("{owner}, whose record has other addresses"),
+                None => format!("{owner}, which has no record"),
+            },
             Err(reason) => format!("nobody: {reason}"),
         };
         // A pod of the plugin that had the pool before.
@@ -276,6 +295,8 @@ mod tests {
         Recorded {
             attachment,
             is_seen: lives,
+            is_known: false,
+            is_abandoned: false,
             lives,
         }
     }
@@ -338,6 +359,19 @@ mod tests {
         assert_eq!(
             one(&|facts| facts.records[0].lives = false),
             is(Kind::DeadAttachment, "a/eth0", false)
+        );
+        // The runtime says otherwise: it will call DEL.
+        let mut unremoved = sound();
+        unremoved.links.clear();
+        unremoved.live.clear();
+        unremoved.records[0].is_seen = false;
+        unremoved.records[0].is_known = true;
+        unremoved.known = Some(["a".to_owned(), "theirs".to_owned()].into());
+        unremoved.reservations.push(reserved("10.0.0.9", "theirs"));
+        assert_eq!(found(&unremoved), is(Kind::UnremovedPod, "a/eth0", false));
+        assert_eq!(
+            one(&|facts| facts.records[0].is_abandoned = true),
+            is(Kind::AbandonedAttachment, "a/eth0", true)
         );
         // From a container: what is not seen is not freed either.
         let mut unseen = sound();

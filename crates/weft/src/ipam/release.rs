@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 use weft_nodestate::Reservation;
 
 use super::Place;
-use super::facts::{Facts, Recorded};
+use super::facts::{Facts, Recorded, Runtimes};
 use crate::cni::detach;
 use crate::output::{InUse, NotThere, note, say};
 
@@ -27,6 +27,8 @@ pub(super) struct Args {
     what: String,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    runtimes: Runtimes,
     /// Do it
     #[arg(long)]
     yes: bool,
@@ -37,7 +39,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let node = args.place.open()?;
-    let facts = Facts::gather(&node)?;
+    let facts = Facts::gather(&node, &args.runtimes)?;
     let (reservations, recorded) = find(&facts, &args.what)?;
     if !args.force {
         refuse_living(&facts, &reservations, recorded)?;
@@ -102,13 +104,14 @@ fn refuse_living(
     reservations: &[Reservation],
     recorded: Option<&Recorded>,
 ) -> Result<()> {
-    if let Some(recorded) = recorded.filter(|recorded| recorded.lives) {
+    if let Some(recorded) = recorded.filter(|one| one.lives && !one.is_abandoned) {
         let text = format!(
             "attachment {} lives: its {} is there; delete the pod, or use --force",
             recorded.attachment.key,
-            match recorded.is_seen {
-                true => format!("namespace {}", recorded.attachment.netns.display()),
-                false => format!("link {}", recorded.attachment.host_link),
+            match recorded {
+                one if one.is_seen => format!("namespace {}", one.attachment.netns.display()),
+                one if one.is_known => "pod in its runtime".to_owned(),
+                one => format!("link {}", one.attachment.host_link),
             }
         );
         return Err(InUse(text).into());

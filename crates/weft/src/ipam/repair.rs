@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 
 use super::audit::{Finding, Repair, audit};
-use super::facts::Facts;
+use super::facts::{Facts, Runtimes};
 use super::show::{Outcome, report};
 use super::{Node, Output, Place};
 use crate::cni::detach;
@@ -22,10 +22,14 @@ Ends with 0 when nothing is left to a person, with 1 otherwise.
 
 Examples:
   weft ipam repair            what would be done
-  weft ipam repair --yes      do it")]
+  weft ipam repair --yes      do it
+  weft ipam repair --runtime /run/containerd/containerd.sock --yes
+                              also what the runtime lost and no process is in")]
 pub(super) struct Args {
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    runtimes: Runtimes,
     #[command(flatten)]
     output: Output,
     /// Do it
@@ -35,11 +39,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let node = args.place.open()?;
-    let mut facts = Facts::gather(&node)?;
+    let mut facts = Facts::gather(&node, &args.runtimes)?;
     let first = audit(&facts);
     let findings = if args.yes {
         // An ADD or DEL that ran meanwhile looked like a leak for a moment.
-        facts = Facts::gather(&node)?;
+        facts = Facts::gather(&node, &args.runtimes)?;
         let second = audit(&facts);
         let mut both = first;
         both.retain(|finding| second.contains(finding));

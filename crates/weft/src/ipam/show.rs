@@ -1,22 +1,23 @@
 //! `weft ipam show` and `check`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
 use weft_nodestate::Usage;
-use weft_proto::cni::RangeSet;
+use weft_proto::cni::{AttachmentKey, RangeSet};
 
 use super::audit::{Finding, Kind, audit};
-use super::facts::Facts;
+use super::facts::{Facts, Recorded, Runtimes};
 use super::{Node, Output, Place};
 use crate::output::{Format, print, say, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 STATE is `attached` (weft attached it), `unfinished` (an ADD is under way or died), `dead` (its
-namespace is gone), `other` (in use, and not attached by weft: adopted from another plugin) or
+namespace is gone), `abandoned` (no runtime has the pod, and nobody is in its namespace), `other` (in use, and not attached by weft: adopted from another plugin) or
 `leaked` (in no namespace).
 
 Examples:
@@ -25,6 +26,8 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    runtimes: Runtimes,
     #[command(flatten)]
     output: Output,
 }
@@ -35,10 +38,12 @@ Ends with 0 when everything fits together, with 1 when it does not.
 
 Examples:
   weft ipam check
-  weft ipam check -o json")]
+  weft ipam check --runtime /run/containerd/containerd.sock -o json")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    runtimes: Runtimes,
     #[command(flatten)]
     output: Output,
 }
@@ -86,7 +91,7 @@ fn shown(count: u128) -> u64 {
 
 pub(super) fn show(args: &Args) -> Result<ExitCode> {
     let node = args.place.open()?;
-    let facts = Facts::gather(&node)?;
+    let facts = Facts::gather(&node, &args.runtimes)?;
     let rows = rows(&facts);
     let ranges = ranges(&node)?;
     match args.output.output {
@@ -129,18 +134,21 @@ fn cells(row: Row) -> Vec<String> {
 }
 
 fn rows(facts: &Facts) -> Vec<Row> {
+    let records: BTreeMap<&AttachmentKey, &Recorded> = facts
+        .records
+        .iter()
+        .map(|recorded| (&recorded.attachment.key, recorded))
+        .collect();
     facts
         .reservations
         .iter()
         .map(|reservation| {
             let owner = reservation.owner.as_ref().ok();
-            let recorded = facts
-                .records
-                .iter()
-                .find(|recorded| Some(&recorded.attachment.key) == owner);
+            let recorded = owner.and_then(|owner| records.get(owner).copied());
             let is_live = facts.live.contains_key(&reservation.address);
             let state = match recorded {
                 Some(recorded) if !recorded.lives => "dead",
+                Some(recorded) if recorded.is_abandoned => "abandoned",
                 Some(recorded) if !recorded.attachment.is_complete() => "unfinished",
                 Some(_) => "attached",
                 None if is_live => "other",
@@ -173,7 +181,7 @@ fn ranges(node: &Node) -> Result<Vec<RangeRow>> {
 
 pub(super) fn check(args: &CheckArgs) -> Result<ExitCode> {
     let node = args.place.open()?;
-    let findings = audit(&Facts::gather(&node)?);
+    let findings = audit(&Facts::gather(&node, &args.runtimes)?);
     report(&node, &findings, args.output.output, None)?;
     Ok(match findings.is_empty() {
         true => ExitCode::SUCCESS,

@@ -47,7 +47,8 @@ impl Containerd {
         };
         containerd.wait_until_ready();
         let archive = image(&containerd.folder);
-        containerd.ctr(&["images", "import", "--snapshotter", "native"], &archive);
+        let archive = archive.to_str().unwrap();
+        containerd.ctr(&["images", "import", "--snapshotter", "native", archive]);
         wait("the image", || {
             let spec = Message::default().text(1, IMAGE);
             let asked = Message::default().message(1, &spec);
@@ -57,15 +58,14 @@ impl Containerd {
         Some(containerd)
     }
 
-    fn ctr(&self, arguments: &[&str], archive: &Path) {
+    fn ctr(&self, arguments: &[&str]) -> String {
         let mut command = self.enclosure.command("ctr");
         command
             .arg("--address")
             .arg(self.folder.join("sock"))
             .args(["--namespace", "k8s.io"])
-            .args(arguments)
-            .arg(archive);
-        self.enclosure.output(&mut command);
+            .args(arguments);
+        self.enclosure.output(&mut command)
     }
 
     /// Its network is ready: it found the configuration, and STATUS said nothing against it.
@@ -119,7 +119,9 @@ impl Containerd {
             let mapping = Message::default().number(2, *pod).number(3, *node);
             config = config.message(5, &mapping);
         }
-        let config = config.message(8, &Message::default());
+        let limit = Message::default().text(1, "kubernetes.io/ingress-bandwidth");
+        let limit = limit.text(2, "100M");
+        let config = config.message(7, &limit).message(8, &Message::default());
         let asked = Message::default().message(1, &config);
         let answer = self.call("runtime.v1.RuntimeService/RunPodSandbox", asked)?;
         Ok(text(&answer, 1))
@@ -294,6 +296,8 @@ fn containerd_starts_and_ends_pods() {
     let [v4, v6] = containerd.addresses(&ids[0])[..] else {
         panic!("one address a family");
     };
+    let queues = containerd.node.namespace.output("tc", ["qdisc"]).unwrap();
+    assert_eq!(queues.matches("tbf").count(), ids.len(), "{queues}");
     let reaches = |containerd: &Containerd| {
         for address in [v4, v6] {
             let node = &containerd.node.namespace;
@@ -348,5 +352,63 @@ fn containerd_starts_and_ends_pods() {
     containerd.restart();
     containerd.stop(&ids[1]);
     containerd.remove(&ids[1]);
+    containerd.assert_clean();
+}
+
+#[test]
+fn what_the_runtime_lost_is_found_and_repaired() {
+    let Some(mut containerd) = Containerd::start() else {
+        return;
+    };
+    let kept = containerd.run("kept", &[]).unwrap();
+    let lost = containerd.run("lost", &[(18080, 80)]).unwrap();
+    let socket = containerd.folder.join("sock");
+    let socket = socket.to_str().unwrap();
+    let findings = |containerd: &Containerd, asks: bool| -> Vec<(Value, Value, Value)> {
+        let asked: &[&str] = if asks { &["--runtime", socket] } else { &[] };
+        let (code, found) = containerd.ipam(&[&["check"], asked].concat());
+        let found = found["findings"].as_array().unwrap();
+        assert_eq!(code, i32::from(!found.is_empty()));
+        let row = |one: &Value| {
+            let field = |name: &str| one[name].clone();
+            (field("kind"), field("object"), field("repair"))
+        };
+        found.iter().map(row).collect()
+    };
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let age = |containerd: &Containerd, id: &str| {
+        let record = fs::File::options()
+            .write(true)
+            .open(containerd.node.record(id));
+        record.unwrap().set_modified(long_ago).unwrap();
+    };
+    age(&containerd, &kept);
+    assert_eq!(findings(&containerd, true), []);
+    // As after a crash between the network's making and the runtime's own note of it.
+    containerd.ctr(&["tasks", "kill", "--signal", "KILL", &lost]);
+    wait("the end of the pod's process", || {
+        let tasks = containerd.ctr(&["tasks", "ls", "--quiet"]);
+        (!tasks.contains(&lost)).then_some(())
+    });
+    containerd.ctr(&["containers", "rm", &lost]);
+    containerd.kill();
+    containerd.restart();
+    // It might be an ADD whose pod is about to be listed.
+    assert_eq!(findings(&containerd, true), []);
+    age(&containerd, &lost);
+    assert_eq!(findings(&containerd, false), []);
+    let expected = (
+        json!("abandoned-attachment"),
+        json!(format!("{lost}/eth0")),
+        json!("detach"),
+    );
+    assert_eq!(findings(&containerd, true), [expected]);
+    let (code, done) = containerd.ipam(&["repair", "--yes", "--runtime", socket]);
+    assert_eq!((code, &done["findings"][0]["done"]), (0, &json!(true)));
+    assert_eq!(findings(&containerd, true), []);
+    assert!(!containerd.node.record(&lost).exists());
+    assert_eq!(containerd.addresses(&kept).len(), RANGES.len());
+    containerd.stop(&kept);
+    containerd.remove(&kept);
     containerd.assert_clean();
 }

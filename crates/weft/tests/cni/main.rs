@@ -13,6 +13,7 @@ mod bridge_conflicts;
 mod chains;
 mod containerd;
 mod enclosure;
+mod gate;
 mod ipam;
 mod kills;
 mod masquerade;

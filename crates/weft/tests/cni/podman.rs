@@ -146,11 +146,20 @@ fn podman_starts_and_ends_containers() {
         }
         server.stop();
     }
+    // Given an address and an Ethernet address of its own.
+    let third = podman.run(
+        "third",
+        &["--ip", "10.197.1.200", "--mac-address", "02:00:5e:10:00:07"],
+    );
+    assert_eq!(podman.addresses(&third)[0].to_string(), "10.197.1.200");
+    let links = podman.pod(&third).output("ip", ["link", "show", "eth0"]);
+    assert!(links.unwrap().contains("02:00:5e:10:00:07"));
+
     podman.podman(&["stop", "--time", "0", "first"]);
     assert!(!podman.node.record(&first).exists());
     podman.podman(&["start", "first"]);
     assert_eq!(podman.addresses(&first).len(), RANGES.len());
-    for name in ["first", "second"] {
+    for name in ["first", "second", "third"] {
         podman.podman(&["rm", "--force", "--time", "0", name]);
     }
     podman.node.assert_clean();

@@ -37,7 +37,7 @@ pub struct Limit {
 }
 
 pub(super) fn bandwidth(path: &str, value: &Value) -> Result<Bandwidth, Error> {
-    let mut fields = Fields::of(path, value)?;
+    let mut fields = Fields::of_runtime(path, value)?;
     let ingress = limit(&mut fields, "ingressRate", "ingressBurst")?;
     let egress = limit(&mut fields, "egressRate", "egressBurst")?;
     // Such as the subnets that a limit does not hold for: a limit that is another one than was
@@ -97,6 +97,11 @@ mod tests {
                 egress: limit(1000, None),
             })
         );
+        // containerd 1.6.
+        let theirs = read(&json!({
+            "IngressRate": 10_000_000, "IngressBurst": 800_000, "EgressRate": 1000, "EgressBurst": 0,
+        }));
+        assert_eq!(theirs, both);
         assert_eq!(read(&json!({})), Ok(Bandwidth::default()));
         let idle = json!({"ingressRate": 0, "ingressBurst": 0, "unshapedSubnets": []});
         assert!(!read(&idle).unwrap().is_limited());

@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use super::asked::{Asked, asked};
 use super::fields::{Fields, invalid, missing, parse, text};
+use super::gate::gate;
 use super::link::{is_absent, link};
 use super::ranges::{absolute, data_dir, ipam};
 use super::result::{Dns, dns};
 use super::sysctl::sysctls;
 use super::{
-    AddResult, Bandwidth, Code, Error, Ipam, Link, NetworkName, PortMapping, Sysctl, Version,
+    AddResult, Bandwidth, Code, Error, Gate, Ipam, Link, NetworkName, PortMapping, Sysctl, Version,
 };
 
 /// Where host-local keeps its reservations, and so do we (`ipam.dataDir`).
@@ -75,6 +76,7 @@ pub(super) struct LinkConfig {
     pub(super) anti_spoofing: bool,
     pub(super) masquerade_beyond: Option<Vec<IpNet>>,
     pub(super) sysctls: Vec<Sysctl>,
+    pub(super) gate: Option<Gate>,
     pub(super) ipam: Ipam,
     pub(super) dns: Dns,
     pub(super) previous: Option<AddResult>,
@@ -203,6 +205,7 @@ impl LinkConfig {
         }
         let anti_spoofing = fields.take_bool("antiSpoofing")?;
         let masquerade_beyond = masquerade_beyond(&mut fields, &ipam)?;
+        let gate = gate(fields.take("policyGate"), remarks)?;
         if link == Link::Absent {
             let bandwidth = asked
                 .bandwidth
@@ -210,7 +213,8 @@ impl LinkConfig {
                 .then_some("runtimeConfig.bandwidth");
             let masquerade = masquerade_beyond.is_some().then_some("ipMasq");
             let guard = (anti_spoofing == Some(true)).then_some("antiSpoofing");
-            if let Some(field) = bandwidth.or(masquerade).or(guard) {
+            let gate = gate.is_some().then_some("policyGate");
+            if let Some(field) = bandwidth.or(masquerade).or(guard).or(gate) {
                 return Err(invalid(
                     field,
                     "weft has it for links that it makes; with link none it is the other plugin's",
@@ -234,6 +238,7 @@ impl LinkConfig {
             anti_spoofing: anti_spoofing.unwrap_or(true),
             masquerade_beyond,
             sysctls,
+            gate,
             ipam,
             dns,
             previous,

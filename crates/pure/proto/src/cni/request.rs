@@ -11,7 +11,7 @@ use super::config::{LinkConfig, decode, version};
 use super::fields::{Fields, invalid, missing};
 use super::{
     AddResult, AttachmentKey, Bandwidth, Code, Command, Config, ContainerId, Dns, Environment,
-    Error, InterfaceName, Ipam, Link, Loopback, PodIdentity, PortMapping, Sysctl, Version,
+    Error, Gate, InterfaceName, Ipam, Link, Loopback, PodIdentity, PortMapping, Sysctl, Version,
 };
 
 /// What a runtime asks for.
@@ -64,6 +64,8 @@ pub struct Attach {
     pub masquerade_beyond: Option<Vec<IpNet>>,
     /// `sysctl`.
     pub sysctls: Vec<Sysctl>,
+    /// `policyGate`: whom to ask before the pod starts.
+    pub gate: Option<Gate>,
     /// `ipam`.
     pub ipam: Ipam,
     /// `dns`, to be handed back in the result.
@@ -260,6 +262,7 @@ fn attach(
         anti_spoofing: link.anti_spoofing,
         masquerade_beyond: link.masquerade_beyond,
         sysctls: link.sysctls,
+        gate: link.gate,
         ipam: link.ipam,
         dns: link.dns,
         previous: link.previous,

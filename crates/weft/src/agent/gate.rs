@@ -1,0 +1,107 @@
+//! The agent's side of `policyGate`: says of a pod that its policies are in force, which is what
+//! its CNI ADD waits for.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tracing::{debug, warn};
+use weft_proto::cni::{Question, Word};
+
+/// Bytes; a question is some hundred.
+const LONGEST_QUESTION: u64 = 64 * 1024;
+
+/// Listens. What an agent before this one left of the socket is replaced: a node has one agent.
+pub(super) fn listen(path: &Path) -> Result<UnixListener> {
+    let what = || format!("the policy gate's socket {}", path.display());
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(what)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(what);
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).with_context(what)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
+    Ok(listener)
+}
+
+/// Answers for ever.
+pub(super) async fn serve(listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                tokio::spawn(async move {
+                    if let Err(error) = answer(connection).await {
+                        // A plugin that was killed; the runtime asks again.
+                        debug!(%error, "a question at the policy gate");
+                    }
+                });
+            }
+            Err(error) => {
+                // No descriptors left: they come back.
+                warn!(%error, "the policy gate takes no questions");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(connection: UnixStream) -> std::io::Result<()> {
+    let (reading, mut writing) = connection.into_split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reading.take(LONGEST_QUESTION));
+    reader.read_line(&mut line).await?;
+    let word = match serde_json::from_str(&line) {
+        Ok(question) => word(&question).await,
+        Err(error) => Word {
+            refused: Some(format!("the question can't be read: {error}")),
+        },
+    };
+    let mut text = serde_json::to_string(&word)?;
+    text.push('\n');
+    writing.write_all(text.as_bytes()).await
+}
+
+/// Returns when the pod's policies are in force. There are none that weft enforces, so they
+/// always are.
+async fn word(_question: &Question) -> Word {
+    Word { refused: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_answers_at_once_and_names_what_it_cannot_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/gate.sock");
+        drop(listen(&path).unwrap());
+        // What the one before left is no hindrance.
+        tokio::spawn(serve(listen(&path).unwrap()));
+        let ask = |line: &'static str| {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || {
+                let mut stream = UnixStream::connect(path).unwrap();
+                stream.write_all(line.as_bytes()).unwrap();
+                let mut answer = String::new();
+                BufReader::new(stream).read_line(&mut answer).unwrap();
+                answer
+            })
+        };
+        let question = "{\"container\":\"c1\",\"interface\":\"eth0\",\"pod\":[\"default\",\"web\"],\
+                        \"addresses\":[\"10.244.1.5\"],\"link\":\"weft1\"}\n";
+        assert_eq!(ask(question).await.unwrap(), "{}\n");
+        let refused = ask("?\n").await.unwrap();
+        assert!(refused.contains("can't be read"), "{refused}");
+    }
+}

@@ -1,0 +1,120 @@
+//! `/run/flannel/subnet.env`: what flannel tells of a node, for tools that read it.
+//!
+//! Source: flannel's `pkg/subnet/subnet.go` (`WriteSubnetFile`) and its plugin's reader. As with
+//! flannel the file stays when the agent ends, and goes with `/run` when the machine does.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+
+use super::plugin::{NodeNetwork, write_atomically};
+
+/// Where it is, and what is the same on all nodes.
+#[derive(Clone, Debug)]
+pub(super) struct SubnetFile {
+    /// Empty: nowhere.
+    pub(super) path: PathBuf,
+    /// The cluster's pod ranges.
+    pub(super) networks: Vec<IpNet>,
+}
+
+impl SubnetFile {
+    /// Writes it, atomically, and only if it says something new.
+    pub(super) fn write(&self, node: &NodeNetwork) -> Result<()> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let text = self.text(node);
+        if fs::read(&self.path).is_ok_and(|present| present == text.as_bytes()) {
+            return Ok(());
+        }
+        write_atomically(&self.path, text.as_bytes())
+            .with_context(|| format!("flannel's subnet file {}", self.path.display()))
+    }
+
+    fn text(&self, node: &NodeNetwork) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            // A String takes everything.
+            let _ = writeln!(text, "FLANNEL_{name}={value}");
+        };
+        for (family, is_ipv4) in [("", true), ("IPV6_", false)] {
+            let is_same = |range: &&IpNet| range.addr().is_ipv4() == is_ipv4;
+            let network = self.networks.iter().find(is_same);
+            let subnet = node.ranges.iter().find(is_same);
+            let (Some(network), Some(subnet)) = (network, subnet) else {
+                continue;
+            };
+            line(&format!("{family}NETWORK"), network.to_string());
+            let first = format!("{}/{}", second_address(subnet), subnet.prefix_len());
+            line(&format!("{family}SUBNET"), first);
+        }
+        line("MTU", node.mtu.to_string());
+        // Whether the daemon masquerades: whoever makes pods' links by this file does it else.
+        line("IPMASQ", "false".to_owned());
+        text
+    }
+}
+
+/// The one flannel's bridge has.
+fn second_address(range: &IpNet) -> IpAddr {
+    match range.network() {
+        IpAddr::V4(address) => Ipv4Addr::from(u32::from(address).wrapping_add(1)).into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address).wrapping_add(1)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn node(ranges: &[&str]) -> NodeNetwork {
+        NodeNetwork {
+            ranges: nets(ranges),
+            addresses: Vec::new(),
+            mtu: 1450,
+            masquerade_beyond: None,
+            gate: None,
+        }
+    }
+
+    #[test]
+    fn it_says_what_flannel_would() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SubnetFile {
+            path: folder.path().join("flannel/subnet.env"),
+            networks: nets(&["10.244.0.0/16", "fd00:10:244::/56"]),
+        };
+        let read = || fs::read_to_string(&file.path).unwrap();
+        file.write(&node(&["10.244.1.0/24"])).unwrap();
+        assert_eq!(
+            read(),
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+        );
+        file.write(&node(&["10.244.1.0/24", "fd00:10:244:1::/64"]))
+            .unwrap();
+        assert_eq!(
+            read(),
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
+             FLANNEL_IPV6_NETWORK=fd00:10:244::/56\nFLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+        );
+        // Nothing half written beside it.
+        let folder = file.path.parent().unwrap();
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+        let nowhere = SubnetFile {
+            path: PathBuf::new(),
+            ..file
+        };
+        nowhere.write(&node(&["10.244.1.0/24"])).unwrap();
+    }
+}
