@@ -301,9 +301,9 @@ fn every_wrong_field_is_named_with_its_code() {
             "ipam.exclude[0]: 10.244.0.0/16 has more than 4096 addresses",
         ),
         (
-            with("/runtimeConfig", json!({"bandwidth": {"ingressRate": 1}})),
+            with("/runtimeConfig", json!({"deviceID": "0000:01:00.0"})),
             Code::UnsupportedField,
-            "runtimeConfig.bandwidth:",
+            "runtimeConfig.deviceID:",
         ),
         (with("/link", json!(1)), Code::Decode, "link:"),
         (
