@@ -54,8 +54,9 @@ impl SubnetFile {
             line(&format!("{family}SUBNET"), first);
         }
         line("MTU", node.mtu.to_string());
-        // Whether the daemon masquerades: whoever makes pods' links by this file does it else.
-        line("IPMASQ", "false".to_owned());
+        // Flannel's plugin has pods' traffic masqueraded where the daemon does not, other nodes'
+        // pods included: the agent does it.
+        line("IPMASQ", "true".to_owned());
         text
     }
 }
@@ -98,7 +99,7 @@ mod tests {
         assert_eq!(
             read(),
             "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
-             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
         file.write(&node(&["10.244.1.0/24", "fd00:10:244:1::/64"]))
             .unwrap();
@@ -106,7 +107,7 @@ mod tests {
             read(),
             "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
              FLANNEL_IPV6_NETWORK=fd00:10:244::/56\nFLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\n\
-             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
         // Nothing half written beside it.
         let folder = file.path.parent().unwrap();
