@@ -540,12 +540,13 @@ impl Agent {
             masquerade_beyond: None,
             gate: self.gate.clone(),
         };
-        self.subnet_file.write(&network)?;
+        // For others to read: pods start without it.
+        let told = self.subnet_file.write(&network);
         // Last: it tells the runtime that pods can start.
         if self.directories.write_configuration(&network)? {
             info!(ranges = ?network.ranges, mtu = network.mtu, "node open for pods");
         }
         self.ready.set_ready(true);
-        Ok(())
+        told
     }
 }
