@@ -36,4 +36,6 @@ pub struct OtherLink {
     pub link: Arc<str>,
     /// Whether that is a port of a bridge.
     pub is_port: bool,
+    /// What comes from it with another source than the pod's is dropped.
+    pub is_guarded: bool,
 }

@@ -23,6 +23,7 @@ fn compiled_rules(record: &Attachment, siblings: &[&Attachment]) -> PodRules {
             .map(|other| OtherLink {
                 link: other.host_link.as_str().into(),
                 is_port: other.bridge.is_some(),
+                is_guarded: other.anti_spoofing,
             })
             .collect(),
         other_addresses,

@@ -237,6 +237,70 @@ fn a_pod_sends_from_each_of_its_addresses_by_each_of_its_links() {
 }
 
 #[test]
+fn each_interface_of_a_pod_is_guarded_or_not_by_its_own_configuration() {
+    for guarded in [[true, false], [false, true]] {
+        let node = trusting();
+        let both = pod("both");
+        let mut configs = [node.config(), node.config()];
+        configs[1]["name"] = json!("second");
+        configs[1]["ipam"]["ranges"] = json!(["10.245.1.0/24"]);
+        configs[1]["ipam"]["routes"] = json!([]);
+        let names = ["eth0", "net1"];
+        let call = |verb: &str, index: usize, config: &Value| {
+            let mut process = node.command(verb, "c1", &path(&both));
+            process.env("CNI_IFNAME", names[index]);
+            run(process, config)
+        };
+        let results = [0, 1].map(|index| {
+            configs[index]["antiSpoofing"] = json!(guarded[index]);
+            call("ADD", index, &configs[index]).ok()
+        });
+        let check = |index: usize| {
+            let mut config = configs[index].clone();
+            config["prevResult"] = results[index].clone();
+            call("CHECK", index, &config).ok();
+        };
+        for index in [0, 1] {
+            check(index);
+        }
+        // Called again, in the other order.
+        for index in [1, 0] {
+            call("ADD", index, &configs[index]).ok();
+        }
+        for index in [0, 1] {
+            check(index);
+        }
+        let (own, other) = (address(&results[0], 0), address(&results[1], 0));
+        let lie = FALSE[0].parse().unwrap();
+        give(&both, "eth0", FALSE[0]);
+        let expected = match guarded[0] {
+            true => vec![other, own],
+            false => vec![lie, other, own],
+        };
+        assert_eq!(heard(&node, &both, 0, &[lie, other, own]), expected);
+        // A record from before there was such a setting: no rules stand for it either.
+        let free = usize::from(guarded[0]);
+        let record = node
+            .record("c1")
+            .with_file_name(format!("c1-{}.json", names[free]));
+        let mut text: Value =
+            serde_json::from_str(&std::fs::read_to_string(&record).unwrap()).unwrap();
+        text.as_object_mut()
+            .unwrap()
+            .remove("antiSpoofing")
+            .unwrap();
+        std::fs::write(&record, text.to_string()).unwrap();
+        for index in [0, 1] {
+            check(index);
+        }
+        for index in [0, 1] {
+            call("DEL", index, &configs[index]).ok();
+        }
+        node.assert_clean();
+    }
+}
+
+#[test]
 fn the_addresses_that_plugins_before_gave_are_the_pods() {
     let node = trusting();
     let pod = pod("pod");

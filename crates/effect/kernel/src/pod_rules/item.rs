@@ -158,11 +158,9 @@ pub(super) fn elements(rules: &PodRules, place: Place) -> BTreeSet<Item> {
         let all = own.iter().chain(&others);
         items.extend(all.map(|address| source(&rules.link, *address)));
     }
-    if rules.is_guarded {
-        let others = rules.other_links.iter();
-        for other in others.filter(|other| place.tells(other.is_port)) {
-            items.extend(own.iter().map(|address| source(&other.link, *address)));
-        }
+    let others = rules.other_links.iter();
+    for other in others.filter(|other| other.is_guarded && place.tells(other.is_port)) {
+        items.extend(own.iter().map(|address| source(&other.link, *address)));
     }
     if let (Some(ranges), Place::Routed(family)) = (&rules.masquerade_beyond, place) {
         for address in own {
