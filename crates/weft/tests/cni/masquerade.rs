@@ -140,6 +140,13 @@ fn without_ranges_the_networks_own_are_left_out_and_what_is_no_range_is_refused(
         let (_, message) = node.call("ADD", "c9", &path(&pods[0]), &config).error();
         assert!(message.starts_with(words), "{message}");
     }
+    for of in [json!(false), json!(null)] {
+        let mut config = masquerading(&node);
+        config["ipMasq"] = of;
+        let (_, message) = node.call("ADD", "c9", &path(&pods[0]), &config).error();
+        let words = "clusterCIDRs: says where ipMasq ends";
+        assert!(message.starts_with(words), "{message}");
+    }
 }
 
 #[test]

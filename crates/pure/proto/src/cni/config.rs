@@ -255,6 +255,12 @@ fn masquerade_beyond(fields: &mut Fields<'_>, ipam: &Ipam) -> Result<Option<Vec<
         ranges.push(range.trunc());
     }
     if fields.take_bool("ipMasq")? != Some(true) {
+        if !ranges.is_empty() {
+            return Err(invalid(
+                "clusterCIDRs",
+                "says where ipMasq ends, and ipMasq is not true: set it, or leave clusterCIDRs out",
+            ));
+        }
         return Ok(None);
     }
     if ranges.is_empty() {
