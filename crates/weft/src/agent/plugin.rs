@@ -49,33 +49,44 @@ impl Directories {
     pub(crate) fn install_binary(&self) -> Result<()> {
         let source = std::env::current_exe().context("the path of weft's own binary")?;
         let target = self.binary();
-        if same_file(&source, &target) {
-            return self.install_loopback();
-        }
         fs::create_dir_all(&self.binaries)
             .with_context(|| format!("CNI plugin directory {}", self.binaries.display()))?;
-        // A runtime may be executing the old file: replace it by name, never in place.
-        let fresh = self.binaries.join(".weft.new");
-        copy_with_time(&source, &fresh)
-            .and_then(|()| fs::rename(&fresh, &target))
-            .with_context(|| format!("CNI plugin {}", target.display()))?;
-        self.install_loopback()
+        // First, while the plugin that is there tells whether it is its like.
+        self.install_loopback(&source)?;
+        if same_file(&source, &target) {
+            return Ok(());
+        }
+        self.replace(&source, PLUGIN)
     }
 
-    /// And the plugin `loopback`, which most runtimes call for each pod, where there is none.
-    fn install_loopback(&self) -> Result<()> {
-        let link = self.binaries.join(LOOPBACK);
-        match std::os::unix::fs::symlink(PLUGIN, &link) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            made => made.with_context(|| format!("CNI plugin {}", link.display())),
+    /// And the plugin `loopback`, which most runtimes call for each pod, where there is none but
+    /// weft. A file of its own: other plugins' installers write theirs into what has that name,
+    /// through a link too.
+    fn install_loopback(&self, source: &Path) -> Result<()> {
+        let loopback = self.binaries.join(LOOPBACK);
+        let is_there = fs::symlink_metadata(&loopback).is_ok();
+        let is_current = same_file(source, &loopback);
+        let is_another = is_there && !is_current && self.own_loopback().is_none();
+        if is_another || is_current && !same_inode(&self.binary(), &loopback) {
+            return Ok(());
         }
+        self.replace(source, LOOPBACK)
+    }
+
+    /// A runtime may be executing the old file: it is replaced by name, never in place.
+    fn replace(&self, source: &Path, name: &str) -> Result<()> {
+        let target = self.binaries.join(name);
+        let fresh = self.binaries.join(format!(".{name}.new"));
+        copy_with_time(source, &fresh)
+            .and_then(|()| fs::rename(&fresh, &target))
+            .with_context(|| format!("CNI plugin {}", target.display()))
     }
 
     /// The plugin `loopback`, if it is weft.
     pub(crate) fn own_loopback(&self) -> Option<PathBuf> {
-        let link = self.binaries.join(LOOPBACK);
-        let leads = fs::read_link(&link).ok()?;
-        (leads == Path::new(PLUGIN)).then_some(link)
+        let loopback = self.binaries.join(LOOPBACK);
+        let is_link = fs::read_link(&loopback).is_ok_and(|leads| leads == Path::new(PLUGIN));
+        (is_link || same_file(&self.binary(), &loopback)).then_some(loopback)
     }
 
     /// The plugin's file.
@@ -184,11 +195,21 @@ fn copy_with_time(source: &Path, target: &Path) -> std::io::Result<()> {
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
-    let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else {
-        return false;
+    let same_time = match (fs::metadata(a), fs::metadata(b)) {
+        (Ok(a), Ok(b)) => {
+            a.len() == b.len() && a.mtime() == b.mtime() && a.mtime_nsec() == b.mtime_nsec()
+        }
+        (Err(_), _) | (_, Err(_)) => false,
     };
-    let same_inode = a.dev() == b.dev() && a.ino() == b.ino();
-    same_inode || (a.len() == b.len() && a.mtime() == b.mtime() && a.mtime_nsec() == b.mtime_nsec())
+    same_time || same_inode(a, b)
+}
+
+/// Whether two names are of one file.
+fn same_inode(a: &Path, b: &Path) -> bool {
+    match (fs::metadata(a), fs::metadata(b)) {
+        (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +287,46 @@ mod tests {
         );
         directories.install_binary().unwrap();
         assert_eq!(fs::metadata(&installed).unwrap().ino(), first.ino());
-        assert_eq!(fs::read_dir(&directories.binaries).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&directories.binaries).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_written_into_loopback_is_not_written_into_weft() {
+        let folder = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            binaries: folder.path().join("bin"),
+            configurations: folder.path().join("net.d"),
+        };
+        let loopback = directories.binaries.join("loopback");
+        fs::create_dir_all(&directories.binaries).unwrap();
+        // As earlier versions had it.
+        std::os::unix::fs::symlink("weft", &loopback).unwrap();
+        for _again in 0..2 {
+            directories.install_binary().unwrap();
+            assert_eq!(directories.own_loopback().as_ref(), Some(&loopback));
+        }
+        assert_eq!(fs::read_dir(&directories.binaries).unwrap().count(), 2);
+        let before = fs::read(directories.binary()).unwrap();
+        fs::write(&loopback, "another plugin").unwrap();
+        assert!(fs::read(directories.binary()).unwrap() == before);
+        directories.install_binary().unwrap();
+        assert_eq!(fs::read_to_string(&loopback).unwrap(), "another plugin");
+        assert_eq!(directories.own_loopback(), None);
+    }
+
+    #[test]
+    fn an_earlier_versions_loopback_is_replaced_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            binaries: folder.path().join("bin"),
+            configurations: folder.path().join("net.d"),
+        };
+        fs::create_dir_all(&directories.binaries).unwrap();
+        let loopback = directories.binaries.join("loopback");
+        fs::write(directories.binary(), "earlier").unwrap();
+        copy_with_time(&directories.binary(), &loopback).unwrap();
+        directories.install_binary().unwrap();
+        let source = std::env::current_exe().unwrap();
+        assert!(same_file(&source, &loopback) && same_file(&source, &directories.binary()));
     }
 }
