@@ -2,7 +2,7 @@
 //!
 //! The interface is gRPC on a Unix socket. A call here is one unary exchange over HTTP/2; messages
 //! are written and read by field number ([`Message`], [`Fields`]), because of the interface's
-//! hundred types three numbers are needed.
+//! hundred types two numbers are needed.
 //!
 //! Source: kubernetes/cri-api `pkg/apis/runtime/v1/api.proto`, grpc/grpc `doc/PROTOCOL-HTTP2.md`.
 
@@ -14,20 +14,17 @@ pub use wire::{Fields, Message, Value};
 
 /// All pods.
 const LIST: &str = "runtime.v1.RuntimeService/ListPodSandbox";
-/// `PodSandboxState.SANDBOX_READY`.
-const READY: u64 = 0;
 
 /// A pod as its runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
     /// What CNI calls the container's id.
     pub id: String,
-    /// Whether it runs. One that does not has still to be removed, and DEL comes by then.
-    pub is_ready: bool,
 }
 
 impl Runtime {
-    /// Every pod that the runtime knows, running or not.
+    /// Every pod that the runtime knows, running or not: one that does not has still to be
+    /// removed, and DEL comes by then.
     ///
     /// # Errors
     /// [`Error`] if the runtime does not answer, or not as the interface says.
@@ -51,18 +48,13 @@ fn sandboxes(answer: &[u8]) -> Option<Vec<Sandbox>> {
 
 /// `PodSandbox`.
 fn sandbox(item: &[u8]) -> Option<Sandbox> {
-    let mut sandbox = Sandbox {
-        id: String::new(),
-        is_ready: true,
-    };
+    let mut id = String::new();
     for field in Fields::of(item) {
-        match field? {
-            (1, Value::Bytes(id)) => sandbox.id = String::from_utf8(id.to_vec()).ok()?,
-            (3, Value::Number(state)) => sandbox.is_ready = state == READY,
-            (_, Value::Bytes(_) | Value::Number(_)) => {}
+        if let (1, Value::Bytes(text)) = field? {
+            id = String::from_utf8(text.to_vec()).ok()?;
         }
     }
-    Some(sandbox)
+    Some(Sandbox { id })
 }
 
 #[cfg(test)]
@@ -74,14 +66,8 @@ mod tests {
         // As protobuf's text format says: items {id: "a" metadata {name: "p"}}
         // items {id: "b" state: 1 created_at: 300}.
         let answer = b"\x0a\x08\x0a\x01a\x12\x03\x0a\x01p\x0a\x08\x0a\x01b\x18\x01\x20\xac\x02";
-        let told = |id: &str, is_ready| Sandbox {
-            id: id.to_owned(),
-            is_ready,
-        };
-        assert_eq!(
-            sandboxes(answer).unwrap(),
-            [told("a", true), told("b", false)]
-        );
+        let told = |id: &str| Sandbox { id: id.to_owned() };
+        assert_eq!(sandboxes(answer).unwrap(), [told("a"), told("b")]);
         assert_eq!(sandboxes(b"").unwrap(), []);
         for end in [1, 5, answer.len() - 1] {
             assert_eq!(sandboxes(&answer[..end]), None, "{end}");

@@ -15,7 +15,7 @@ pub(super) fn answer(request: &Loopback) -> Result<String, Error> {
             let (mut inside, link) = device(netns)?;
             inside
                 .set_up(link.index)
-                .map_err(|error| failed(netns, &error))?;
+                .map_err(|error| failed("switch lo on", netns, &error))?;
             Ok(request.answer().to_json(request.version))
         }
         Command::Check => match device(netns)? {
@@ -32,17 +32,15 @@ pub(super) fn answer(request: &Loopback) -> Result<String, Error> {
 
 fn device(netns: &str) -> Result<(Conversation, Link), Error> {
     let namespace = open_namespace(netns)?;
-    let mut inside =
-        Conversation::in_namespace(namespace.as_fd()).map_err(|error| failed(netns, &error))?;
-    let link = inside
-        .link_by_name("lo")
-        .map_err(|error| failed(netns, &error))?;
+    let failed = |error| failed("look at lo", netns, &error);
+    let mut inside = Conversation::in_namespace(namespace.as_fd()).map_err(failed)?;
+    let link = inside.link_by_name("lo").map_err(failed)?;
     Ok((inside, link))
 }
 
-fn failed(netns: &str, error: &dyn std::error::Error) -> Error {
+fn failed(what: &str, netns: &str, error: &dyn std::error::Error) -> Error {
     Error::new(
         Code::Kernel,
-        format!("cannot switch lo on in {netns}: {}", chain(error)),
+        format!("cannot {what} in {netns}: {}", chain(error)),
     )
 }
