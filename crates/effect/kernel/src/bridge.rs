@@ -153,8 +153,8 @@ fn finish(
             },
         );
     }
+    prepare(bridge)?;
     if !found.up {
-        prepare(bridge)?;
         batch.set_link(
             found.index,
             LinkChange {
@@ -239,16 +239,18 @@ fn create(host: &mut Conversation, bridge: &Bridge) -> Result<Link, Error> {
     }
 }
 
-/// Before it is up: no pod tells the node, by a router advertisement, where to send.
+/// Before it is up: no pod tells the node, by a router advertisement, where to send. It could on a
+/// bridge of IPv4 too, which has IPv6 unless the node has none.
 fn prepare(bridge: &Bridge) -> Result<(), Error> {
-    if bridge.addresses.iter().all(|net| net.addr().is_ipv4()) {
-        return Ok(());
-    }
     let scope = Scope::Link(&bridge.name);
-    for setting in [
-        Setting::Ipv6Disabled(scope, false),
-        Setting::AcceptRouterAdvertisements(scope, 0),
-    ] {
+    let mut settings = Vec::new();
+    if bridge.addresses.iter().any(|net| net.addr().is_ipv6()) {
+        settings.push(Setting::Ipv6Disabled(scope, false));
+    }
+    if sysctl::has_ipv6() {
+        settings.push(Setting::AcceptRouterAdvertisements(scope, 0));
+    }
+    for setting in settings {
         sysctl::set(setting).map_err(|source| Error::Setting {
             bridge: bridge.name.clone(),
             source,

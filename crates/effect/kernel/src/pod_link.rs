@@ -73,6 +73,14 @@ pub enum Error {
         /// Why.
         source: sysctl::Error,
     },
+    /// A setting of the node's end could not be changed.
+    #[error("link {link}: cannot prepare it")]
+    HostSetting {
+        /// The node's end.
+        link: Arc<str>,
+        /// Why.
+        source: sysctl::Error,
+    },
     /// The bridge can't be had.
     #[error(transparent)]
     Bridge(#[from] bridge::Error),
@@ -91,8 +99,7 @@ pub enum Error {
 }
 
 /// Makes a pod's link. `interface` is the pod's end's name in `pod`, the pod's network
-/// namespace; `host` is a conversation about the node's. For a bridge the calling thread is in
-/// the node's namespace too.
+/// namespace; `host` is a conversation about the node's, which the calling thread is in.
 ///
 /// # Errors
 /// See [`Error`]. Nothing is left of a link that could not be made whole.
@@ -122,6 +129,7 @@ pub fn set_up(
         })
         .map_err(on_host("make the pair"))?;
     let finished = finish_pod(&mut inside, pod, interface, link).and_then(|pod_index| {
+        ignore_routers(link)?;
         host.run_all(&host_steps(&made, link))
             .map_err(on_host("configure the node's end"))?;
         Ok(pod_index)
@@ -295,20 +303,11 @@ fn finish_pod(
     link: &PodLink,
 ) -> Result<u32, Error> {
     let in_pod = in_pod(interface);
-    if pod_addresses(link).any(|address| address.is_ipv6()) {
-        let scope = Scope::Link(interface);
-        // Some runtimes make namespaces in which devices start without IPv6. And on a bridge
-        // any pod could say that it is the router.
-        let bridged = link.bridge.as_ref();
-        let settings = [Setting::Ipv6Disabled(scope, false)]
-            .into_iter()
-            .chain(bridged.map(|_| Setting::AcceptRouterAdvertisements(scope, 0)));
-        for setting in settings {
-            sysctl::set_in(pod, setting).map_err(|source| Error::Setting {
-                interface: interface.to_owned(),
-                source,
-            })?;
-        }
+    for setting in pod_settings(interface, link) {
+        sysctl::set_in(pod, setting).map_err(|source| Error::Setting {
+            interface: interface.to_owned(),
+            source,
+        })?;
     }
     let index = inside
         .link_by_name(interface)
@@ -334,6 +333,35 @@ fn finish_pod(
         .run_all(&batch)
         .map_err(in_pod("configure the pod's end"))?;
     Ok(index)
+}
+
+/// Some runtimes make namespaces in which devices start without IPv6. And on a bridge any pod
+/// could say that it is the router, in a family that the network has no range of too.
+fn pod_settings<'a>(interface: &'a str, link: &PodLink) -> Vec<Setting<'a>> {
+    let scope = Scope::Link(interface);
+    let mut settings = Vec::new();
+    if pod_addresses(link).any(|address| address.is_ipv6()) {
+        settings.push(Setting::Ipv6Disabled(scope, false));
+    }
+    if link.bridge.is_some() && sysctl::has_ipv6() {
+        settings.push(Setting::AcceptRouterAdvertisements(scope, 0));
+    }
+    settings
+}
+
+/// No pod tells the node, by a router advertisement, where to send. A port of a bridge hears none:
+/// the bridge does.
+fn ignore_routers(link: &PodLink) -> Result<(), Error> {
+    if link.bridge.is_some() || !sysctl::has_ipv6() {
+        return Ok(());
+    }
+    let setting = Setting::AcceptRouterAdvertisements(Scope::Link(&link.host_name), 0);
+    sysctl::set(setting)
+        .map(drop)
+        .map_err(|source| Error::HostSetting {
+            link: link.host_name.clone(),
+            source,
+        })
 }
 
 /// No route to the address's network, and no search for duplicates: the address is

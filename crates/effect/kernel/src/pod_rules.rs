@@ -1,9 +1,10 @@
 //! What pods may send, and as whom they leave the cluster: a table in each family.
 //!
 //! ```text
-//! -300 prerouting    iifname . saddr @sources                            accept
+//! -300 prerouting    what only routers say, iifname @links               counted, dropped
+//!                    iifname . saddr @sources                            accept
 //!                    0.0.0.0 asks for an address (DHCP)                  accept
-//!                    fe80::/10, and ICMPv6 from ::                       accept
+//!                    fe80::/10; from :: a search for duplicates, MLD     accept
 //!                    iifname @links                                      counted, dropped
 //!  101 postrouting   to a group of hosts                                 accept
 //!                    saddr @leaving, saddr . daddr not @inside           masquerade
@@ -16,7 +17,10 @@
 //! the bridge hands it on or the node takes it:
 //!
 //! ```text
-//! -300 prerouting    iifname . saddr @sources, or @sources-v6            accept
+//! -300 prerouting    what only routers say, iifname @links               counted, dropped
+//!                    a neighbour's answer, iifname . the target neither
+//!                    @sources-v6 nor fe80::/10, iifname @links           counted, dropped
+//!                    iifname . saddr @sources, or @sources-v6            accept
 //!                    iifname . the sender of ARP @sources, or nobody     accept
 //!                    the same exceptions                                 accept
 //!                    iifname @links                                      counted, dropped

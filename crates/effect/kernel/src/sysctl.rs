@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use weft_sys::namespace;
 
@@ -158,6 +159,12 @@ pub fn set(setting: Setting<'_>) -> Result<bool, Error> {
     }
     fs::write(path(setting), setting.value().to_string()).map_err(file("set", setting))?;
     Ok(true)
+}
+
+/// Whether the kernel speaks IPv6; started without it, there are no settings about it.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// As [`set`], in the network namespace that `namespace` refers to.

@@ -7,13 +7,13 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use weft_desired::PodLink;
-use weft_kernel::pod_link::{self, End, Error};
+use weft_kernel::pod_link::{self, End, Error, Standing};
 use weft_kernel::sysctl::{self, Scope, Setting};
 use weft_sys::namespace;
 use weft_sys::rtnl::{
@@ -26,6 +26,22 @@ const DEADLINE: Duration = Duration::from_secs(5);
 struct Node {
     namespace: OwnedFd,
     conversation: Conversation,
+}
+
+impl Node {
+    /// A pod's link, made from within the node.
+    fn set_up(
+        &mut self,
+        pod: BorrowedFd<'_>,
+        interface: &str,
+        link: &PodLink,
+    ) -> Result<Standing, Error> {
+        let host = &mut self.conversation;
+        namespace::in_net(self.namespace.as_fd(), || {
+            pod_link::set_up(host, pod, interface, link)
+        })
+        .unwrap()
+    }
 }
 
 /// A node's namespace: a router that has its own addresses on `eth0`.
@@ -120,7 +136,7 @@ fn node_and_pods_reach_each_other_at_once_with_their_own_addresses() {
             let namespace = namespace::new_net().unwrap();
             let link = link(number);
             let pod = namespace.as_fd();
-            let made = pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap();
+            let made = node.set_up(pod, "eth0", &link).unwrap();
             assert_eq!(made.pod_mac.0, link.pod_mac);
             (namespace, link)
         })
@@ -140,6 +156,9 @@ fn node_and_pods_reach_each_other_at_once_with_their_own_addresses() {
         let pod = namespace.as_fd();
         let deviations = pod_link::check(&mut node.conversation, pod, "eth0", link).unwrap();
         assert_eq!(deviations, vec![]);
+        let setting = Setting::AcceptRouterAdvertisements(Scope::Link(&link.host_name), 0);
+        let holds = namespace::in_net(node.namespace.as_fd(), || sysctl::holds(setting));
+        assert!(holds.unwrap().unwrap());
     }
     assert_eq!(pod_link::list(&mut node.conversation).unwrap().len(), 2);
 }
@@ -154,7 +173,7 @@ fn a_link_of_one_family_has_nothing_of_the_other() {
         link.addresses = vec![link.addresses[family]];
         link.gateways = vec![link.gateways[family]];
         link.node_addresses = vec![link.node_addresses[family]];
-        pod_link::set_up(&mut node.conversation, pod, "net1", &link).unwrap();
+        node.set_up(pod, "net1", &link).unwrap();
         assert_eq!(
             connect(&node.namespace, &namespace, link.addresses[0].addr()),
             link.node_addresses[0]
@@ -174,7 +193,7 @@ fn a_namespace_that_starts_without_ipv6_gets_it_on_the_pods_link() {
     let pod = namespace.as_fd();
     sysctl::set_in(pod, Setting::Ipv6Disabled(Scope::Default, true)).unwrap();
     let link = link(7);
-    pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap();
+    node.set_up(pod, "eth0", &link).unwrap();
     connect(&node.namespace, &namespace, link.addresses[1].addr());
 }
 
@@ -185,7 +204,7 @@ fn tearing_down_leaves_nothing_and_may_be_repeated() {
     let namespace = namespace::new_net().unwrap();
     let pod = namespace.as_fd();
     let link = link(7);
-    pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap();
+    node.set_up(pod, "eth0", &link).unwrap();
     assert_ne!(snapshot(&mut node.conversation), before);
     assert!(pod_link::tear_down(&mut node.conversation, &link.host_name).unwrap());
     assert!(!pod_link::tear_down(&mut node.conversation, &link.host_name).unwrap());
@@ -197,7 +216,7 @@ fn tearing_down_leaves_nothing_and_may_be_repeated() {
         connect(&node.namespace, &node.namespace, address.parse().unwrap());
     }
     // And the same pod can come again.
-    pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap();
+    node.set_up(pod, "eth0", &link).unwrap();
 }
 
 #[test]
@@ -212,7 +231,7 @@ fn what_fails_half_way_is_undone() {
     let taken = RouteSpec::new(link.addresses[1], NextHop::Link { device: eth0 }, 4);
     node.conversation.add_route(&taken).unwrap();
     let before = snapshot(&mut node.conversation);
-    let error = pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap_err();
+    let error = node.set_up(pod, "eth0", &link).unwrap_err();
     let Error::Host { source, .. } = error else {
         panic!("{error}");
     };
@@ -228,14 +247,14 @@ fn what_fails_half_way_is_undone() {
     let mut odd = link.clone();
     odd.addresses[1] = "ff02::7/128".parse().unwrap();
     let before = snapshot(&mut node.conversation);
-    let error = pod_link::set_up(&mut node.conversation, pod, "eth0", &odd).unwrap_err();
+    let error = node.set_up(pod, "eth0", &odd).unwrap_err();
     assert!(matches!(error, Error::Pod { .. }), "{error}");
     assert_eq!(snapshot(&mut node.conversation), before);
 
     // The first: the interface's name is taken in the pod.
     let mut inside = Conversation::in_namespace(pod).unwrap();
     inside.add_veth(VethSpec::new("eth0", "other")).unwrap();
-    let error = pod_link::set_up(&mut node.conversation, pod, "eth0", &link).unwrap_err();
+    let error = node.set_up(pod, "eth0", &link).unwrap_err();
     assert!(matches!(error, Error::Host { .. }), "{error}");
     assert_eq!(snapshot(&mut node.conversation), before);
     assert!(inside.find_link("eth0").unwrap().is_some());
@@ -265,8 +284,8 @@ fn a_check_names_everything_that_is_not_as_it_was_made() {
     let namespace = namespace::new_net().unwrap();
     let pod = namespace.as_fd();
     let link = link(7);
+    let made = node.set_up(pod, "eth0", &link).unwrap();
     let host = &mut node.conversation;
-    let made = pod_link::set_up(host, pod, "eth0", &link).unwrap();
     let mut inside = Conversation::in_namespace(pod).unwrap();
 
     host.delete_neighbour(made.host_index, link.addresses[0].addr())

@@ -130,6 +130,7 @@ fn remove(host: &mut Conversation, name: &str) -> Result<(), Error> {
             error @ (pod_link::Error::Host { .. }
             | pod_link::Error::Pod { .. }
             | pod_link::Error::Bridge(_)
+            | pod_link::Error::HostSetting { .. }
             | pod_link::Error::Setting { .. }),
         ) => Err(failed(&error)),
     }
@@ -141,6 +142,7 @@ fn is_taken(error: &pod_link::Error) -> bool {
             source.is_exists()
         }
         pod_link::Error::Setting { .. }
+        | pod_link::Error::HostSetting { .. }
         | pod_link::Error::Bridge(_)
         | pod_link::Error::Foreign { .. } => false,
     }

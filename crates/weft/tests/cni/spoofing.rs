@@ -1,6 +1,6 @@
 //! What a pod may send: from its own addresses alone.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
@@ -411,4 +411,100 @@ fn on_a_bridge_the_port_tells_whose_a_packet_is() {
         let both = [lie.parse().unwrap(), address(&result, family)];
         assert_eq!(heard(&node, &other, family, &both), both);
     }
+}
+
+/// ICMPv6 in an Ethernet frame to all of the link. Nobody looks at its checksum before it is
+/// taken.
+fn icmpv6(mac: &str, source: &str, kind: u8, target: &str) -> String {
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+    frame.extend(
+        mac.split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap()),
+    );
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+    frame.extend(source.parse::<Ipv6Addr>().unwrap().octets());
+    frame.extend("ff02::1".parse::<Ipv6Addr>().unwrap().octets());
+    frame.extend([kind, 0, 0, 0, 0x20, 0, 0, 0]);
+    frame.extend(target.parse::<Ipv6Addr>().unwrap().octets());
+    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn send(pod: &Namespace, frame: &str) {
+    let program = "import socket, sys\n\
+                   s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+                   s.bind(('eth0', 0))\n\
+                   s.send(bytes.fromhex(sys.argv[1]))";
+    pod.output("python3", ["-c", program, frame]).unwrap();
+}
+
+/// How many of these frames are dropped; the last one is.
+fn dropped_of(node: &Node, pod: &Namespace, frames: &[String], expected: u64) {
+    let before = dropped(node);
+    for frame in frames {
+        send(pod, frame);
+    }
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while dropped(node) < before + expected && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert_eq!(dropped(node), before + expected);
+}
+
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+
+#[test]
+fn no_pod_says_that_it_is_the_router() {
+    for node in [trusting(), trust(Node::bridged(DUAL))] {
+        let liar = pod("liar");
+        let result = node.add("c1", &liar).ok();
+        let inside = result["interfaces"].as_array().unwrap().last().unwrap();
+        let mac = inside["mac"].as_str().unwrap();
+        let own = address(&result, 1).to_string();
+        let search = icmpv6(mac, "fe80::77", NEIGHBOUR_SOLICITATION, &own);
+        for source in ["fe80::77", &own] {
+            let lies =
+                [ROUTER_ADVERTISEMENT, REDIRECT].map(|kind| icmpv6(mac, source, kind, "fe80::77"));
+            let frames = [&[search.clone()], lies.as_slice()].concat();
+            dropped_of(&node, &liar, &frames, 2);
+        }
+        let host = result["interfaces"].as_array().unwrap()[0]["name"].clone();
+        let key = format!("net/ipv6/conf/{}/accept_ra", host.as_str().unwrap());
+        assert_eq!(node.namespace.sysctl(&key).unwrap().trim(), "0");
+    }
+}
+
+#[test]
+fn on_a_bridge_of_ipv4_too_no_router_is_believed() {
+    let node = Node::bridged(&DUAL[..1]);
+    let pod = pod("pod");
+    node.add("c1", &pod).ok();
+    for (place, device) in [(&node.namespace, "cni0"), (&pod, "eth0")] {
+        let key = format!("net/ipv6/conf/{device}/accept_ra");
+        assert_eq!(place.sysctl(&key).unwrap().trim(), "0", "{device}");
+    }
+}
+
+#[test]
+fn on_a_bridge_a_pod_answers_for_its_own_addresses_alone() {
+    let node = trust(Node::bridged(DUAL));
+    let (liar, other) = (pod("liar"), pod("other"));
+    let result = node.add("c1", &liar).ok();
+    let there = address(&node.add("c2", &other).ok(), 1).to_string();
+    let mac = result["interfaces"][2]["mac"].as_str().unwrap();
+    let own = address(&result, 1).to_string();
+    let answer = |source: &str, target: &str| icmpv6(mac, source, NEIGHBOUR_ADVERTISEMENT, target);
+    let frames = [
+        answer(&own, &own),
+        answer("fe80::77", &own),
+        answer("fe80::77", "fe80::77"),
+        icmpv6(mac, "::", NEIGHBOUR_SOLICITATION, &own),
+        answer(&own, &there),
+        answer("fe80::77", &there),
+        answer("::", &own),
+        answer("::", "fe80::77"),
+    ];
+    dropped_of(&node, &liar, &frames, 4);
 }

@@ -36,6 +36,11 @@ fn routed(family: IpFamily) -> PluginTable {
 
     let hook = Hook::Prerouting;
     table.chain(OF_PODS, ChainKind::Filter, hook, BEFORE_CONNTRACK);
+    if family == IpFamily::V6 {
+        for speaks in speaks_as_router() {
+            table.rule(OF_PODS, [speaks, foreign()].concat());
+        }
+    }
     let known = vec![
         link(),
         table.source(ADDRESS),
@@ -71,7 +76,6 @@ fn routed(family: IpFamily) -> PluginTable {
 fn bridged() -> PluginTable {
     // Where ARP has the sender's address (RFC 826, for Ethernet and IPv4).
     const SENDER: u32 = 14;
-    const ETH_P_ARP: u16 = 0x0806;
     let mut table = PluginTable::new(Family::Bridge, mark::POD_RULES);
     table.set(LINKS, &[DataType::InterfaceName], &[]);
     for (set, family) in [(SOURCES, IpFamily::V4), (SOURCES_V6, IpFamily::V6)] {
@@ -79,12 +83,18 @@ fn bridged() -> PluginTable {
     }
     let hook = Hook::Prerouting;
     table.chain(OF_PODS, ChainKind::Filter, hook, BEFORE_CONNTRACK);
+    let lies = speaks_as_router()
+        .into_iter()
+        .chain([answers_for_another()]);
+    for lie in lies {
+        table.rule(OF_PODS, [ether_type(ETH_P_IPV6), lie, foreign()].concat());
+    }
     let mut accepted = Vec::new();
     for (set, family) in [(SOURCES, IpFamily::V4), (SOURCES_V6, IpFamily::V6)] {
         let known = vec![link(), source(family, ADDRESS), lookup(set, false)];
         let is_family = ether_type(match family {
-            IpFamily::V4 => 0x0800,
-            IpFamily::V6 => 0x86dd,
+            IpFamily::V4 => ETH_P_IP,
+            IpFamily::V6 => ETH_P_IPV6,
         });
         accepted.push([is_family.clone(), known].concat());
         let exceptions = exceptions(family).into_iter();
@@ -132,6 +142,11 @@ fn foreign() -> Vec<Expression> {
     ]
 }
 
+// `include/uapi/linux/if_ether.h`.
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+
 fn ether_type(number: u16) -> Vec<Expression> {
     vec![
         Expression::Payload {
@@ -148,7 +163,11 @@ fn ether_type(number: u16) -> Vec<Expression> {
 fn exceptions(family: IpFamily) -> Vec<Vec<Expression>> {
     match family {
         IpFamily::V4 => vec![asks_for_an_address()],
-        IpFamily::V6 => vec![link_local(), speaks_to_neighbours()],
+        IpFamily::V6 => {
+            let mut exceptions = speaks_without_an_address();
+            exceptions.push(link_local());
+            exceptions
+        }
     }
 }
 
@@ -166,27 +185,78 @@ fn asks_for_an_address() -> Vec<Expression> {
 /// The addresses of a link are nobody's beyond it, and a router hands none of them on (RFC 4291,
 /// section 2.5.6). A pod that has them needs them to find its neighbours.
 fn link_local() -> Vec<Expression> {
-    let mut prefix = vec![0; 16];
-    prefix[..2].copy_from_slice(&[0xfe, 0x80]);
+    is_link_local(source_v6(), BitOperation::Equal)
+}
+
+/// Compares the first bits of the address that is loaded into word 0 with fe80::/10.
+fn is_link_local(address: Expression, operation: BitOperation) -> Vec<Expression> {
+    let mut value = vec![0; 16];
+    value[..2].copy_from_slice(&[0xfe, 0x80]);
     let mut mask = vec![0; 16];
     mask[..2].copy_from_slice(&[0xff, 0xc0]);
     vec![
-        source_v6(),
+        address,
         Expression::Bitwise {
             from: Register::word(0),
             into: Register::word(0),
             mask,
             xor: vec![0; 16],
         },
-        equals(prefix),
+        Expression::Compare {
+            from: Register::word(0),
+            operation,
+            value,
+        },
     ]
 }
 
-/// The search for duplicates comes from an address that is none (RFC 4862, section 5.4.2).
-fn speaks_to_neighbours() -> Vec<Expression> {
+/// The search for duplicates, and reports of groups while it is on, come from an address that is
+/// none (RFC 4862, section 5.4.2; RFC 3590, section 4).
+fn speaks_without_an_address() -> Vec<Vec<Expression>> {
+    const NEIGHBOUR_SOLICITATION: u8 = 135;
+    // Of both versions (RFC 2710, section 3.1; RFC 3810, section 5.2).
+    const REPORTS_OF_GROUPS: [u8; 3] = [131, 132, 143];
+    let types = REPORTS_OF_GROUPS
+        .into_iter()
+        .chain([NEIGHBOUR_SOLICITATION]);
+    let rule = |kind| [source_is(SOURCE_V6, vec![0; 16]), icmpv6_is(kind)].concat();
+    types.map(rule).collect()
+}
+
+/// What only routers say, whatever the address they say it from: advertisements of themselves,
+/// and redirects (RFC 4861, sections 4.2 and 4.5). The pods' router is the node.
+fn speaks_as_router() -> Vec<Vec<Expression>> {
+    const ADVERTISEMENT: u8 = 134;
+    const REDIRECT: u8 = 137;
+    [ADVERTISEMENT, REDIRECT].map(icmpv6_is).to_vec()
+}
+
+/// An answer about an address that is not the port's: what a false sender is in ARP (RFC 4861,
+/// section 4.4).
+fn answers_for_another() -> Vec<Expression> {
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    let target = |into| Expression::Payload {
+        base: PayloadBase::Transport,
+        offset: 8,
+        length: 16,
+        into: Register::word(into),
+    };
+    let mut rule = icmpv6_is(NEIGHBOUR_ADVERTISEMENT);
+    rule.extend(is_link_local(target(0), BitOperation::NotEqual));
+    rule.extend([link(), target(ADDRESS), lookup(SOURCES_V6, true)]);
+    rule
+}
+
+fn icmpv6_is(kind: u8) -> Vec<Expression> {
     const ICMPV6: u8 = 58;
-    let mut rule = source_is(SOURCE_V6, vec![0; 16]);
-    rule.extend(protocol_is(ICMPV6));
+    let mut rule = protocol_is(ICMPV6).to_vec();
+    rule.push(Expression::Payload {
+        base: PayloadBase::Transport,
+        offset: 0,
+        length: 1,
+        into: Register::word(0),
+    });
+    rule.push(equals(vec![kind]));
     rule
 }
 
