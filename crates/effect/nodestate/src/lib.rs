@@ -15,4 +15,4 @@ pub use attachments::{
 };
 pub use durable::Durability;
 pub use listing::Listing;
-pub use pool::{Adopted, Held, Pool, PoolError, Reservation, Usage};
+pub use pool::{Adopted, Held, Pool, PoolError, Release, Reservation, Usage};

@@ -15,6 +15,7 @@
 mod adoption;
 mod index;
 mod recovery;
+mod release;
 mod released;
 mod reservation;
 mod round;
@@ -37,6 +38,7 @@ use reservation::{Content, belongs_to, parse_owner};
 use round::Round;
 
 pub use adoption::Adopted;
+pub use release::Release;
 pub use reservation::Reservation;
 
 /// Without an index, so many taken addresses in a row are met by trying; then the directory is listed.
@@ -385,33 +387,6 @@ impl Pool {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(source) => Err(failed("create", &path, source)),
         }
-    }
-
-    /// What the owner holds, found by reading every reservation.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`].
-    pub fn held_by(&self, owner: &AttachmentKey) -> Result<Vec<IpAddr>, PoolError> {
-        self.held(owner, Held::Unknown)
-    }
-
-    /// Releases what the owner holds. Returns what that was.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`]; calling it again goes on.
-    pub fn release(&self, owner: &AttachmentKey, held: Held<'_>) -> Result<Vec<IpAddr>, PoolError> {
-        if !self.directory.is_dir() {
-            return Ok(Vec::new());
-        }
-        let _lock = self.lock()?;
-        if matches!(held, Held::Unknown) {
-            self.sweep_owner(owner)?;
-        }
-        let held = self.held(owner, held)?;
-        for address in &held {
-            self.give_back(*address)?;
-        }
-        Ok(held)
     }
 
     /// Whether the address is the owner's.

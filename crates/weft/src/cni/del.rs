@@ -57,31 +57,20 @@ fn remove(
 ) -> Result<(), Error> {
     let name = attachment::host_name(&digest(key));
     let is_interrupted = matches!(held, Held::Unknown);
-    // Nothing leads to an address that another pod may have next.
-    let addresses = match &held {
-        Held::Nothing => Vec::new(),
-        Held::These(addresses) => addresses.to_vec(),
-        Held::Unknown => pool.held_by(key).map_err(|error| pool_error(&error))?,
-    };
-    // What a DEL that died had released may be another's by now, with its ports.
-    let mut own = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        if !pool
-            .is_anothers(key, address)
-            .map_err(|error| pool_error(&error))?
-        {
-            own.push(address);
-        }
-    }
-    if !own.is_empty() {
-        host_port::set(key, &[], &own, &name)?;
-    }
     link::detach(&name)?;
     bandwidth::remove(key)?;
-    // After the link, which nothing may come by unseen, and before somebody else has its address.
-    pod_rules::clear(key, &name, &own)?;
-    pool.release(key, held)
+    // What a DEL before this one had released may be another's by now, with its ports and rules,
+    // or become so between a look and a write: nobody gets an address from here on.
+    let release = pool
+        .begin_release(key, held)
         .map_err(|error| pool_error(&error))?;
+    let own = release.addresses();
+    if !own.is_empty() {
+        host_port::set(key, &[], own, &name)?;
+    }
+    // After the link, which nothing may come by unseen.
+    pod_rules::clear(key, &name, own)?;
+    release.finish().map_err(|error| pool_error(&error))?;
     records.remove(key).map_err(|error| record_error(&error))?;
     if is_interrupted {
         // An ADD that died left, at worst, a file that never got its name.

@@ -1,11 +1,11 @@
 //! What a pod may send and as whom it leaves the cluster, with errors in the plugin's words.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use weft_desired::{OtherLink, PodRules, mark};
-use weft_kernel::{pod_rules, router};
+use weft_kernel::pod_rules::{self, Subjects};
+use weft_kernel::router;
 use weft_nodestate::{Attachment, Attachments};
 use weft_proto::cni::{AttachmentKey, Code, Error, InterfaceName};
 use weft_sys::rtnl::Conversation;
@@ -83,30 +83,55 @@ pub(super) fn verify(
 /// Writes what is missing of the rules about all attachments, after somebody else's hands. Says
 /// whether anything was.
 pub(crate) fn restore(records: &Attachments) -> anyhow::Result<bool> {
-    let listed = || -> anyhow::Result<Vec<Attachment>> {
-        let mut records: Vec<Attachment> = records.list()?.into_iter().flatten().collect();
-        records.retain(Attachment::is_complete);
-        Ok(records)
-    };
-    let before = listed()?;
+    let before = complete(records)?;
     let all: Vec<PodRules> = before.iter().map(|record| among(record, &before)).collect();
     if !pod_rules::restore(&all)? {
         return Ok(false);
     }
-    // A DEL may have come meanwhile, and somebody else have the address by now.
-    let after = listed()?;
-    for gone in before.iter().filter(|record| !after.contains(record)) {
-        pod_rules::clear(&gone.host_link, &gone.addresses)?;
-        let holds = |record: &&Attachment| {
-            let mut addresses = record.addresses.iter();
-            record.host_link == gone.host_link
-                || addresses.any(|address| gone.addresses.contains(address))
-        };
-        for heir in after.iter().filter(holds) {
-            pod_rules::set(&among(heir, &after))?;
-        }
-    }
+    forget_gone(records, before)?;
     Ok(true)
+}
+
+fn complete(records: &Attachments) -> anyhow::Result<Vec<Attachment>> {
+    let mut records: Vec<Attachment> = records.list()?.into_iter().flatten().collect();
+    records.retain(Attachment::is_complete);
+    Ok(records)
+}
+
+/// After rules were written by these records: a DEL may have come in between, and its rules have
+/// to go again.
+fn forget_gone(records: &Attachments, mut written: Vec<Attachment>) -> anyhow::Result<()> {
+    loop {
+        let now = complete(records)?;
+        written.retain(|record| !now.contains(record));
+        if written.is_empty() {
+            return Ok(());
+        }
+        let mut cleared = Subjects::default();
+        for gone in written {
+            pod_rules::clear(&gone.host_link, &gone.addresses)?;
+            cleared.addresses.extend(gone.addresses);
+            cleared.links.insert(gone.host_link);
+        }
+        written = set_heirs(records, &cleared)?;
+    }
+}
+
+/// Writes the rules about everybody who has one of these links or addresses: an ADD may have come
+/// with it before its rules were cleared. The records are read after that, so that an ADD that is
+/// not seen here writes its rules later. Says who they are.
+fn set_heirs(records: &Attachments, cleared: &Subjects) -> anyhow::Result<Vec<Attachment>> {
+    let all = complete(records)?;
+    let is_heir = |record: &&Attachment| {
+        let mut addresses = record.addresses.iter();
+        cleared.links.contains(&record.host_link)
+            || addresses.any(|address| cleared.addresses.contains(address))
+    };
+    let heirs: Vec<Attachment> = all.iter().filter(is_heir).cloned().collect();
+    for heir in &heirs {
+        pod_rules::set(&among(heir, &all))?;
+    }
+    Ok(heirs)
 }
 
 /// The rules about an attachment, with those of the same container found among all.
@@ -149,17 +174,21 @@ pub(super) fn sweep(records: &Attachments, sees_all: bool) -> Result<(), Error> 
             dead.addresses.retain(|address| !live.contains_key(address));
         }
     }
-    let addresses: Vec<IpAddr> = dead.addresses.into_iter().collect();
-    let links: BTreeSet<String> = dead.links;
-    // Addresses may be all that is left.
-    let nameless = links.is_empty().then(String::new);
-    for link in links.into_iter().chain(nameless) {
-        pod_rules::clear(&link, &addresses).map_err(|error| failed("remove rules", &error))?;
-        note(&format_args!(
-            "rules about link {link:?} and {addresses:?} are gone"
-        ));
+    for link in &dead.links {
+        pod_rules::clear(link, &[]).map_err(|error| failed("remove rules", &error))?;
+        note(&format_args!("rules about link {link} are gone"));
     }
-    Ok(())
+    let addresses: Vec<IpAddr> = dead.addresses.iter().copied().collect();
+    if !addresses.is_empty() {
+        // A name that no link has.
+        pod_rules::clear("", &addresses).map_err(|error| failed("remove rules", &error))?;
+    }
+    for address in addresses {
+        note(&format_args!("rules about address {address} are gone"));
+    }
+    set_heirs(records, &dead)
+        .and_then(|heirs| forget_gone(records, heirs))
+        .map_err(|error| Error::new(Code::Kernel, format!("cannot restore rules: {error:#}")))
 }
 
 /// The pod's other interfaces are those in its namespace: looking for them among all records would

@@ -18,6 +18,7 @@ mod ipam;
 mod kills;
 mod masquerade;
 mod node;
+mod overlap;
 mod podman;
 mod power_cut;
 mod spoofing;
