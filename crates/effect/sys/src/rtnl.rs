@@ -7,11 +7,13 @@
 //! Source: rtnetlink(7), `include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h`.
 
 mod address;
+mod forwarding;
 mod link;
 mod neighbour;
 mod notification;
 mod route;
 mod traffic;
+mod vxlan;
 
 use std::os::fd::BorrowedFd;
 
@@ -21,11 +23,13 @@ pub use crate::netlink::Error;
 use crate::netlink::{Bus, Request, Socket};
 
 pub use address::{Address, AddressFlags};
+pub use forwarding::Forwarding;
 pub use link::{BridgeSpec, Link, LinkChange, Mac, Statistics, VethSpec};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use notification::{Event, Group, Notifications};
 pub use route::{NextHop, PROTOCOL_STATIC, Route, RouteFilter, RouteSpec, TABLE_MAIN};
 pub use traffic::{Held, TokenBucket};
+pub use vxlan::{Vxlan, VxlanSpec};
 
 // include/uapi/linux/netlink.h
 const NLM_F_REPLACE: u16 = 0x100;

@@ -10,8 +10,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use weft_sys::namespace;
 use weft_sys::rtnl::{
-    AddressFlags, Batch, BridgeSpec, Conversation, Error, Event, Group, LinkChange, Mac,
-    NeighbourState, NextHop, Notifications, RouteFilter, RouteSpec, VethSpec,
+    AddressFlags, Batch, BridgeSpec, Conversation, Error, Event, Forwarding, Group, LinkChange,
+    Mac, NeighbourState, NextHop, Notifications, RouteFilter, RouteSpec, VethSpec, Vxlan,
+    VxlanSpec,
 };
 
 const OURS: u8 = 71;
@@ -51,6 +52,14 @@ fn wired() -> (OwnedFd, Conversation, u32) {
         conversation.add_address(veth, net(address), flags).unwrap();
     }
     (namespace, conversation, veth)
+}
+
+/// What a program in a namespace prints.
+fn printed(namespace: &OwnedFd, program: &str, arguments: &[&str]) -> String {
+    let mut command = namespace::command_in(namespace.as_fd(), program).unwrap();
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn via(destination: &str, gateway: &str, protocol: u8) -> RouteSpec {
@@ -613,4 +622,62 @@ fn more_changes_than_the_buffer_holds_are_told_as_an_overflow_and_then_it_goes_o
         matches!(&told, Some(Event::Route(route)) if route.destination == last.destination),
         "{told:?}"
     );
+}
+
+#[test]
+fn a_tunnel_is_made_as_described_and_led_to_hosts() {
+    for (local, remote) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+        let (namespace, mut conversation, wire) = wired();
+        let wanted = Vxlan {
+            vni: 7,
+            port: 8472,
+            local: Some(ip(local)),
+            device: Some(wire),
+            learning: false,
+        };
+        let spec = VxlanSpec {
+            name: "flannel.7",
+            vxlan: wanted,
+            mac: Some("0a:58:00:00:00:01".parse().unwrap()),
+            mtu: Some(1430),
+            alias: Some("of a test"),
+        };
+        let link = conversation.add_vxlan(spec).unwrap();
+        assert_eq!(link.vxlan, Some(wanted));
+        assert_eq!((link.mac, link.mtu), (spec.mac, 1430));
+        assert_eq!(link.alias.as_deref(), spec.alias);
+        assert!(conversation.add_vxlan(spec).unwrap_err().is_exists());
+        let listed = printed(&namespace, "ip", &["-d", "link", "show", "flannel.7"]);
+        for part in ["vxlan id 7", "dstport 8472", "nolearning", local] {
+            assert!(listed.contains(part), "{part}: {listed}");
+        }
+
+        let mut changes =
+            Notifications::in_namespace(namespace.as_fd(), &[Group::Neighbours]).unwrap();
+        let peer: Mac = "0a:58:00:00:00:02".parse().unwrap();
+        let mut batch = Batch::new();
+        batch.add_forwarding(link.index, peer, ip("203.0.113.9"));
+        batch.add_forwarding(link.index, peer, ip(remote));
+        let results = conversation.run(&batch).unwrap();
+        results[1].as_ref().unwrap();
+        let entry = Forwarding {
+            index: link.index,
+            mac: peer,
+            remote: ip(remote),
+            permanent: true,
+        };
+        assert_eq!(conversation.forwardings(link.index).unwrap(), [entry]);
+        let listed = printed(&namespace, "bridge", &["fdb", "show", "dev", "flannel.7"]);
+        assert!(
+            listed.contains(&format!("{peer} dst {remote} self permanent")),
+            "{listed}"
+        );
+
+        let mut batch = Batch::new();
+        batch.delete_forwarding(link.index, peer, ip(remote));
+        conversation.run_all(&batch).unwrap();
+        assert_eq!(conversation.forwardings(link.index).unwrap(), []);
+        let mut told = std::iter::from_fn(|| changes.take().unwrap());
+        assert!(told.any(|event| event == Event::ForwardingGone(entry)));
+    }
 }

@@ -1,4 +1,4 @@
-//! Links: veth pairs, bridges, and what all devices have.
+//! Links: veth pairs, bridges, and what all devices have. VXLAN devices have a module of their own.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
     InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
+use super::vxlan::{self, Vxlan};
 use super::{Batch, Conversation, Error, NLM_F_CREATE, NLM_F_EXCL, malformed, payload};
 use crate::netlink::{Message, Request};
 
@@ -85,6 +86,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// This namespace's id for the namespace of the other end; -1 for one it has no id for.
     pub peer_namespace: Option<i32>,
+    /// What it is, if it is a VXLAN device.
+    pub vxlan: Option<Vxlan>,
     /// Switched on by an administrator.
     pub up: bool,
     /// Switched on, and the other side is too.
@@ -547,6 +550,7 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
         hairpin: None,
         peer: None,
         peer_namespace: None,
+        vxlan: None,
         up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Running),
         loopback: flags.contains(LinkFlags::Loopback),
@@ -588,6 +592,8 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
                             link.hairpin = Some(on);
                         }
                     }
+                } else if let LinkInfo::Data(InfoData::Vxlan(data)) = info {
+                    link.vxlan = Some(vxlan::read(&data));
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::netlink::{Message, Request};
 // include/uapi/linux/rtnetlink.h
 pub(super) const RTM_NEWNEIGH: u16 = 28;
 pub(super) const RTM_DELNEIGH: u16 = 29;
-const RTM_GETNEIGH: u16 = 30;
+pub(super) const RTM_GETNEIGH: u16 = 30;
 
 /// What the kernel thinks of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use super::{Address, Error, Link, Neighbour, Route, address, link, neighbour, route};
+use super::{
+    Address, Error, Forwarding, Link, Neighbour, Route, address, forwarding, link, neighbour, route,
+};
 use crate::netlink::{Bus, Message, Socket};
 
 /// What to be told of. A group covers both families where there are two.
@@ -15,7 +17,7 @@ pub enum Group {
     Addresses,
     /// Routes of all tables.
     Routes,
-    /// Neighbours.
+    /// Neighbours, and forwarding entries of tunnels.
     Neighbours,
 }
 
@@ -59,6 +61,10 @@ pub enum Event {
     Neighbour(Neighbour),
     /// A neighbour is gone.
     NeighbourGone(Neighbour),
+    /// A forwarding entry of a tunnel is new or different.
+    Forwarding(Forwarding),
+    /// A forwarding entry of a tunnel is gone.
+    ForwardingGone(Forwarding),
     /// There were more changes than the buffer holds: read everything again.
     Overflow,
 }
@@ -147,8 +153,14 @@ fn decode(operation: &'static str, message: Message<'_>) -> Result<Option<Event>
         address::RTM_DELADDR => address::decode(operation, message)?.map(Event::AddressGone),
         route::RTM_NEWROUTE => route::decode(operation, message)?.map(Event::Route),
         route::RTM_DELROUTE => route::decode(operation, message)?.map(Event::RouteGone),
-        neighbour::RTM_NEWNEIGH => neighbour::decode(operation, message)?.map(Event::Neighbour),
-        neighbour::RTM_DELNEIGH => neighbour::decode(operation, message)?.map(Event::NeighbourGone),
+        neighbour::RTM_NEWNEIGH => match neighbour::decode(operation, message)? {
+            Some(neighbour) => Some(Event::Neighbour(neighbour)),
+            None => forwarding::decode(operation, message)?.map(Event::Forwarding),
+        },
+        neighbour::RTM_DELNEIGH => match neighbour::decode(operation, message)? {
+            Some(neighbour) => Some(Event::NeighbourGone(neighbour)),
+            None => forwarding::decode(operation, message)?.map(Event::ForwardingGone),
+        },
         _ => None,
     };
     Ok(event)
