@@ -19,6 +19,7 @@ mod client_go;
 mod crowds;
 mod durability;
 mod endpoints;
+mod fabric;
 mod faults;
 mod full_disk;
 mod health;

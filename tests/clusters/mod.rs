@@ -89,6 +89,7 @@ pub(crate) fn compiled(changes: Vec<Change>, proxy: ProxySettings) -> Compiler {
         node: node_name(HERE),
         service_ranges: ranges().services,
         proxy,
+        fabric: Default::default(),
     });
     compiler.apply_all(changes);
     let own = IpFamily::BOTH.map(|family| [node_address(family, HERE), second_address(family)]);

@@ -412,15 +412,23 @@ impl Lab {
         )
     }
 
-    /// Edits the agents' configuration and replaces their pods, as one does with kube-proxy.
+    /// How Services are translated from now on.
     #[track_caller]
     pub(crate) fn set_mode(&self, mode: &str) {
+        self.configure("mode", mode);
+    }
+
+    /// Edits one line of the agents' configuration and replaces their pods, as one does with
+    /// kube-proxy.
+    #[track_caller]
+    pub(crate) fn configure(&self, field: &str, value: &str) {
+        let start = format!("{field}:");
         let map = ["-n", "kube-system", "configmap", "weft"];
         let text = self.field(&map, "{.data.config\\.yaml}").unwrap();
         let edited: Vec<String> = text
             .lines()
-            .map(|line| match line.starts_with("mode:") {
-                true => format!("mode: {mode}"),
+            .map(|line| match line.starts_with(&start) {
+                true => format!("{field}: {value}"),
                 false => line.to_owned(),
             })
             .collect();

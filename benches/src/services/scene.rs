@@ -112,6 +112,7 @@ pub(super) fn compiler() -> anyhow::Result<Compiler> {
         node: NODE.into(),
         service_ranges: vec!["10.96.0.0/12".parse()?],
         proxy: ProxySettings::default(),
+        fabric: Default::default(),
     }))
 }
 

@@ -16,3 +16,4 @@ pub mod route;
 pub mod router;
 pub mod service;
 pub mod sysctl;
+pub mod tunnel;

@@ -1,10 +1,11 @@
 //! Links of the node itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use weft_desired::mark;
-use weft_sys::rtnl::{Conversation, Error};
+use weft_sys::rtnl::{Conversation, Error, Link, NextHop, RouteFilter};
 
 /// The node's own addresses, loopback's and link-local ones left out.
 ///
@@ -20,25 +21,45 @@ pub fn own_addresses(conversation: &mut Conversation) -> Result<BTreeSet<IpAddr>
         .collect())
 }
 
-/// The MTU, in bytes, of the link that has one of these addresses; `None` if no link of
-/// the node's own has. Pods' links have the node's addresses too and do not count.
+/// The links by which a node reaches others: not pods' links, which have the node's addresses
+/// too, nor tunnels, nor what is switched off.
+#[derive(Clone, Debug, Default)]
+pub struct Uplinks {
+    /// The node's own addresses on them, each with its link.
+    pub addresses: BTreeMap<IpAddr, Link>,
+    /// Who is reached without a router.
+    pub networks: BTreeSet<IpNet>,
+}
+
+/// Reads them.
 ///
 /// # Errors
 /// A failure of the conversation.
-pub fn mtu_of(conversation: &mut Conversation, addresses: &[IpAddr]) -> Result<Option<u32>, Error> {
-    let holders: Vec<u32> = conversation
-        .addresses(None)?
+pub fn uplinks(conversation: &mut Conversation) -> Result<Uplinks, Error> {
+    let links: BTreeMap<u32, Link> = conversation
+        .links()?
         .into_iter()
-        .filter(|held| addresses.contains(&held.network.addr()))
-        .map(|held| held.index)
-        .collect();
-    let links = conversation.links()?;
-    Ok(links
-        .iter()
-        .filter(|link| holders.contains(&link.index))
-        .find(|link| {
+        .filter(|link| {
             let alias = link.alias.as_deref().unwrap_or_default();
-            !alias.starts_with(mark::LINK_ALIAS)
+            let others = link.loopback || link.vxlan.is_some();
+            link.up && !others && !alias.starts_with(mark::LINK_ALIAS)
         })
-        .map(|link| link.mtu))
+        .map(|link| (link.index, link))
+        .collect();
+    let mut uplinks = Uplinks::default();
+    for held in conversation.addresses(None)? {
+        if let (false, Some(link)) = (held.link_local, links.get(&held.index)) {
+            uplinks.addresses.insert(held.network.addr(), link.clone());
+        }
+    }
+    for route in conversation.routes(RouteFilter::default())? {
+        if let NextHop::Link { device } = route.next_hop
+            && links.contains_key(&device)
+            && route.protocol != mark::ROUTE_POD
+            && route.protocol != mark::ROUTE_FABRIC
+        {
+            uplinks.networks.insert(route.destination);
+        }
+    }
+    Ok(uplinks)
 }

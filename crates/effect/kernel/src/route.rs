@@ -38,6 +38,8 @@ pub struct Actual {
     pub foreign: BTreeMap<IpNet, Foreign>,
     /// Ours by their number, in a form we never write: a leftover, to be removed.
     strays: Vec<RouteSpec>,
+    /// Of whoever had our tunnels before: replaced by ours, or removed.
+    inherited: BTreeMap<RouteKey, RouteSpec>,
     links: Links,
 }
 
@@ -68,6 +70,14 @@ impl Report {
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.added + self.changed + self.removed == 0
+    }
+
+    /// Whether everything stands that can: what has not been written does not lead elsewhere
+    /// for a reason that may be gone the next time.
+    #[must_use]
+    pub fn all_stand(&self) -> bool {
+        let mut reasons = self.problems.iter().map(|problem| &problem.reason);
+        reasons.all(|reason| matches!(reason, Reason::Conflict(_)))
     }
 }
 
@@ -116,6 +126,7 @@ impl fmt::Display for Reason {
 struct Links {
     names: BTreeMap<u32, Arc<str>>,
     indices: BTreeMap<Arc<str>, u32>,
+    tunnels: BTreeSet<u32>,
 }
 
 /// Reads what stands.
@@ -125,13 +136,20 @@ struct Links {
 pub fn read(conversation: &mut Conversation) -> Result<Actual, rtnl::Error> {
     let mut actual = Actual::default();
     for link in conversation.links()? {
+        if link.vxlan.is_some() && link.alias.as_deref() == Some(mark::TUNNEL_ALIAS) {
+            actual.links.tunnels.insert(link.index);
+        }
         let name: Arc<str> = link.name.into();
         actual.links.names.insert(link.index, name.clone());
         actual.links.indices.insert(name, link.index);
     }
     for route in conversation.routes(RouteFilter::default())? {
         let Some(owner) = owner(route.protocol) else {
-            actual.note_foreign(&route);
+            if actual.links.is_through_tunnel(&route) {
+                actual.inherit(&route);
+            } else {
+                actual.note_foreign(&route);
+            }
             continue;
         };
         let key = RouteKey {
@@ -180,6 +198,10 @@ pub fn reconcile(
         .strays
         .iter()
         .filter(|stray| stray.protocol == protocol(owner))
+        .chain(actual.inherited.iter().filter_map(|(key, spec)| {
+            let unwanted = key.owner == owner && !wanted.contains_key(key);
+            unwanted.then_some(spec)
+        }))
         .collect();
     if steps.is_empty() && strays.is_empty() {
         return Ok(Report::default());
@@ -239,7 +261,11 @@ pub fn apply(
         match step {
             Difference::Add(key, route) => {
                 if let Some(spec) = actual.plan(**key, route, &mut report) {
-                    planned.push((Step::Add, **key, spec));
+                    let step = match actual.inherited.contains_key(key) {
+                        true => Step::Change,
+                        false => Step::Add,
+                    };
+                    planned.push((step, **key, spec));
                 }
             }
             Difference::Change(key, _, route) => {
@@ -263,11 +289,14 @@ pub fn apply(
     let handed_over = |(step, key, _): &(Step, RouteKey, RouteSpec)| {
         *step == Step::Remove && taken.contains(&key.destination)
     };
+    let is_on_link = |spec: &RouteSpec| matches!(spec.next_hop, rtnl::NextHop::Link { .. });
     // Of those that stay in one group, the order of destinations is kept.
     planned.sort_by_key(|plan| match plan.0 {
         Step::Remove if handed_over(plan) => 0,
-        Step::Add | Step::Change => 1,
-        Step::Remove => 2,
+        // A router is reached before anything is sent through it.
+        Step::Add | Step::Change if is_on_link(&plan.2) => 1,
+        Step::Add | Step::Change => 2,
+        Step::Remove => 3,
     });
     let mut batch = Batch::new();
     for (step, _, spec) in &planned {
@@ -308,6 +337,23 @@ impl Actual {
             .filter(|(key, _)| key.owner == owner)
             .map(|(key, route)| (*key, route.clone()))
             .collect()
+    }
+
+    /// What leads through a tunnel of ours and is not ours.
+    fn inherit(&mut self, route: &rtnl::Route) {
+        let key = RouteKey {
+            owner: RouteOwner::Fabric,
+            destination: route.destination,
+        };
+        let spec = RouteSpec {
+            destination: route.destination,
+            next_hop: route.next_hop.clone(),
+            protocol: route.protocol,
+            source: None,
+            metric: Some(route.metric),
+            table: route.table,
+        };
+        self.inherited.insert(key, spec);
     }
 
     /// The preferred one of several stands for all.
@@ -364,6 +410,19 @@ impl Links {
             next_hop,
             protocol(key.owner),
         ))
+    }
+
+    /// Whether a route has the form that flannel gives those through its tunnels.
+    fn is_through_tunnel(&self, route: &rtnl::Route) -> bool {
+        let rtnl::NextHop::Gateway {
+            address,
+            device: Some(device),
+            ..
+        } = &route.next_hop
+        else {
+            return false;
+        };
+        self.tunnels.contains(device) && route.destination.network() == *address
     }
 
     /// A route that was read, as desired would write it; `None` for one that desired

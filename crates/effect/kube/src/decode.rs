@@ -138,6 +138,7 @@ fn read_node(object: &core::Node, name: NodeName) -> Decoded<Node> {
         labels: labels(object),
         internal_ips,
         pod_cidrs,
+        announced: crate::announced::read(object),
         leaving: leaving(object),
     })
 }

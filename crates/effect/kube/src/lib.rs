@@ -4,6 +4,7 @@
 //! API types, for the lab's controllers and kubelet, which work on API objects.
 
 mod access;
+mod announced;
 mod decode;
 mod events;
 mod pauses;
@@ -11,6 +12,7 @@ mod transport;
 mod watch;
 
 pub use access::{Access, AccessError, connect};
+pub use announced::announce;
 pub use events::{ServiceEvents, Warning};
 pub use k8s_openapi;
 pub use kube;

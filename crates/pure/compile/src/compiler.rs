@@ -10,7 +10,7 @@ use weft_desired::{
 use weft_model::{Change, Cluster, Key, LabelSet, Node, NodeName, ObjectKey, Pod};
 
 use crate::claim::Holders;
-use crate::fabric;
+use crate::fabric::{self, Uplinks};
 use crate::services::Services;
 use crate::settings::Settings;
 
@@ -25,9 +25,11 @@ pub struct Touched {
     pub health_checks: BTreeSet<ServiceKey>,
     /// Routes that are new, gone or changed.
     pub routes: BTreeSet<RouteKey>,
+    /// Whether tunnels to other nodes, or what is at their other ends, are different.
+    pub tunnels: bool,
     /// Whether [`NodeNat`] is different.
     pub nat: bool,
-    /// Whether this node's own object is different, or which addresses the node has.
+    /// Whether this node's own object is different, or which addresses and links the node has.
     pub own_node: bool,
 }
 
@@ -38,6 +40,7 @@ impl Touched {
         self.frontends.extend(other.frontends);
         self.health_checks.extend(other.health_checks);
         self.routes.extend(other.routes);
+        self.tunnels |= other.tunnels;
         self.nat |= other.nat;
         self.own_node |= other.own_node;
     }
@@ -86,6 +89,7 @@ pub struct Compiler {
     node_labels: BTreeMap<NodeName, LabelSet>,
     node_addresses: Holders<IpAddr, NodeName>,
     pod_addresses: Holders<IpAddr, ObjectKey>,
+    uplinks: Uplinks,
     fabric_problems: Vec<Problem>,
 }
 
@@ -113,6 +117,7 @@ impl Compiler {
             node_labels: BTreeMap::new(),
             node_addresses: Holders::default(),
             pod_addresses: Holders::default(),
+            uplinks: Uplinks::default(),
             fabric_problems: Vec::new(),
         }
     }
@@ -130,6 +135,16 @@ impl Compiler {
     /// The node compiled for, once it is known.
     pub fn own_node(&self) -> Option<&Node> {
         self.cluster.node(&self.settings.node)
+    }
+
+    /// The largest packet, in bytes, that passes from this node's pods to all others' in one
+    /// piece: what the tunnels take, or else the link that has the node's own address.
+    pub fn mtu(&self) -> Option<u32> {
+        let tunnels = self.desired.tunnels.values();
+        let within = tunnels.map(|tunnel| tunnel.value.mtu).min();
+        let own = self.own_node()?.internal_ips.iter();
+        let mut links = own.filter_map(|address| self.uplinks.addresses.get(address));
+        within.or_else(|| links.next().copied())
     }
 
     /// All that can't be done, sorted.
@@ -176,6 +191,18 @@ impl Compiler {
         touched.nat = true;
         touched.own_node = true;
         touched
+    }
+
+    /// Takes in which networks the node is on.
+    pub fn set_uplinks(&mut self, uplinks: Uplinks) -> Touched {
+        if self.uplinks == uplinks {
+            return Touched::default();
+        }
+        self.uplinks = uplinks;
+        Touched {
+            own_node: true,
+            ..self.compile_fabric()
+        }
     }
 
     /// The node ports that Services ask for, each at the unspecified address of its family,
@@ -273,21 +300,8 @@ impl Compiler {
     }
 
     fn nodes_changed(&mut self, names: &BTreeSet<NodeName>) -> Touched {
-        let fabric = fabric::compile(&self.cluster, &self.settings.node);
-        let routes = weft_desired::difference(&self.desired.routes, &fabric.routes, |a, b| a == b)
-            .into_iter()
-            .map(|step| match step {
-                weft_desired::Difference::Add(key, _)
-                | weft_desired::Difference::Change(key, _, _)
-                | weft_desired::Difference::Remove(key, _) => *key,
-            })
-            .collect();
-        self.desired.routes = fabric.routes;
-        self.fabric_problems = fabric.problems;
-        // The ranges that nodes have, not the one they are cut from: that one may contain
-        // addresses which are no pod's.
-        let mut nat = self.desired.nat.pod_ranges != fabric.ranges;
-        self.desired.nat.pod_ranges = fabric.ranges;
+        let mut touched = self.compile_fabric();
+        let mut nat = touched.nat;
         for name in names {
             let addresses = match self.cluster.node(name) {
                 Some(node) => node.internal_ips.clone(),
@@ -303,10 +317,42 @@ impl Compiler {
             }
         }
         nat |= self.resolve_proxy_settings();
+        touched.nat = nat;
+        touched.own_node = names.contains(&self.settings.node);
+        touched
+    }
+
+    fn compile_fabric(&mut self) -> Touched {
+        let settings = &self.settings;
+        let fabric = fabric::compile(
+            &self.cluster,
+            &settings.node,
+            &settings.fabric,
+            &self.uplinks,
+        );
+        let desired = &mut self.desired;
+        let routes = weft_desired::difference(&desired.routes, &fabric.routes, |a, b| a == b)
+            .into_iter()
+            .map(|step| match step {
+                weft_desired::Difference::Add(key, _)
+                | weft_desired::Difference::Change(key, _, _)
+                | weft_desired::Difference::Remove(key, _) => *key,
+            })
+            .collect();
+        let tunnels =
+            desired.tunnels != fabric.tunnels || desired.tunnel_peers != fabric.tunnel_peers;
+        // The ranges that nodes have, not the one they are cut from: that one may contain
+        // addresses which are no pod's.
+        let nat = desired.nat.pod_ranges != fabric.ranges;
+        desired.routes = fabric.routes;
+        desired.tunnels = fabric.tunnels;
+        desired.tunnel_peers = fabric.tunnel_peers;
+        desired.nat.pod_ranges = fabric.ranges;
+        self.fabric_problems = fabric.problems;
         Touched {
             routes,
+            tunnels,
             nat,
-            own_node: names.contains(&self.settings.node),
             ..Touched::default()
         }
     }

@@ -1,23 +1,56 @@
-//! Routes to the pods of other nodes, through those nodes (host-gw).
+//! How the pods of other nodes are reached: by routes through those nodes (host-gw), or through
+//! tunnels to them (vxlan).
 //!
-//! Every node routes the pod ranges of every other node through that node's address.
 //! A node's own ranges lead nowhere, except to the pods that have a route of their
 //! own: a packet to an address that no pod has would otherwise leave by the default
 //! route, come back from the router, and circle until its hop limit ends it.
+//!
+//! Which way leads to a node is also the node's to say: it announces that its tunnel is there,
+//! and what tunnel that is. One that has not (yet) is reached directly where that is possible,
+//! and a node without tunnels of its own still takes what comes through one as long as others
+//! have them. So a cluster can change from one back end to another node by node.
+
+mod fault;
+#[cfg(test)]
+mod tests;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_desired::{Entry, NextHop, Origin, Route, RouteKey, RouteOwner, Table};
-use weft_model::{Cluster, IpFamily, Key, Node, NodeName};
+use weft_desired::{
+    Entry, IpFamily, NextHop, Origin, Route, RouteKey, RouteOwner, Table, Tunnel, TunnelPeer,
+};
+use weft_model::{Cluster, Key, Node, NodeName, Vtep};
 
+use self::fault::Fault;
 use crate::Problem;
+use crate::settings::{FabricBackend, FabricSettings};
+
+/// The links by which the node reaches others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplinks {
+    /// The node's own addresses on them, and how large a packet, in bytes, that link takes.
+    pub addresses: BTreeMap<IpAddr, u32>,
+    /// Who is reached without a router.
+    pub networks: BTreeSet<IpNet>,
+}
+
+impl Uplinks {
+    /// Whether nothing is known of them.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// What the node list becomes on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fabric {
+    /// Devices.
+    pub tunnels: Table<IpFamily, Tunnel>,
+    /// What is at their other ends.
+    pub tunnel_peers: Table<IpAddr, TunnelPeer>,
     /// The routes; all of them belong to [`RouteOwner::Fabric`].
     pub routes: Table<RouteKey, Route>,
     /// The pod ranges of the nodes, those that can't be reached among them: their
@@ -27,124 +60,127 @@ pub struct Fabric {
     pub problems: Vec<Problem>,
 }
 
-/// The fabric as the node `me` must hold it.
+/// The fabric as the node `me` must hold it. While it is not known which networks the node is
+/// on, all others are taken to be on them, and there are no tunnels.
 ///
 /// Two nodes whose ranges overlap are a mistake in their objects: the range goes to
 /// this node itself if it is one of them, or else to the first by name, so that all
 /// other nodes choose alike whatever the order in which they heard of them.
-pub fn compile(cluster: &Cluster, me: &NodeName) -> Fabric {
-    let mut fabric = Fabric::default();
+pub fn compile(
+    cluster: &Cluster,
+    me: &NodeName,
+    settings: &FabricSettings,
+    uplinks: &Uplinks,
+) -> Fabric {
+    let mut work = Work {
+        me,
+        own: cluster.node(me),
+        settings,
+        uplinks,
+        macs: BTreeMap::new(),
+        fabric: Fabric::default(),
+    };
+    work.make_tunnels(cluster);
     let mut claims = Claims::default();
-    let own = cluster.node(me);
-    for node in own
-        .into_iter()
-        .chain(cluster.nodes().filter(|node| node.name != *me))
-    {
-        let mut faults = Vec::new();
+    let others = cluster.nodes().filter(|node| node.name != *me);
+    for node in work.own.into_iter().chain(others) {
         for range in node.pod_cidrs.iter().map(IpNet::trunc) {
             let taken = claims.take(range, &node.name);
-            match taken.and_then(|()| next_hop(node, range, own, me)) {
+            match taken.and_then(|()| work.next_hop(node, range)) {
                 Ok(next_hop) => {
                     let key = RouteKey {
                         owner: RouteOwner::Fabric,
                         destination: range,
                     };
-                    let entry = Entry {
-                        value: Route { next_hop },
-                        origin: origin(node),
-                    };
-                    fabric.routes.insert(key, entry);
+                    let route = entry(node, Route { next_hop });
+                    work.fabric.routes.insert(key, route);
                 }
-                Err(fault) => faults.push(fault),
+                Err(fault) => work.report(node, fault),
             }
         }
-        fabric
-            .problems
-            .extend(faults.into_iter().map(|fault| Problem {
-                object: Key::Node(node.name.clone()),
-                reason: fault.to_string(),
-            }));
     }
+    let mut fabric = work.fabric;
     fabric.problems.sort();
     fabric.ranges = claims.holders.into_keys().collect();
     fabric
 }
 
-/// Why a range of a node is not routed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Fault {
-    NoAddress {
-        range: IpNet,
-        family: IpFamily,
-    },
-    OwnAddress {
-        range: IpNet,
-        address: IpAddr,
-    },
-    Inside {
-        range: IpNet,
-        address: IpAddr,
-    },
-    Overlap {
-        range: IpNet,
-        other: IpNet,
-        holder: NodeName,
-    },
+struct Work<'a> {
+    me: &'a NodeName,
+    own: Option<&'a Node>,
+    settings: &'a FabricSettings,
+    uplinks: &'a Uplinks,
+    /// Whose Ethernet address each is: a tunnel finds nodes by them.
+    macs: BTreeMap<[u8; 6], NodeName>,
+    fabric: Fabric,
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::NoAddress { range, family } => write!(
-                f,
-                "pod range {range} can't be reached: the node has no {family} address \
-                 (status.addresses of type InternalIP)"
-            ),
-            Fault::OwnAddress { range, address } => write!(
-                f,
-                "pod range {range} can't be reached: the node's address {address} is this \
-                 node's own; every node needs an address of its own"
-            ),
-            Fault::Inside { range, address } => write!(
-                f,
-                "pod range {range} can't be reached: the node's own address {address} is in it; \
-                 pod ranges and node addresses must not overlap"
-            ),
-            Fault::Overlap {
-                range,
-                other,
-                holder,
-            } => write!(
-                f,
-                "pod range {range} is not routed: it overlaps {other} of node {holder}; \
-                 delete one of the two nodes and let it be made again with a free range"
-            ),
+impl Work<'_> {
+    fn report(&mut self, node: &Node, fault: Fault) {
+        self.fabric.problems.push(Problem {
+            object: Key::Node(node.name.clone()),
+            reason: fault.to_string(),
+        });
+    }
+
+    fn next_hop(&mut self, node: &Node, range: IpNet) -> Result<NextHop, Fault> {
+        if node.name == *self.me {
+            return Ok(NextHop::Unreachable);
+        }
+        let Some(address) = node.reached_at(range.addr()) else {
+            let family = IpFamily::of(range.addr());
+            return Err(Fault::NoAddress { range, family });
+        };
+        if range.contains(&address) {
+            return Err(Fault::Inside { range, address });
+        }
+        if self
+            .own
+            .is_some_and(|own| own.internal_ips.contains(&address))
+        {
+            return Err(Fault::OwnAddress { range, address });
+        }
+        let on_link = self.is_on_link(address);
+        let direct = NextHop::Gateway { address };
+        match self.settings.backend {
+            FabricBackend::HostGw if on_link => Ok(direct),
+            FabricBackend::HostGw => Err(Fault::OffLink { range, address }),
+            FabricBackend::Vxlan => match self.vtep(node, range) {
+                Some(_) if on_link && self.settings.direct_routing => Ok(direct),
+                Some(vtep) => self.tunnelled(node, range, address, vtep),
+                None if on_link => Ok(direct),
+                None => Err(Fault::NoVtep { range }),
+            },
         }
     }
+
+    /// Whether a node's address is on a network of this node's own.
+    fn is_on_link(&self, address: IpAddr) -> bool {
+        let mut networks = self.uplinks.networks.iter();
+        self.uplinks.is_empty() || networks.any(|network| network.contains(&address))
+    }
+
+    /// The end of the node's tunnel that it has announced.
+    fn vtep(&self, node: &Node, range: IpNet) -> Option<Vtep> {
+        let announced = &node.announced;
+        let vtep = announced.vtep(model(IpFamily::of(range.addr())));
+        vtep.filter(|_| announced.is_vxlan())
+    }
 }
 
-fn next_hop(
-    node: &Node,
-    range: IpNet,
-    own: Option<&Node>,
-    me: &NodeName,
-) -> Result<NextHop, Fault> {
-    if node.name == *me {
-        return Ok(NextHop::Unreachable);
+/// The same family in the model's words.
+fn model(family: IpFamily) -> weft_model::IpFamily {
+    match family {
+        IpFamily::V4 => weft_model::IpFamily::V4,
+        IpFamily::V6 => weft_model::IpFamily::V6,
     }
-    let Some(address) = node.address_like(range.addr()) else {
-        return Err(Fault::NoAddress {
-            range,
-            family: IpFamily::of(range.addr()),
-        });
-    };
-    if range.contains(&address) {
-        return Err(Fault::Inside { range, address });
+}
+
+fn entry<T>(node: &Node, value: T) -> Entry<T> {
+    Entry {
+        value,
+        origin: origin(node),
     }
-    if own.is_some_and(|own| own.internal_ips.contains(&address)) {
-        return Err(Fault::OwnAddress { range, address });
-    }
-    Ok(NextHop::Gateway { address })
 }
 
 fn origin(node: &Node) -> Origin {
@@ -181,190 +217,5 @@ impl Claims {
         }
         self.holders.insert(range, node.clone());
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use weft_model::{Change, Object};
-
-    use super::*;
-
-    fn node(name: &str, addresses: &[&str], ranges: &[&str]) -> Node {
-        Node {
-            name: name.into(),
-            generation: 0,
-            labels: Default::default(),
-            internal_ips: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-            pod_cidrs: ranges.iter().map(|r| r.parse().unwrap()).collect(),
-            leaving: false,
-        }
-    }
-
-    fn cluster(nodes: impl IntoIterator<Item = Node>) -> Cluster {
-        let mut cluster = Cluster::default();
-        for node in nodes {
-            cluster.apply(Change::Put(Object::Node(node)));
-        }
-        cluster
-    }
-
-    fn lines(fabric: &Fabric) -> Vec<String> {
-        let routes = fabric.routes.iter().map(|(key, entry)| {
-            format!(
-                "{} {} # {}",
-                key.destination, entry.value.next_hop, entry.origin
-            )
-        });
-        routes
-            .chain(fabric.problems.iter().map(ToString::to_string))
-            .collect()
-    }
-
-    fn dual() -> Vec<Node> {
-        (1..=3)
-            .map(|n| {
-                node(
-                    &format!("node-{n}"),
-                    &[&format!("172.30.0.1{n}"), &format!("fd00:172:30::1{n}")],
-                    &[
-                        &format!("10.244.{n}.0/24"),
-                        &format!("fd00:10:244:{n}::/64"),
-                    ],
-                )
-            })
-            .collect()
-    }
-
-    #[test]
-    fn other_nodes_are_reached_in_their_own_family_and_unused_addresses_nowhere() {
-        let fabric = compile(&cluster(dual()), &"node-1".into());
-        assert_eq!(
-            lines(&fabric),
-            [
-                "10.244.1.0/24 unreachable # Node node-1",
-                "10.244.2.0/24 via 172.30.0.12 # Node node-2",
-                "10.244.3.0/24 via 172.30.0.13 # Node node-3",
-                "fd00:10:244:1::/64 unreachable # Node node-1",
-                "fd00:10:244:2::/64 via fd00:172:30::12 # Node node-2",
-                "fd00:10:244:3::/64 via fd00:172:30::13 # Node node-3",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_node_that_is_not_known_yet_still_reaches_the_others() {
-        let fabric = compile(&cluster(dual().into_iter().skip(1)), &"node-1".into());
-        assert_eq!(fabric.routes.len(), 4);
-        assert!(fabric.problems.is_empty());
-    }
-
-    #[test]
-    fn a_node_without_an_address_of_the_family_is_reported_and_the_rest_routed() {
-        let nodes = [
-            node("a", &["172.30.0.11"], &["10.244.1.0/24"]),
-            node(
-                "b",
-                &["172.30.0.12"],
-                &["10.244.2.0/24", "fd00:10:244:2::/64"],
-            ),
-            node("c", &[], &["10.244.3.0/24"]),
-            node("d", &["172.30.0.14"], &[]),
-        ];
-        let fabric = compile(&cluster(nodes), &"a".into());
-        // Addresses of pods, whether or not a route leads there.
-        assert_eq!(
-            fabric
-                .ranges
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>(),
-            [
-                "10.244.1.0/24",
-                "10.244.2.0/24",
-                "10.244.3.0/24",
-                "fd00:10:244:2::/64"
-            ]
-        );
-        assert_eq!(
-            lines(&fabric),
-            [
-                "10.244.1.0/24 unreachable # Node a",
-                "10.244.2.0/24 via 172.30.0.12 # Node b",
-                "Node b: pod range fd00:10:244:2::/64 can't be reached: the node has no IPv6 \
-                 address (status.addresses of type InternalIP)",
-                "Node c: pod range 10.244.3.0/24 can't be reached: the node has no IPv4 \
-                 address (status.addresses of type InternalIP)",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_range_has_one_holder_this_node_first_and_then_by_name() {
-        let nodes = [
-            node("a", &["172.30.0.1"], &["10.244.0.0/22"]),
-            node("b", &["172.30.0.2"], &["10.244.1.0/24"]),
-            node("c", &["172.30.0.3"], &["10.244.1.128/25", "10.244.9.0/24"]),
-            node("d", &["172.30.0.4"], &["10.244.9.0/24"]),
-        ];
-        let at_b = compile(&cluster(nodes.clone()), &"b".into());
-        assert_eq!(
-            lines(&at_b),
-            [
-                "10.244.1.0/24 unreachable # Node b",
-                "10.244.9.0/24 via 172.30.0.3 # Node c",
-                "Node a: pod range 10.244.0.0/22 is not routed: it overlaps 10.244.1.0/24 of \
-                 node b; delete one of the two nodes and let it be made again with a free range",
-                "Node c: pod range 10.244.1.128/25 is not routed: it overlaps 10.244.1.0/24 of \
-                 node b; delete one of the two nodes and let it be made again with a free range",
-                "Node d: pod range 10.244.9.0/24 is not routed: it overlaps 10.244.9.0/24 of \
-                 node c; delete one of the two nodes and let it be made again with a free range",
-            ]
-        );
-        let at_d = compile(&cluster(nodes.clone()), &"d".into());
-        let of_others: Vec<_> = at_d
-            .routes
-            .keys()
-            .map(|k| k.destination.to_string())
-            .collect();
-        assert_eq!(of_others, ["10.244.0.0/22", "10.244.9.0/24"]);
-        assert!(
-            at_d.ranges
-                .iter()
-                .eq(at_d.routes.keys().map(|k| &k.destination))
-        );
-
-        let mut reversed = nodes.to_vec();
-        reversed.reverse();
-        assert_eq!(compile(&cluster(reversed), &"b".into()), at_b);
-    }
-
-    #[test]
-    fn an_address_that_would_route_in_a_circle_is_refused() {
-        let nodes = [
-            node("a", &["172.30.0.1"], &["10.244.1.0/24"]),
-            node("b", &["172.30.0.1"], &["10.244.2.0/24"]),
-            node("c", &["10.244.3.7"], &["10.244.3.0/24"]),
-        ];
-        let fabric = compile(&cluster(nodes), &"a".into());
-        assert_eq!(fabric.routes.len(), 1);
-        assert_eq!(
-            fabric
-                .problems
-                .iter()
-                .map(|p| p.object.to_string())
-                .collect::<Vec<_>>(),
-            ["Node b", "Node c"]
-        );
-    }
-
-    #[test]
-    fn ranges_are_taken_by_their_network_whatever_host_bits_they_carry() {
-        let nodes = [
-            node("a", &["172.30.0.1"], &[]),
-            node("b", &["172.30.0.2"], &["10.244.2.9/24"]),
-        ];
-        let fabric = compile(&cluster(nodes), &"a".into());
-        assert_eq!(lines(&fabric), ["10.244.2.0/24 via 172.30.0.2 # Node b"]);
     }
 }

@@ -20,4 +20,6 @@ pub mod subsets;
 
 pub use compiler::{Compiler, Problem, Touched};
 pub use dns::{DnsCompiler, DnsSettings};
-pub use settings::{LocalMode, NodePortsAt, ProxySettings, Settings};
+pub use settings::{
+    FabricBackend, FabricSettings, LocalMode, NodePortsAt, ProxySettings, Settings,
+};

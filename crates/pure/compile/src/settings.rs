@@ -16,6 +16,46 @@ pub struct Settings {
     pub service_ranges: Vec<IpNet>,
     /// How Services are translated.
     pub proxy: ProxySettings,
+    /// How other nodes' pods are reached.
+    pub fabric: FabricSettings,
+}
+
+/// How other nodes' pods are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FabricSettings {
+    /// By what.
+    pub backend: FabricBackend,
+    /// The tunnels' network identifier.
+    pub vni: u32,
+    /// The tunnels' UDP port.
+    pub port: u16,
+    /// Whether nodes on a network of this node's are reached without a tunnel.
+    pub direct_routing: bool,
+    /// The largest packet, in bytes, that a tunnel takes, if that is less than what the
+    /// node's own link leaves room for.
+    pub mtu: Option<u32>,
+}
+
+impl Default for FabricSettings {
+    /// flannel's network identifier and port.
+    fn default() -> Self {
+        Self {
+            backend: FabricBackend::HostGw,
+            vni: 1,
+            port: 8472,
+            direct_routing: false,
+            mtu: None,
+        }
+    }
+}
+
+/// What carries packets to other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FabricBackend {
+    /// Routes through their own addresses.
+    HostGw,
+    /// VXLAN tunnels.
+    Vxlan,
 }
 
 /// How Services are translated, beside what they say themselves.

@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use weft_compile::{Compiler, Settings, Touched};
+use weft_compile::fabric::Uplinks;
+use weft_compile::{Compiler, FabricBackend, FabricSettings, Settings, Touched};
 use weft_desired::{Difference, difference};
 use weft_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key, Node, Object,
-    ObjectKey, Pod, PodNames, Port, Protocol, Rejection, Service, ServiceAddress, ServicePort,
-    ServiceType, TrafficPolicy, Uid,
+    Announced, Change, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key, Node,
+    Object, ObjectKey, Pod, PodNames, Port, Protocol, Rejection, Service, ServiceAddress,
+    ServicePort, ServiceType, TrafficPolicy, Uid, Vtep,
 };
 
 fn settings() -> Settings {
@@ -22,6 +23,10 @@ fn settings() -> Settings {
             "fd00:10:96::/112".parse().unwrap(),
         ],
         proxy: Default::default(),
+        fabric: FabricSettings {
+            backend: FabricBackend::Vxlan,
+            ..FabricSettings::default()
+        },
     }
 }
 
@@ -36,8 +41,8 @@ fn pod_address(number: u8) -> IpAddr {
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    let about = (0..3u8, 0..4u8, prop::bool::ANY, 0..4u8, 0..3u8);
-    about.prop_map(|(name, range, wide, address, zone)| Node {
+    let about = (0..3u8, 0..4u8, prop::bool::ANY, 0..4u8, 0..3u8, announced());
+    about.prop_map(|(name, range, wide, address, zone, announced)| Node {
         name: format!("node-{name}").as_str().into(),
         generation: 0,
         labels: ["zone", "topology.kubernetes.io/zone"]
@@ -52,7 +57,21 @@ fn node() -> impl Strategy<Value = Node> {
                 .parse()
                 .unwrap(),
         ],
+        announced,
         leaving: false,
+    })
+}
+
+/// Nodes may announce the same Ethernet address, one that none can have, or another network.
+fn announced() -> impl Strategy<Value = Announced> {
+    let vtep = (0..4u8, 1..=2u32).prop_map(|(mac, vni)| Vtep {
+        vni,
+        mac: [mac, 0, 0, 0, 0, 1],
+    });
+    (prop::option::of(vtep), any::<bool>()).prop_map(|(vtep_v4, vxlan)| Announced {
+        backend: Some(if vxlan { "vxlan" } else { "host-gw" }.into()),
+        vtep_v4,
+        ..Announced::default()
     })
 }
 
@@ -249,7 +268,17 @@ fn content(compiler: &Compiler) -> Vec<Change> {
 fn fresh() -> Compiler {
     let mut compiler = Compiler::new(settings());
     compiler.set_own_addresses([cluster_address(3), [172, 30, 0, 11].into()].into());
+    compiler.set_uplinks(uplinks());
     compiler
+}
+
+/// Two of the nodes' addresses are on one network, the third is beyond a router.
+fn uplinks() -> Uplinks {
+    let address = |number, mtu| (IpAddr::from([172, 30, 0, number]), mtu);
+    Uplinks {
+        addresses: [address(12, 1500), address(11, 90)].into(),
+        networks: ["172.30.0.12/31".parse().unwrap()].into(),
+    }
 }
 
 fn compiled(changes: Vec<Change>) -> Compiler {
@@ -319,6 +348,7 @@ proptest! {
         let mut found_late = Compiler::new(settings());
         found_late.apply_all(content(&lived));
         found_late.set_own_addresses(lived.desired().nat.own_addresses.clone());
+        found_late.set_uplinks(uplinks());
         assert_same(&lived, &found_late);
     }
 
@@ -347,6 +377,10 @@ proptest! {
             touched.routes,
             keys(&difference(&before.routes, &after.routes, |a, b| a == b))
         );
+        prop_assert!(
+            touched.tunnels
+                || (before.tunnels == after.tunnels && before.tunnel_peers == after.tunnel_peers)
+        );
         prop_assert!(touched.nat || before.nat == after.nat);
         assert_same(&compiler, &compiled([first, together].concat()));
     }
@@ -365,6 +399,7 @@ proptest! {
             services: keys(&difference(&before.services, &after.services, |a, b| a == b)),
             health_checks: keys(&difference(&before.health_checks, &after.health_checks, |a, b| a == b)),
             routes: keys(&difference(&before.routes, &after.routes, |a, b| a == b)),
+            tunnels: before.tunnels != after.tunnels || before.tunnel_peers != after.tunnel_peers,
             nat: touched.nat,
             own_node: touched.own_node,
         };

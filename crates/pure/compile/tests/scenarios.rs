@@ -79,6 +79,7 @@ impl Scenario {
             node: node.clone(),
             service_ranges: self.service_ranges.clone(),
             proxy: Default::default(),
+            fabric: Default::default(),
         });
         let own = self.nodes.iter().find(|known| known.name == *node);
         let addresses = own.iter().flat_map(|node| &node.internal_ips);

@@ -23,6 +23,7 @@ mod service_port;
 mod sharing;
 mod state;
 mod table;
+mod tunnel;
 
 pub use bandwidth::{PodBandwidth, Shape};
 pub use dns::{DnsTable, DomainName, NameRecords, NotADomainName, ServiceRecord};
@@ -41,3 +42,4 @@ pub use service_port::{Policy, PortEndpoints, Reach, ServicePort, ServicePortKey
 pub use sharing::{HASH_SLOTS, HashOf, Sharing, hash_table, shares};
 pub use state::Desired;
 pub use table::{Difference, Table, difference};
+pub use tunnel::{Tunnel, TunnelPeer};

@@ -28,6 +28,10 @@ pub const BRIDGE_ALIAS: &str = "weft:bridge/";
 /// The name of the table of pods' bridges, in nf_tables' family `inet`. The CNI plugin writes it.
 pub const BRIDGES: &str = "weft-bridges";
 
+/// The alias of tunnels to other nodes: with a name of flannel's, which programs look for, it is
+/// the mark.
+pub const TUNNEL_ALIAS: &str = "weft:fabric";
+
 /// The protocol number of routes to this node's pods. This one and
 /// [`ROUTE_FABRIC`] are given to nobody in `include/uapi/linux/rtnetlink.h` and
 /// iproute2's `rt_protos`.

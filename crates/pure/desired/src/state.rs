@@ -1,13 +1,19 @@
 //! Everything one node must hold.
 
+use std::net::IpAddr;
+
 use crate::{
-    Frontend, FrontendKey, HealthCheck, NodeNat, Route, RouteKey, ServiceKey, ServicePort,
-    ServicePortKey, Table,
+    Frontend, FrontendKey, HealthCheck, IpFamily, NodeNat, Route, RouteKey, ServiceKey,
+    ServicePort, ServicePortKey, Table, Tunnel, TunnelPeer,
 };
 
 /// The desired state of one node, as far as its kernel and its health checks are concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
+    /// Devices that lead to other nodes.
+    pub tunnels: Table<IpFamily, Tunnel>,
+    /// What is at their other ends.
+    pub tunnel_peers: Table<IpAddr, TunnelPeer>,
     /// Routes to other nodes' pods.
     pub routes: Table<RouteKey, Route>,
     /// The ports of Services.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{EndpointSlice, Node, NodeName, ObjectKey, Pod, Service};
 
 /// Everything weft knows of a cluster. A map of current state: the order in which
@@ -77,7 +79,7 @@ impl Object {
 }
 
 /// An object the cluster holds and weft can't use, and why. Shown, never dropped silently.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// The field at fault, as the API names it (`spec.podCIDRs[0]`).
     pub field: String,

@@ -22,7 +22,7 @@ pub use endpoint::{Addresses, Details, Endpoint, EndpointPort, EndpointSlice, Hi
 pub use name::{LabelSet, NodeName, ObjectKey, PortName, Uid};
 pub use names::Names;
 pub use net::{IpFamily, Port, Protocol};
-pub use node::Node;
+pub use node::{Announced, Node, Vtep};
 pub use pod::Pod;
 pub use pod_names::PodNames;
 pub use service::{

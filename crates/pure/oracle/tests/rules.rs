@@ -26,6 +26,7 @@ fn cluster() -> Cluster {
                 .iter()
                 .map(|range| range.parse().unwrap())
                 .collect(),
+            announced: Default::default(),
             leaving: false,
         }));
     }

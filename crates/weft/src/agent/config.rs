@@ -9,6 +9,7 @@ use serde::Deserialize;
 use weft_compile::{LocalMode, ProxySettings};
 use weft_iptables::{Generation, Options};
 
+use super::fabric::FabricConfig;
 use super::proxy::ProxyConfig;
 
 /// As written in the file. Unknown fields are errors: a misspelt one would be a
@@ -27,7 +28,7 @@ pub(super) struct Config {
     pub(super) api_server: String,
     /// How pods of different nodes reach each other.
     #[serde(default)]
-    pub(super) fabric: Fabric,
+    pub(super) fabric: FabricConfig,
     /// How Services are translated.
     #[serde(default)]
     pub(super) mode: Mode,
@@ -96,15 +97,6 @@ pub(super) enum Compat {
     V1_23,
 }
 
-/// Fabric back ends.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Fabric {
-    /// Routes through the other nodes' own addresses.
-    #[default]
-    HostGw,
-}
-
 /// Service back ends.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -149,6 +141,7 @@ impl Config {
             bail!("iptables.masqueradeBit: a mark has the bits 0 to 31; kube-proxy takes 14");
         }
         config.proxy.settings()?;
+        config.fabric.settings()?;
         Ok(config)
     }
 

@@ -1,6 +1,6 @@
 //! The node's kernel as the agent sees it: routes, address translation, settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -10,12 +10,13 @@ use ipnet::IpNet;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use weft_compile::Touched;
+use weft_compile::fabric::Uplinks;
 use weft_desired::{Desired, IpFamily as Family, NodeNat, RouteOwner, Table};
 use weft_iptables::Options;
 use weft_kernel::iptables::{self, Rules, Whose};
 use weft_kernel::service::{Error, IpFamily, Report, ServiceTable};
 use weft_kernel::sysctl::{self, Scope, Setting};
-use weft_kernel::{link, route, router};
+use weft_kernel::{link, route, router, tunnel};
 use weft_sys::netlink;
 use weft_sys::nft::{Connection, Notifications};
 use weft_sys::rtnl::Conversation;
@@ -46,6 +47,13 @@ impl Outcome {
         self.transactions += report.transactions;
     }
 
+    fn add_tunnels(&mut self, report: tunnel::Report) {
+        self.writes += report.writes;
+        let problems = report.problems.into_iter();
+        self.problems
+            .extend(problems.map(|problem| format!("{:#}", anyhow::Error::new(problem))));
+    }
+
     fn add_iptables(&mut self, rules: &Rules, report: &iptables::Report) {
         self.writes += report.writes();
         self.transactions += report.restores;
@@ -65,6 +73,8 @@ pub(super) struct Kernel {
     proxy: Proxy,
     families: Vec<Family>,
     stale_flows: StaleFlows,
+    /// The numbers of the tunnels' devices that stand.
+    tunnels: BTreeMap<Family, u32>,
     /// Whether it was looked for connections that went stale while nobody saw: before this
     /// agent ran, with a write that failed, with a table that somebody damaged.
     looked_back: bool,
@@ -122,6 +132,7 @@ impl Kernel {
             proxy,
             families: all,
             stale_flows: StaleFlows::start(ended)?,
+            tunnels: BTreeMap::new(),
             looked_back: false,
             endpoints: Endpoints::new(ended),
         })
@@ -156,7 +167,7 @@ impl Kernel {
         let mut outcome = Outcome::default();
         // Reachable first, then referred to: a Service never leads to a pod that no
         // route leads to yet.
-        if !touched.routes.is_empty() {
+        if touched.tunnels || !touched.routes.is_empty() {
             self.write_routes(desired, &mut outcome)?;
         }
         let some = touched.frontends.iter().copied();
@@ -329,20 +340,38 @@ impl Kernel {
         link::own_addresses(&mut self.conversation).context("the node's own addresses")
     }
 
+    /// What leads to other nodes' pods: nothing leads through a tunnel that is not there.
     fn write_routes(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
+        let (tunnels, peers) = (&desired.tunnels, &desired.tunnel_peers);
+        let raised = tunnel::raise(&mut self.conversation, tunnels, peers)
+            .context("tunnels to other nodes")?;
+        self.tunnels.clone_from(&raised.devices);
+        outcome.add_tunnels(raised);
         let report = route::reconcile(&mut self.conversation, RouteOwner::Fabric, &desired.routes)
             .context("routes to other nodes' pods")?;
         outcome.writes += report.added + report.changed + report.removed;
         let problems = report.problems.iter().map(ToString::to_string);
         outcome.problems.extend(problems);
+        if report.all_stand() {
+            let cleared = tunnel::clear(&mut self.conversation, tunnels, peers)
+                .context("tunnels to other nodes")?;
+            outcome.add_tunnels(cleared);
+        }
         Ok(())
     }
 
-    /// The largest packet, in bytes, that passes from this node to its peers unfragmented:
-    /// the MTU of the link that has the node's own address.
-    pub(super) fn mtu_towards_peers(&mut self, own: &[IpAddr]) -> Result<u32> {
-        link::mtu_of(&mut self.conversation, own)?.with_context(|| {
-            format!("no link has this node's address {own:?}; is it the right node?")
+    /// The numbers of the devices that stand and lead to other nodes.
+    pub(super) fn tunnels(&self) -> &BTreeMap<Family, u32> {
+        &self.tunnels
+    }
+
+    /// Which networks the node is on, and how large a packet, in bytes, their links take.
+    pub(super) fn uplinks(&mut self) -> Result<Uplinks> {
+        let uplinks = link::uplinks(&mut self.conversation).context("the node's own links")?;
+        let addresses = uplinks.addresses.into_iter();
+        Ok(Uplinks {
+            addresses: addresses.map(|(it, link)| (it, link.mtu)).collect(),
+            networks: uplinks.networks,
         })
     }
 }

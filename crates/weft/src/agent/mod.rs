@@ -1,7 +1,9 @@
 //! `weft agent`: one per node. Watches the API, compiles what this node must hold, and
 //! makes the kernel hold it.
 
+mod announcing;
 mod config;
+mod fabric;
 mod gate;
 mod held;
 mod kernel;
@@ -27,13 +29,14 @@ use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
-use weft_compile::{Compiler, Settings, Touched};
+use weft_compile::{Compiler, FabricBackend, Settings, Touched};
 use weft_kube::{Access, Interest, Pods, ServiceEvents, Update};
 use weft_model::NodeName;
 use weft_serve::health::Health;
 use weft_serve::metrics::{BackEnd, Metrics, Sync};
 use weft_serve::proxy_health::ProxyHealth;
 
+use self::announcing::Announcing;
 use self::config::{Config, Mode};
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
@@ -163,8 +166,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
         node: node.clone(),
         service_ranges: config.service_cidrs,
         proxy,
+        fabric: config.fabric.settings()?,
     };
+    let announcing = Announcing::new(client.clone(), settings.node.clone());
     let mut agent = Agent {
+        backend: settings.fabric.backend,
+        announcing,
         compiler: Compiler::new(settings),
         kernel,
         held,
@@ -179,6 +186,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
         ready,
     };
 
+    // Without them tunnels that stand would be taken for unwanted.
+    agent.compiler.set_uplinks(agent.kernel.uplinks()?);
     agent.look_at_addresses();
     let mut updates = Box::pin(weft_kube::watch(&client, &interest).ready_chunks(LARGEST_BATCH));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -190,13 +199,15 @@ async fn serve(args: AgentArgs) -> Result<()> {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let retry_at = agent.retry.at();
+        network.follow(agent.kernel.tunnels().values().copied());
         tokio::select! {
             Some(batch) = updates.next() => agent.take(batch),
             () = until(retry_at) => agent.reconcile(Why::Retry),
             changed = network.settled() => {
                 changed?;
-                agent.repair_routes();
+                // What tunnels are like follows from them.
                 agent.look_at_addresses();
+                agent.repair_routes();
             }
             changed = rules.settled() => {
                 changed?;
@@ -270,6 +281,8 @@ impl Why {
 
 struct Agent {
     compiler: Compiler,
+    backend: FabricBackend,
+    announcing: Announcing,
     kernel: Kernel,
     /// Sockets behind node ports, if there are to be any.
     held: Option<HeldPorts>,
@@ -371,7 +384,7 @@ impl Agent {
             let took = began.elapsed();
             self.reporter.wrote_part(desired, &touched, outcome, took);
         }
-        if touched.own_node {
+        if touched.own_node || touched.tunnels {
             written = written.map(|outcome| self.open_for_pods(outcome));
         }
         self.settle(written, "change", Extent::Part);
@@ -444,8 +457,16 @@ impl Agent {
         }
     }
 
-    /// Node ports answer at the node's own addresses, whatever those are now.
+    /// Node ports answer at the node's own addresses, whatever those are now, and its networks
+    /// are the ones that other nodes are reached by.
     fn look_at_addresses(&mut self) {
+        match self.kernel.uplinks() {
+            Ok(uplinks) => {
+                let touched = self.compiler.set_uplinks(uplinks);
+                self.pending.merge(touched);
+            }
+            Err(error) => warn!(error = %format!("{error:#}"), "tunnels stay as they are"),
+        }
         match self.kernel.own_addresses() {
             Ok(addresses) => {
                 let touched = self.compiler.set_own_addresses(addresses);
@@ -533,10 +554,18 @@ impl Agent {
         if node.pod_cidrs.is_empty() || node.internal_ips.is_empty() {
             return Ok(());
         }
+        let desired = self.compiler.desired();
+        let standing = self.kernel.tunnels();
+        if let Some(announced) = fabric::announced(node, desired, self.backend, standing) {
+            self.announcing.announce(node, announced);
+        }
         let network = NodeNetwork {
             ranges: node.pod_cidrs.clone(),
             addresses: node.internal_ips.clone(),
-            mtu: self.kernel.mtu_towards_peers(&node.internal_ips)?,
+            mtu: self.compiler.mtu().with_context(|| {
+                let own = &node.internal_ips;
+                format!("no link has this node's address {own:?}; is it the right node?")
+            })?,
             masquerade_beyond: None,
             gate: self.gate.clone(),
         };

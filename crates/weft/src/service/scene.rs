@@ -123,6 +123,7 @@ impl RuleArgs {
             node: NodeName::from(node),
             service_ranges: self.service_cidr.clone(),
             proxy: self.proxy()?,
+            fabric: Default::default(),
         };
         let mut compiler = Compiler::new(settings);
         compiler.apply_all(changes);

@@ -100,6 +100,7 @@ impl Node {
                 .map(|range| range.parse().unwrap())
                 .into(),
             proxy,
+            fabric: Default::default(),
         });
         compiler.set_own_addresses(objects::node_addresses());
         let all = objects::scene().into_iter().chain(objects);

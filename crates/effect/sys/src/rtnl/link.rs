@@ -52,7 +52,7 @@ impl FromStr for Mac {
         for byte in &mut bytes {
             *byte = parts
                 .next()
-                .filter(|part| part.len() == 2)
+                .filter(|part| part.len() == 2 && part.bytes().all(|it| it.is_ascii_hexdigit()))
                 .and_then(|part| u8::from_str_radix(part, 16).ok())
                 .ok_or_else(|| NotAMac(text.to_owned()))?;
         }

@@ -7,7 +7,7 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, L
 use super::link::described;
 use super::{Conversation, Error, Link, Mac};
 
-/// What makes a VXLAN device what it is; the kernel changes none of it later.
+/// What makes a VXLAN device what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vxlan {
     /// The network identifier, 24 bits.

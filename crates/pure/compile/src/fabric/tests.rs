@@ -1,0 +1,429 @@
+use weft_model::{Announced, Change, Object, Rejection};
+
+const MADE_UP: [u8; 6] = [0x0a, 0x6d, 0x14, 0xd2, 0xfa, 0xc9];
+
+use super::*;
+
+fn node(name: &str, addresses: &[&str], ranges: &[&str]) -> Node {
+    Node {
+        name: name.into(),
+        generation: 0,
+        labels: Default::default(),
+        internal_ips: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        pod_cidrs: ranges.iter().map(|r| r.parse().unwrap()).collect(),
+        announced: Default::default(),
+        leaving: false,
+    }
+}
+
+/// Without tunnels, and on a network with all others.
+fn compile(cluster: &Cluster, me: &NodeName) -> Fabric {
+    super::compile(cluster, me, &FabricSettings::default(), &Uplinks::default())
+}
+
+fn cluster(nodes: impl IntoIterator<Item = Node>) -> Cluster {
+    let mut cluster = Cluster::default();
+    for node in nodes {
+        cluster.apply(Change::Put(Object::Node(node)));
+    }
+    cluster
+}
+
+fn lines(fabric: &Fabric) -> Vec<String> {
+    let routes = fabric.routes.iter().map(|(key, entry)| {
+        format!(
+            "{} {} # {}",
+            key.destination, entry.value.next_hop, entry.origin
+        )
+    });
+    routes
+        .chain(fabric.problems.iter().map(ToString::to_string))
+        .collect()
+}
+
+fn dual() -> Vec<Node> {
+    (1..=3)
+        .map(|n| {
+            node(
+                &format!("node-{n}"),
+                &[&format!("172.30.0.1{n}"), &format!("fd00:172:30::1{n}")],
+                &[
+                    &format!("10.244.{n}.0/24"),
+                    &format!("fd00:10:244:{n}::/64"),
+                ],
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn other_nodes_are_reached_in_their_own_family_and_unused_addresses_nowhere() {
+    let fabric = compile(&cluster(dual()), &"node-1".into());
+    assert_eq!(
+        lines(&fabric),
+        [
+            "10.244.1.0/24 unreachable # Node node-1",
+            "10.244.2.0/24 via 172.30.0.12 # Node node-2",
+            "10.244.3.0/24 via 172.30.0.13 # Node node-3",
+            "fd00:10:244:1::/64 unreachable # Node node-1",
+            "fd00:10:244:2::/64 via fd00:172:30::12 # Node node-2",
+            "fd00:10:244:3::/64 via fd00:172:30::13 # Node node-3",
+        ]
+    );
+}
+
+#[test]
+fn a_node_that_is_not_known_yet_still_reaches_the_others() {
+    let fabric = compile(&cluster(dual().into_iter().skip(1)), &"node-1".into());
+    assert_eq!(fabric.routes.len(), 4);
+    assert!(fabric.problems.is_empty());
+}
+
+#[test]
+fn a_node_without_an_address_of_the_family_is_reported_and_the_rest_routed() {
+    let nodes = [
+        node("a", &["172.30.0.11"], &["10.244.1.0/24"]),
+        node(
+            "b",
+            &["172.30.0.12"],
+            &["10.244.2.0/24", "fd00:10:244:2::/64"],
+        ),
+        node("c", &[], &["10.244.3.0/24"]),
+        node("d", &["172.30.0.14"], &[]),
+    ];
+    let fabric = compile(&cluster(nodes), &"a".into());
+    // Addresses of pods, whether or not a route leads there.
+    assert_eq!(
+        fabric
+            .ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        [
+            "10.244.1.0/24",
+            "10.244.2.0/24",
+            "10.244.3.0/24",
+            "fd00:10:244:2::/64"
+        ]
+    );
+    assert_eq!(
+        lines(&fabric),
+        [
+            "10.244.1.0/24 unreachable # Node a",
+            "10.244.2.0/24 via 172.30.0.12 # Node b",
+            "Node b: pod range fd00:10:244:2::/64 can't be reached: the node has no IPv6 \
+             address (status.addresses of type InternalIP)",
+            "Node c: pod range 10.244.3.0/24 can't be reached: the node has no IPv4 \
+             address (status.addresses of type InternalIP)",
+        ]
+    );
+}
+
+#[test]
+fn a_range_has_one_holder_this_node_first_and_then_by_name() {
+    let nodes = [
+        node("a", &["172.30.0.1"], &["10.244.0.0/22"]),
+        node("b", &["172.30.0.2"], &["10.244.1.0/24"]),
+        node("c", &["172.30.0.3"], &["10.244.1.128/25", "10.244.9.0/24"]),
+        node("d", &["172.30.0.4"], &["10.244.9.0/24"]),
+    ];
+    let at_b = compile(&cluster(nodes.clone()), &"b".into());
+    assert_eq!(
+        lines(&at_b),
+        [
+            "10.244.1.0/24 unreachable # Node b",
+            "10.244.9.0/24 via 172.30.0.3 # Node c",
+            "Node a: pod range 10.244.0.0/22 is not routed: it overlaps 10.244.1.0/24 of \
+             node b; delete one of the two nodes and let it be made again with a free range",
+            "Node c: pod range 10.244.1.128/25 is not routed: it overlaps 10.244.1.0/24 of \
+             node b; delete one of the two nodes and let it be made again with a free range",
+            "Node d: pod range 10.244.9.0/24 is not routed: it overlaps 10.244.9.0/24 of \
+             node c; delete one of the two nodes and let it be made again with a free range",
+        ]
+    );
+    let at_d = compile(&cluster(nodes.clone()), &"d".into());
+    let of_others: Vec<_> = at_d
+        .routes
+        .keys()
+        .map(|k| k.destination.to_string())
+        .collect();
+    assert_eq!(of_others, ["10.244.0.0/22", "10.244.9.0/24"]);
+    assert!(
+        at_d.ranges
+            .iter()
+            .eq(at_d.routes.keys().map(|k| &k.destination))
+    );
+
+    let mut reversed = nodes.to_vec();
+    reversed.reverse();
+    assert_eq!(compile(&cluster(reversed), &"b".into()), at_b);
+}
+
+#[test]
+fn an_address_that_would_route_in_a_circle_is_refused() {
+    let nodes = [
+        node("a", &["172.30.0.1"], &["10.244.1.0/24"]),
+        node("b", &["172.30.0.1"], &["10.244.2.0/24"]),
+        node("c", &["10.244.3.7"], &["10.244.3.0/24"]),
+    ];
+    let fabric = compile(&cluster(nodes), &"a".into());
+    assert_eq!(fabric.routes.len(), 1);
+    assert_eq!(
+        fabric
+            .problems
+            .iter()
+            .map(|p| p.object.to_string())
+            .collect::<Vec<_>>(),
+        ["Node b", "Node c"]
+    );
+}
+
+#[test]
+fn ranges_are_taken_by_their_network_whatever_host_bits_they_carry() {
+    let nodes = [
+        node("a", &["172.30.0.1"], &[]),
+        node("b", &["172.30.0.2"], &["10.244.2.9/24"]),
+    ];
+    let fabric = compile(&cluster(nodes), &"a".into());
+    assert_eq!(lines(&fabric), ["10.244.2.0/24 via 172.30.0.2 # Node b"]);
+}
+
+fn settings(backend: FabricBackend) -> FabricSettings {
+    FabricSettings {
+        backend,
+        ..FabricSettings::default()
+    }
+}
+
+fn uplinks(all: &[(&str, u32)]) -> Uplinks {
+    let all: Vec<(IpNet, u32)> = all
+        .iter()
+        .map(|(network, mtu)| (network.parse().unwrap(), *mtu))
+        .collect();
+    Uplinks {
+        addresses: all.iter().map(|(net, mtu)| (net.addr(), *mtu)).collect(),
+        networks: all.iter().map(|(net, _)| net.trunc()).collect(),
+    }
+}
+
+/// The three nodes, each with what its own tunnel is, as it would announce it.
+fn announcing(backend: &str) -> Vec<Node> {
+    let mut nodes = dual();
+    for (node, number) in nodes.iter_mut().zip(1..) {
+        let vtep = |family| Vtep {
+            vni: 1,
+            mac: [2, 0, 0, 0, family, number],
+        };
+        node.announced = Announced {
+            backend: Some(backend.into()),
+            vtep_v4: Some(vtep(4)),
+            vtep_v6: Some(vtep(6)),
+            ..Announced::default()
+        };
+    }
+    nodes
+}
+
+fn tunnels(fabric: &Fabric) -> Vec<String> {
+    let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    let devices = fabric.tunnels.values().map(|entry| {
+        let tunnel = &entry.value;
+        format!(
+            "{} id {} port {} local {} {} {} mtu {}",
+            tunnel.name,
+            tunnel.vni,
+            tunnel.port,
+            tunnel.local,
+            mac(tunnel.mac),
+            tunnel.address,
+            tunnel.mtu
+        )
+    });
+    let peers = fabric.tunnel_peers.iter().map(|(address, entry)| {
+        let peer = &entry.value;
+        format!("{address} is {} at {}", mac(peer.mac), peer.remote)
+    });
+    devices.chain(peers).collect()
+}
+
+const BOTH: [(&str, u32); 2] = [("172.30.0.11/24", 1500), ("fd00:172:30::11/64", 1500)];
+
+#[test]
+fn tunnels_have_the_names_and_addresses_that_flannel_gives_them() {
+    let all = cluster(announcing("vxlan"));
+    let vxlan = settings(FabricBackend::Vxlan);
+    let fabric = super::compile(&all, &"node-1".into(), &vxlan, &uplinks(&BOTH));
+    assert_eq!(
+        tunnels(&fabric),
+        [
+            "flannel.1 id 1 port 8472 local 172.30.0.11 02:00:00:00:04:01 10.244.1.0 mtu 1450",
+            "flannel-v6.1 id 1 port 8472 local fd00:172:30::11 02:00:00:00:06:01 \
+             fd00:10:244:1:: mtu 1430",
+            "10.244.2.0 is 02:00:00:00:04:02 at 172.30.0.12",
+            "10.244.3.0 is 02:00:00:00:04:03 at 172.30.0.13",
+            "fd00:10:244:2:: is 02:00:00:00:06:02 at fd00:172:30::12",
+            "fd00:10:244:3:: is 02:00:00:00:06:03 at fd00:172:30::13",
+        ]
+    );
+    assert_eq!(
+        lines(&fabric),
+        [
+            "10.244.1.0/24 unreachable # Node node-1",
+            "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink # Node node-2",
+            "10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink # Node node-3",
+            "fd00:10:244:1::/64 unreachable # Node node-1",
+            "fd00:10:244:2::/64 via fd00:10:244:2:: dev flannel-v6.1 onlink # Node node-2",
+            "fd00:10:244:2::/128 dev flannel-v6.1 # Node node-2",
+            "fd00:10:244:3::/64 via fd00:10:244:3:: dev flannel-v6.1 onlink # Node node-3",
+            "fd00:10:244:3::/128 dev flannel-v6.1 # Node node-3",
+        ]
+    );
+}
+
+#[test]
+fn nodes_on_the_same_network_are_reached_directly_where_that_is_asked_for() {
+    let mut nodes = announcing("vxlan");
+    nodes[2].internal_ips = vec!["192.0.2.13".parse().unwrap()];
+    nodes[2].pod_cidrs.truncate(1);
+    let auto = FabricSettings {
+        direct_routing: true,
+        ..settings(FabricBackend::Vxlan)
+    };
+    let fabric = super::compile(&cluster(nodes), &"node-1".into(), &auto, &uplinks(&BOTH));
+    assert_eq!(
+        lines(&fabric),
+        [
+            "10.244.1.0/24 unreachable # Node node-1",
+            "10.244.2.0/24 via 172.30.0.12 # Node node-2",
+            "10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink # Node node-3",
+            "fd00:10:244:1::/64 unreachable # Node node-1",
+            "fd00:10:244:2::/64 via fd00:172:30::12 # Node node-2",
+        ]
+    );
+    assert_eq!(
+        tunnels(&fabric)[2..],
+        ["10.244.3.0 is 02:00:00:00:04:03 at 192.0.2.13"]
+    );
+}
+
+#[test]
+fn a_cluster_changes_its_back_end_node_by_node() {
+    let me = "node-1".into();
+    let direct = "10.244.2.0/24 via 172.30.0.12 # Node node-2";
+    let compiled = |backend, nodes: Vec<Node>| {
+        super::compile(&cluster(nodes), &me, &settings(backend), &uplinks(&BOTH))
+    };
+    // To vxlan: the first one has its tunnel, and reaches who has none as before.
+    let first = compiled(FabricBackend::Vxlan, dual());
+    assert_eq!(lines(&first)[1], direct);
+    assert_eq!(first.tunnels.len(), 2);
+    // Back: the first one sends directly, and takes what the others send through theirs,
+    // by the address that they know.
+    let back = compiled(FabricBackend::HostGw, announcing("vxlan"));
+    assert_eq!(lines(&back)[1], direct);
+    assert_eq!(tunnels(&back).len(), 2);
+    assert!(tunnels(&back)[0].contains("02:00:00:00:04:01"));
+    let mut own = announcing("vxlan");
+    own[0].announced.backend = Some("host-gw".into());
+    assert_eq!(
+        tunnels(&compiled(FabricBackend::HostGw, own)),
+        tunnels(&back)
+    );
+    // The last one has none any more.
+    let last = compiled(FabricBackend::HostGw, announcing("host-gw"));
+    assert_eq!(lines(&last)[1], direct);
+    assert_eq!(last.tunnels.len(), 0);
+}
+
+#[test]
+fn an_ethernet_address_never_announced_is_the_nodes_own_and_stays() {
+    let mac_of = |name: &str| {
+        let nodes = [node(name, &["172.30.0.11"], &["10.244.1.0/24"])];
+        let vxlan = settings(FabricBackend::Vxlan);
+        let at = uplinks(&BOTH);
+        let fabric = super::compile(&cluster(nodes), &name.into(), &vxlan, &at);
+        fabric.tunnels[&IpFamily::V4].value.mac
+    };
+    // Written down, for a later weft must not make up another.
+    assert_eq!(mac_of("node-1"), MADE_UP);
+    assert_ne!(mac_of("node-2"), MADE_UP);
+    assert_eq!(MADE_UP[0] & 3, 2, "locally administered, unicast");
+}
+
+#[test]
+fn what_cannot_be_reached_is_named_and_the_rest_is() {
+    let mut nodes = announcing("vxlan");
+    for node in &mut nodes {
+        node.pod_cidrs.truncate(1);
+    }
+    let named = |settings: &FabricSettings, at: &[(&str, u32)], nodes: &[Node]| {
+        let nodes = cluster(nodes.to_vec());
+        let fabric = super::compile(&nodes, &"node-1".into(), settings, &uplinks(at));
+        let problems = fabric.problems.iter().map(ToString::to_string);
+        (fabric.routes.len(), problems.collect::<Vec<_>>().join("; "))
+    };
+    let vxlan = settings(FabricBackend::Vxlan);
+    let expect = |(routes, told): (usize, String), known: usize, words: &str| {
+        assert!(told.contains(words) && routes == known, "{routes} {told}");
+    };
+    let with = |change: &dyn Fn(&mut Node)| {
+        let mut nodes = nodes.clone();
+        change(&mut nodes[2]);
+        nodes
+    };
+    let vtep =
+        |change: &dyn Fn(&mut Vtep)| with(&|node| change(node.announced.vtep_v4.as_mut().unwrap()));
+    let other = vtep(&|vtep| vtep.vni = 9);
+    expect(
+        named(&vxlan, &BOTH, &other),
+        2,
+        "identifier 9, this node's 1",
+    );
+    let many = vtep(&|vtep| vtep.mac[0] = 3);
+    expect(
+        named(&vxlan, &BOTH, &many),
+        2,
+        "03:00:00:00:04:03 is no address",
+    );
+    let same = vtep(&|vtep| vtep.mac[5] = 2);
+    expect(named(&vxlan, &BOTH, &same), 2, "and so does node node-2");
+    let ours = vtep(&|vtep| vtep.mac[5] = 1);
+    expect(named(&vxlan, &BOTH, &ours), 2, "and so does node node-1");
+    let silent = with(&|node| {
+        node.announced = Announced::default();
+        node.internal_ips = vec!["192.0.2.13".parse().unwrap()];
+    });
+    expect(
+        named(&vxlan, &BOTH, &silent),
+        2,
+        "has not announced its end",
+    );
+    let host_gw = settings(FabricBackend::HostGw);
+    expect(
+        named(&host_gw, &BOTH, &silent),
+        2,
+        "set fabric: auto or vxlan",
+    );
+    let small = [("172.30.0.11/24", 100)];
+    expect(
+        named(&vxlan, &small, &nodes),
+        1,
+        "packets of 50 bytes would be the largest",
+    );
+    let elsewhere = [("192.0.2.1/24", 1500)];
+    expect(
+        named(&vxlan, &elsewhere, &nodes),
+        1,
+        "no link of the node has its address",
+    );
+    let fault = Rejection {
+        field: "metadata.annotations[x]".to_owned(),
+        reason: "not JSON".to_owned(),
+    };
+    let garbled = with(&|node| node.announced.faults.push(fault.clone()));
+    expect(
+        named(&vxlan, &BOTH, &garbled),
+        3,
+        "metadata.annotations[x]: not JSON",
+    );
+}

@@ -1,0 +1,203 @@
+//! The section `fabric` of the agent's configuration, and what the agent tells other nodes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use weft_compile::{FabricBackend, FabricSettings};
+use weft_desired::{Desired, IpFamily};
+use weft_model::{Announced, Node, Vtep};
+
+/// How pods of different nodes reach each other: the name of a back end, or that and more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FabricConfig(Section);
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Section {
+    #[serde(rename = "type")]
+    kind: Kind,
+    /// The tunnels' network identifier.
+    vni: Option<u32>,
+    /// The tunnels' UDP port.
+    port: Option<u16>,
+    /// Whether nodes on a network of this node's are reached without a tunnel.
+    direct_routing: bool,
+    /// Bytes of the largest packet in a tunnel.
+    mtu: Option<u32>,
+}
+
+/// Back ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// Routes through the other nodes' own addresses.
+    #[default]
+    HostGw,
+    /// VXLAN.
+    Vxlan,
+    /// Routes where nodes are on one network, else VXLAN.
+    Auto,
+}
+
+impl FabricConfig {
+    /// What the compiler makes of it.
+    pub(super) fn settings(self) -> Result<FabricSettings> {
+        let Section {
+            kind,
+            vni,
+            port,
+            direct_routing,
+            mtu,
+        } = self.0;
+        let default = FabricSettings::default();
+        let vni = vni.unwrap_or(default.vni);
+        if vni == 0 || vni >= 1 << 24 {
+            bail!("fabric.vni: {vni} is no network identifier (1 to 16777215); flannel takes 1");
+        }
+        let port = port.unwrap_or(default.port);
+        if port == 0 {
+            bail!("fabric.port: 0 is no UDP port; flannel takes 8472, RFC 7348 has 4789");
+        }
+        if mtu.is_some_and(|mtu| mtu < 1280) {
+            bail!("fabric.mtu: no less than 1280 bytes, the least that IPv6 works with");
+        }
+        let (backend, direct_routing) = match kind {
+            Kind::HostGw => (FabricBackend::HostGw, true),
+            Kind::Vxlan => (FabricBackend::Vxlan, direct_routing),
+            Kind::Auto => (FabricBackend::Vxlan, true),
+        };
+        Ok(FabricSettings {
+            backend,
+            vni,
+            port,
+            direct_routing,
+            mtu,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for FabricConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrSection;
+
+        impl<'de> Visitor<'de> for NameOrSection {
+            type Value = FabricConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("host-gw, vxlan or auto, or a section with that as its type")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<FabricConfig, E> {
+                let kind = Kind::deserialize(StrDeserializer::new(name))?;
+                Ok(FabricConfig(Section {
+                    kind,
+                    ..Section::default()
+                }))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FabricConfig, A::Error> {
+                Section::deserialize(MapAccessDeserializer::new(map)).map(FabricConfig)
+            }
+        }
+
+        deserializer.deserialize_any(NameOrSection)
+    }
+}
+
+/// What this node has to tell the others: how it is reached, by the tunnels that stand. While
+/// none does that should, nobody is told to send through one.
+pub(super) fn announced(
+    own: &Node,
+    desired: &Desired,
+    backend: FabricBackend,
+    standing: &BTreeMap<IpFamily, u32>,
+) -> Option<Announced> {
+    let vtep = |family: IpFamily| {
+        let tunnel = &desired.tunnels.get(&family)?.value;
+        standing.contains_key(&family).then_some(Vtep {
+            vni: tunnel.vni,
+            mac: tunnel.mac,
+        })
+    };
+    let (vtep_v4, vtep_v6) = (vtep(IpFamily::V4), vtep(IpFamily::V6));
+    let name = match backend {
+        FabricBackend::HostGw => "host-gw",
+        FabricBackend::Vxlan => "vxlan",
+    };
+    if backend == FabricBackend::Vxlan && vtep_v4.is_none() && vtep_v6.is_none() {
+        return None;
+    }
+    // What a person says instead is for flannel's nodes there too.
+    let public = |range: &IpNet| {
+        let mut overwrites = own.announced.overwrites.iter().copied();
+        let instead = overwrites.find(|it| it.is_ipv4() == range.addr().is_ipv4());
+        instead.or_else(|| own.address_like(range.addr()))
+    };
+    let mut public_ips: Vec<IpAddr> = own.pod_cidrs.iter().filter_map(public).collect();
+    public_ips.sort();
+    public_ips.dedup();
+    Some(Announced {
+        backend: Some(name.into()),
+        public_ips,
+        overwrites: Vec::new(),
+        vtep_v4,
+        vtep_v6,
+        faults: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<FabricSettings> {
+        serde_norway::from_str::<FabricConfig>(text)?.settings()
+    }
+
+    #[test]
+    fn a_name_is_enough_and_a_section_says_more() {
+        let vxlan = FabricSettings {
+            backend: FabricBackend::Vxlan,
+            ..FabricSettings::default()
+        };
+        assert_eq!(settings("vxlan").unwrap(), vxlan);
+        let auto = FabricSettings {
+            direct_routing: true,
+            ..vxlan.clone()
+        };
+        assert_eq!(settings("auto").unwrap(), auto);
+        let same = settings("{type: vxlan, directRouting: true}").unwrap();
+        assert_eq!(same, auto);
+        let more = FabricSettings {
+            vni: 42,
+            port: 4789,
+            mtu: Some(1400),
+            ..vxlan
+        };
+        let text = "{type: vxlan, vni: 42, port: 4789, mtu: 1400}";
+        assert_eq!(settings(text).unwrap(), more);
+        let host_gw = settings("host-gw").unwrap();
+        assert_eq!(host_gw.backend, FabricBackend::HostGw);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let error = |text: &str| format!("{:#}", settings(text).unwrap_err());
+        for (text, words) in [
+            ("ipip", "unknown variant `ipip`"),
+            ("{type: vxlan, vin: 1}", "unknown field `vin`"),
+            ("{type: vxlan, vni: 16777216}", "fabric.vni: 16777216"),
+            ("{type: vxlan, port: 0}", "fabric.port: 0"),
+            ("{type: vxlan, mtu: 576}", "fabric.mtu"),
+            ("7", "host-gw, vxlan or auto"),
+        ] {
+            assert!(error(text).contains(words), "{text}: {}", error(text));
+        }
+    }
+}

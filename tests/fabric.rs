@@ -1,0 +1,153 @@
+//! Pods of different nodes reach each other, by each of the fabric's back ends.
+
+use crate::lab::{Lab, eventually, expect};
+
+const PAIR: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: POD}
+spec:
+  nodeName: NODE
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: weft/echo}]
+";
+
+/// A lab with a pod on each of two nodes.
+fn lab(purpose: &str) -> Lab {
+    let lab = Lab::up(purpose, &["--ip-family", "dual"]);
+    for (pod, node) in [("one", "node-1"), ("two", "node-2")] {
+        lab.apply("default", &PAIR.replace("POD", pod).replace("NODE", node));
+    }
+    for pod in ["one", "two"] {
+        let ready = ["wait", "--for=condition=Ready", "--timeout=60s", "pod", pod];
+        lab.kubectl(&ready).ok();
+    }
+    lab
+}
+
+/// What a pod says of a client that asks it from somewhere in the lab.
+fn client(lab: &Lab, from: &str, to: &str) -> Result<String, String> {
+    let host = if to.contains(':') {
+        format!("[{to}]")
+    } else {
+        to.to_owned()
+    };
+    let url = format!("http://{host}:8080");
+    let said = lab.exec(from, &["curl", "-sS", "-m", "2", &url]).result()?;
+    let mut lines = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("client: "));
+    lines.next().map(str::to_owned).ok_or(said.clone())
+}
+
+/// Every node announces this back end and routes go where they should, seen on the first.
+fn settled(lab: &Lab, backend: &str, routes: &[&str]) {
+    eventually(&format!("all nodes say {backend}"), || {
+        let path = r"{.items[*].metadata.annotations.flannel\.alpha\.coreos\.com/backend-type}";
+        let said = lab.field(&["nodes"], path)?;
+        expect(said, |said| *said == format!("{backend} {backend}"))
+    });
+    for route in routes {
+        eventually(&format!("{route} on node-1"), || {
+            let shown = lab.sh("node-1", "ip route; ip -6 route").result()?;
+            expect(shown, |shown| shown.contains(route))
+        });
+    }
+}
+
+#[test]
+fn a_cluster_changes_to_tunnels_and_back_and_loses_nothing() {
+    let lab = lab("fabric");
+    let (one, two) = (lab.pod_ips("default", "one"), lab.pod_ips("default", "two"));
+    settled(&lab, "host-gw", &["via 172.30.0.12 dev eth0 proto 72"]);
+    // Until its input ends.
+    let ping = |family: &str, to: &str| {
+        let script = format!("ping {family} -n -i 0.01 {to} & read end; kill -INT $!; wait $!");
+        lab.start("one", &["sh", "-c", &script])
+    };
+    let pings = [ping("-4", &two[0]), ping("-6", &two[1])];
+    for ping in &pings {
+        ping.line("an answer", |line| line.contains("icmp_seq=1 "));
+    }
+
+    lab.configure("fabric", "vxlan");
+    settled(
+        &lab,
+        "vxlan",
+        &[
+            "10.244.1.0/24 via 10.244.1.0 dev flannel.1 proto 72 onlink",
+            "dev flannel-v6.1 proto 72",
+        ],
+    );
+    // Nobody's address is translated, and a node has one on its tunnel.
+    for (to, from) in two.iter().zip(&one) {
+        let seen = client(&lab, "one", to).unwrap();
+        assert!(seen.contains(from), "{seen} {from}");
+    }
+    assert!(
+        client(&lab, "node-1", &two[0])
+            .unwrap()
+            .starts_with("10.244.0.0:")
+    );
+    assert!(
+        lab.sh("node-1", "ip link show flannel.1")
+            .ok()
+            .contains("mtu 1450")
+    );
+    lab.configure("fabric", "host-gw");
+    settled(
+        &lab,
+        "host-gw",
+        &["10.244.1.0/24 via 172.30.0.12 dev eth0 proto 72"],
+    );
+    eventually("the tunnels are gone", || {
+        let shown = lab.sh("node-1", "ip -br link show type vxlan").result()?;
+        expect(shown, |shown| shown.trim().is_empty())
+    });
+
+    for ping in pings {
+        let lines = ping.finish();
+        let summary = lines.iter().find(|line| line.contains("packet loss"));
+        assert!(summary.unwrap().contains(" 0% packet loss"), "{lines:#?}");
+    }
+}
+
+#[test]
+fn what_somebody_takes_from_the_tunnels_comes_back() {
+    let lab = lab("tunnels");
+    lab.configure("fabric", "vxlan");
+    let to_two = "10.244.1.0/24 via 10.244.1.0 dev flannel.1 proto 72 onlink";
+    settled(&lab, "vxlan", &[to_two]);
+    let two = lab.pod_ips("default", "two");
+    for damage in [
+        "ip link del flannel.1",
+        "ip link set flannel.1 down",
+        "ip neigh del 10.244.1.0 dev flannel.1",
+        "bridge fdb del $(bridge fdb show dev flannel.1 | cut -d' ' -f1) dev flannel.1 \
+         dst 172.30.0.12",
+        "ip route del 10.244.1.0/24",
+        "echo 1 > /proc/sys/net/ipv6/conf/eth0/keep_addr_on_down; ip link set eth0 down; \
+         ip link set eth0 up",
+        "ip -6 neigh flush nud permanent dev flannel-v6.1",
+        "ip link set flannel-v6.1 address 02:11:11:11:11:11",
+    ] {
+        lab.sh("node-1", damage).ok();
+        for to in &two {
+            eventually(&format!("{to} is reached after {damage}"), || {
+                client(&lab, "one", to).map(drop)
+            });
+        }
+    }
+    // A node that says nonsense is named, the others are reached.
+    let wrong = r#"flannel.alpha.coreos.com/backend-data={"VNI":1,"VtepMAC":"03:00:00:00:00:01"}"#;
+    let wrong = ["annotate", "--overwrite", "node", "node-2", wrong];
+    lab.kubectl(&wrong).ok();
+    eventually("its agent corrects it", || {
+        let path = r"{.metadata.annotations.flannel\.alpha\.coreos\.com/backend-data}";
+        let said = lab.field(&["node", "node-2"], path)?;
+        expect(said, |said| !said.contains("03:00:00:00:00:01"))
+    });
+    let told = lab.sh("node-1", "ip neigh show dev flannel.1").ok();
+    assert!(told.contains("PERMANENT"), "{told}");
+    eventually("it is reached", || client(&lab, "one", &two[0]).map(drop));
+}
