@@ -153,6 +153,15 @@ fn finish(
             },
         );
     }
+    if found.promiscuous {
+        batch.set_link(
+            found.index,
+            LinkChange {
+                promiscuous: Some(false),
+                ..LinkChange::default()
+            },
+        );
+    }
     prepare(bridge)?;
     if !found.up {
         batch.set_link(
@@ -196,7 +205,7 @@ pub fn deviations(host: &mut Conversation, bridge: &Bridge) -> Result<Vec<String
     if !found.up {
         deviations.push("it is down".to_owned());
     }
-    if found.promiscuous {
+    if found.promiscuous && is_ours(&found, bridge) {
         deviations.push("it is promiscuous".to_owned());
     }
     let present = host.addresses(Some(found.index))?;
@@ -268,7 +277,8 @@ fn missing(bridge: &Bridge, present: &[Address]) -> Vec<IpNet> {
     addresses.filter(|address| !has(address)).collect()
 }
 
-/// Addresses from an earlier configuration; they may go as long as no pod knows them.
+/// Addresses from an earlier configuration; they may go as long as no pod knows them. Those that
+/// the kernel made by itself go by themselves.
 fn stale(
     host: &mut Conversation,
     found: &Link,
@@ -277,7 +287,9 @@ fn stale(
 ) -> Result<Vec<IpNet>, Error> {
     let stale: Vec<IpNet> = present
         .iter()
-        .filter(|there| !there.link_local && !bridge.addresses.contains(&there.network))
+        .filter(|there| {
+            there.permanent && !there.link_local && !bridge.addresses.contains(&there.network)
+        })
         .map(|there| there.network)
         .collect();
     let Some(first) = stale.first() else {
@@ -297,7 +309,9 @@ fn stale(
     }
 }
 
-/// Two devices with one network: packets would go to one of them, by chance.
+/// Two devices with one network: packets would go to one of them, by chance. An address without a
+/// network takes packets to itself alone, as that of a tunnel or of the loopback device; it is in
+/// the way where it is one of the bridge's own.
 fn no_other_has(host: &mut Conversation, own: Option<u32>, bridge: &Bridge) -> Result<(), Error> {
     let failed = failed(bridge);
     let all = host
@@ -307,7 +321,12 @@ fn no_other_has(host: &mut Conversation, own: Option<u32>, bridge: &Bridge) -> R
         let mut networks = bridge.addresses.iter();
         networks.find(|network| network.contains(&address)).copied()
     };
-    for there in all.iter().filter(|there| Some(there.index) != own) {
+    let is_in_the_way = |there: &IpNet| {
+        let mut own = bridge.addresses.iter().map(IpNet::addr);
+        there.prefix_len() < there.max_prefix_len() || own.any(|own| own == there.addr())
+    };
+    let others = all.iter().filter(|there| Some(there.index) != own);
+    for there in others.filter(|there| is_in_the_way(&there.network)) {
         if let Some(network) = inside(there.network.addr()) {
             let device = host
                 .link(there.index)

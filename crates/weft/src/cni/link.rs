@@ -24,21 +24,29 @@ pub(super) fn attach(
             format!("cannot attach {key}: {}", chain(error)),
         )
     };
+    let refused = |error: &bridge::Error| match error {
+        bridge::Error::Conflict { .. } => Error::new(Code::InvalidConfig, chain(error)),
+        bridge::Error::Kernel { .. } | bridge::Error::Setting { .. } => failed(error),
+    };
+    rules(key, link)?;
     if host
         .find_link(&link.host_name)
         .map_err(|error| failed(&error))?
         .is_some()
     {
+        // What is wrong with the bridge is no reason to make its ports anew.
+        if let Some(bridge) = &link.bridge {
+            bridge::stand(&mut host, bridge).map_err(|error| refused(&error))?;
+        }
         let deviations = pod_link::check(&mut host, pod, interface, link);
         if deviations.is_ok_and(|deviations| deviations.is_empty()) {
-            return rules(key, link);
+            return Ok(());
         }
         remove(&mut host, &link.host_name)?;
     }
-    rules(key, link)?;
     pod_link::set_up(&mut host, pod, interface, link).map_err(|error| {
-        if let pod_link::Error::Bridge(bridge::Error::Conflict { .. }) = &error {
-            return Error::new(Code::InvalidConfig, chain(&error));
+        if let pod_link::Error::Bridge(error) = &error {
+            return refused(error);
         }
         let answer = failed(&error);
         if is_taken(&error) {

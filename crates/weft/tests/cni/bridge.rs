@@ -126,11 +126,6 @@ fn check_names_what_is_not_as_it_was_and_add_repairs_it() {
     let pod = pod("pod");
     let result = node.add("c1", &pod).ok();
     let host = link(&result, 1).to_owned();
-    let promiscuous = |on: &str| {
-        node.namespace
-            .output("ip", ["link", "set", "cni0", "promisc", on])
-            .unwrap();
-    };
     for (place, program, change, words) in [
         (
             &node.namespace,
@@ -197,11 +192,17 @@ fn check_names_what_is_not_as_it_was_and_add_repairs_it() {
         assert_eq!(node.add("c1", &pod).ok(), result, "{change}");
         node.check("c1", &pod, &result).ok();
     }
-    promiscuous("on");
+    node.namespace
+        .output("ip", ["link", "set", "cni0", "promisc", "on"])
+        .unwrap();
     let (_, message) = node.check("c1", &pod, &result).error();
     assert!(message.contains("cni0 it is promiscuous"), "{message}");
-    promiscuous("off");
+    // ADD repairs the bridge, and leaves the link alone: it has the number that it had.
+    let number = || ip(&node.namespace, &["link", "show", &host])[0]["ifindex"].clone();
+    let before = number();
+    assert_eq!(node.add("c1", &pod).ok(), result);
     node.check("c1", &pod, &result).ok();
+    assert_eq!(number(), before);
     node.call("STATUS", "", "", &node.config()).ok();
     // GC: the pod is gone, and nobody called DEL.
     drop(pod);

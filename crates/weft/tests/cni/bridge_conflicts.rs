@@ -123,6 +123,37 @@ fn a_network_is_on_one_device() {
 }
 
 #[test]
+fn an_address_without_a_network_is_in_the_way_of_itself_alone() {
+    let node = Node::bridged(DUAL);
+    on_node(
+        &node,
+        &[
+            "link add flannel.1 type veth peer name other",
+            "address add 10.244.1.0/32 dev flannel.1",
+            "address add fd00:10:244:1::/128 dev flannel.1",
+        ],
+    );
+    let pod = pod("pod");
+    node.add("c1", &pod).ok();
+    node.del("c1").ok();
+    node.remove_bridge("cni0");
+    on_node(&node, &["address add 10.244.1.1/32 dev flannel.1"]);
+    refused(&node, "device flannel.1 has 10.244.1.1/32 already");
+}
+
+#[test]
+fn an_address_that_the_kernel_made_goes_by_itself() {
+    let node = Node::bridged(DUAL);
+    let (first, second) = (pod("first"), pod("second"));
+    node.add("c1", &first).ok();
+    on_node(
+        &node,
+        &["address add fd00:77::1/64 dev cni0 valid_lft 600 preferred_lft 600"],
+    );
+    node.add("c2", &second).ok();
+}
+
+#[test]
 fn the_routers_address_is_no_pods() {
     let mut node = Node::new(&["10.244.1.0/24"]);
     let pod = pod("first");

@@ -39,6 +39,8 @@ pub struct Address {
     pub tentative: bool,
     /// Only valid on the link itself (`fe80::/10`), or on this host.
     pub link_local: bool,
+    /// Somebody gave it for good; the kernel gives those of router advertisements for a time.
+    pub permanent: bool,
 }
 
 impl Conversation {
@@ -186,5 +188,6 @@ pub(super) fn decode(
             message.header.scope,
             AddressScope::Link | AddressScope::Host | AddressScope::Nowhere
         ),
+        permanent: flags.contains(KernelFlags::Permanent),
     }))
 }

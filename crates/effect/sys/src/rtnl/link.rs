@@ -176,6 +176,8 @@ pub struct LinkChange<'a> {
     pub name: Option<&'a str>,
     /// Switch it on or off.
     pub up: Option<bool>,
+    /// Whether it takes what is not for it.
+    pub promiscuous: Option<bool>,
     /// Make it a port of this bridge; `Some(None)`: of none.
     pub master: Option<Option<u32>>,
     /// Largest packet, in bytes.
@@ -473,6 +475,7 @@ fn set_request(index: u32, change: LinkChange<'_>) -> Request {
     let LinkChange {
         name,
         up,
+        promiscuous,
         master,
         mtu,
         alias,
@@ -482,13 +485,11 @@ fn set_request(index: u32, change: LinkChange<'_>) -> Request {
     } = change;
     let mut message = LinkMessage::default();
     message.header.index = index;
-    if let Some(up) = up {
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up {
-            LinkFlags::Up
-        } else {
-            LinkFlags::empty()
-        };
+    for (flag, wanted) in [(LinkFlags::Up, up), (LinkFlags::Promisc, promiscuous)] {
+        if let Some(wanted) = wanted {
+            message.header.change_mask.insert(flag);
+            message.header.flags.set(flag, wanted);
+        }
     }
     let generation = link_local_address.map(|wanted| {
         let mode = if wanted {
