@@ -17,7 +17,8 @@
 //! the bridge hands it on or the node takes it:
 //!
 //! ```text
-//! -300 prerouting    what only routers say, iifname @links               counted, dropped
+//! -300 prerouting    iifname . ether saddr not @macs, iifname @links     counted, dropped
+//!                    what only routers say, iifname @links               counted, dropped
 //!                    a neighbour's answer, iifname . the target neither
 //!                    @sources-v6 nor fe80::/10, iifname @links           counted, dropped
 //!                    iifname . saddr @sources, or @sources-v6            accept
@@ -41,7 +42,7 @@ use weft_sys::nft::{Batch, Connection, Element};
 
 use crate::plugin_table::{PluginTable, until_undisturbed};
 
-use self::item::{INSIDE, Item, LEAVING, LINKS, PLACES, SOURCES, SOURCES_V6, elements};
+use self::item::{INSIDE, Item, LEAVING, LINKS, MACS, PLACES, SOURCES, SOURCES_V6, elements};
 use self::layout::layout;
 
 /// Makes the rules about one link exactly these.
@@ -69,6 +70,7 @@ pub fn clear(link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
     set(&PodRules {
         link: link.into(),
         is_port: false,
+        mac: [0; 6],
         addresses: addresses.to_vec(),
         other_links: Vec::new(),
         other_addresses: Vec::new(),
@@ -242,7 +244,7 @@ fn own(
 fn standing(connection: &mut Connection, layout: &PluginTable) -> Result<Vec<Item>, Error> {
     let sets = connection.sets(&layout.name)?;
     let mut items = Vec::new();
-    for set in [LINKS, SOURCES, SOURCES_V6, LEAVING, INSIDE] {
+    for set in [LINKS, MACS, SOURCES, SOURCES_V6, LEAVING, INSIDE] {
         if !sets.iter().flatten().any(|there| there.name == set) {
             continue;
         }

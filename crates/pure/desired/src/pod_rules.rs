@@ -13,6 +13,8 @@ pub struct PodRules {
     pub link: Arc<str>,
     /// Whether that is a port of a bridge.
     pub is_port: bool,
+    /// The pod's Ethernet address on it.
+    pub mac: [u8; 6],
     /// The pod's addresses on it.
     pub addresses: Vec<IpAddr>,
     /// The node's ends of the pod's other links: it may answer by one of them what came to an

@@ -29,6 +29,7 @@ fn compiled_rules(record: &Attachment, siblings: &[&Attachment]) -> PodRules {
         other_addresses,
         addresses: record.addresses.clone(),
         is_port: record.bridge.is_some(),
+        mac: link.pod_mac,
         is_guarded: record.anti_spoofing,
         masquerade_beyond: record.masquerade_beyond.clone(),
         comment: link

@@ -508,3 +508,35 @@ fn on_a_bridge_a_pod_answers_for_its_own_addresses_alone() {
     ];
     dropped_of(&node, &liar, &frames, 4);
 }
+
+#[test]
+fn on_a_bridge_a_pod_has_one_ethernet_address() {
+    let node = trust(Node::bridged(DUAL));
+    let (liar, other) = (pod("liar"), pod("other"));
+    let result = node.add("c1", &liar).ok();
+    let there = node.add("c2", &other).ok();
+    let mac = |result: &Value| result["interfaces"][2]["mac"].as_str().unwrap().to_owned();
+    let own = address(&result, 1).to_string();
+    let frames =
+        [&result, &there].map(|whose| icmpv6(&mac(whose), &own, NEIGHBOUR_ADVERTISEMENT, &own));
+    dropped_of(&node, &liar, &frames, 1);
+    // And it is not learnt: the other's port still has it.
+    let listed = node
+        .namespace
+        .output("bridge", ["fdb", "show", "br", "cni0"])
+        .unwrap();
+    let liars = result["interfaces"][1]["name"].as_str().unwrap();
+    let at_liars = format!("{} dev {liars}", mac(&there));
+    assert!(!listed.contains(&at_liars), "{listed}");
+
+    let flush = ["flush", "set", "bridge", "weft-pods", "macs"];
+    node.namespace.output("nft", flush).unwrap();
+    let (_, message) = node.check("c1", &liar, &result).error();
+    assert!(message.contains("in set macs"), "{message}");
+    node.add("c1", &liar).ok();
+    node.check("c1", &liar, &result).ok();
+    assert_eq!(
+        heard(&node, &liar, 0, &[address(&result, 0)]),
+        [address(&result, 0)]
+    );
+}

@@ -10,6 +10,8 @@ use crate::expression::{device_name, octets};
 
 /// Links that only packets with known sources come from.
 pub(super) const LINKS: &str = "links";
+/// In the family `bridge`, the Ethernet address of each.
+pub(super) const MACS: &str = "macs";
 /// Those sources.
 pub(super) const SOURCES: &str = "sources";
 /// In the family `bridge`, those of IPv6.
@@ -138,6 +140,11 @@ impl Place {
     }
 }
 
+/// Each part of a key takes whole words.
+fn ethernet_key(link: &str, mac: [u8; 6]) -> Vec<u8> {
+    [device_name(link).as_slice(), &mac, &[0; 2]].concat()
+}
+
 /// What the sets of a table hold for a link.
 pub(super) fn elements(rules: &PodRules, place: Place) -> BTreeSet<Item> {
     let addresses = |all: &[IpAddr]| -> Vec<IpAddr> {
@@ -154,6 +161,9 @@ pub(super) fn elements(rules: &PodRules, place: Place) -> BTreeSet<Item> {
     let mut items = BTreeSet::new();
     if rules.is_guarded && place.tells(rules.is_port) {
         items.insert(Item::of(LINKS, device_name(&rules.link)));
+        if place == Place::Bridged {
+            items.insert(Item::of(MACS, ethernet_key(&rules.link, rules.mac)));
+        }
         let others = addresses(&rules.other_addresses);
         let all = own.iter().chain(&others);
         items.extend(all.map(|address| source(&rules.link, *address)));

@@ -6,7 +6,7 @@ use weft_sys::nft::{
     Verdict,
 };
 
-use super::item::{INSIDE, LEAVING, LINKS, Place, SOURCES, SOURCES_V6};
+use super::item::{INSIDE, LEAVING, LINKS, MACS, Place, SOURCES, SOURCES_V6};
 use crate::expression::{SOURCE_V4, SOURCE_V6, destination_port, lookup};
 use crate::plugin_table::{PluginTable, address_type, source};
 
@@ -78,11 +78,14 @@ fn bridged() -> PluginTable {
     const SENDER: u32 = 14;
     let mut table = PluginTable::new(Family::Bridge, mark::POD_RULES);
     table.set(LINKS, &[DataType::InterfaceName], &[]);
+    let ethernet = [DataType::InterfaceName, DataType::EthernetAddress];
+    table.set(MACS, &ethernet, &[]);
     for (set, family) in [(SOURCES, IpFamily::V4), (SOURCES_V6, IpFamily::V6)] {
         table.set(set, &[DataType::InterfaceName, address_type(family)], &[]);
     }
     let hook = Hook::Prerouting;
     table.chain(OF_PODS, ChainKind::Filter, hook, BEFORE_CONNTRACK);
+    table.rule(OF_PODS, [is_anothers_frame(), foreign()].concat());
     let lies = speaks_as_router()
         .into_iter()
         .chain([answers_for_another()]);
@@ -157,6 +160,17 @@ fn ether_type(number: u16) -> Vec<Expression> {
         },
         equals(number.to_be_bytes().to_vec()),
     ]
+}
+
+/// Bridges learn from it who is where: a pod with another's address would get what is for it.
+fn is_anothers_frame() -> Vec<Expression> {
+    let source = Expression::Payload {
+        base: PayloadBase::Link,
+        offset: 6,
+        length: 6,
+        into: Register::word(ADDRESS),
+    };
+    vec![link(), source, lookup(MACS, true)]
 }
 
 /// What a pod sends without an address of its own.

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use weft_desired::{Frontend, FrontendKey, NodeNat, Protocol, Table};
 use weft_sys::nft::{BaseChain, ChainKind, DataType, Expression, Hook, Policy, Set};
+use weft_sys::rtnl::Mac;
 
 use super::installed::{Installed, Slots};
 use super::ip_family::IpFamily;
@@ -171,6 +172,7 @@ fn type_name(part: DataType) -> &'static str {
         DataType::Protocol => "inet_proto",
         DataType::Port => "inet_service",
         DataType::Mark => "mark",
+        DataType::EthernetAddress => "ether_addr",
         DataType::InterfaceName => "ifname",
     }
 }
@@ -221,6 +223,7 @@ fn single(part: DataType, value: &[u8]) -> String {
             }
             DataType::Port => u16::from_be_bytes(*value.first_chunk::<2>()?).to_string(),
             DataType::Mark => format!("{:#010x}", u32::from_ne_bytes(*value.first_chunk::<4>()?)),
+            DataType::EthernetAddress => Mac(*value.first_chunk::<6>()?).to_string(),
             DataType::InterfaceName => {
                 format!(
                     "\"{}\"",

@@ -233,6 +233,8 @@ pub enum DataType {
     /// packet marks: its plain integer has no length, and nft 1.0.6 aborts on a
     /// concatenation with it.
     Mark,
+    /// 6 bytes.
+    EthernetAddress,
     /// A device's name, 16 bytes.
     InterfaceName,
 }
@@ -243,6 +245,7 @@ impl DataType {
         match self {
             DataType::Ipv4Address => 7,
             DataType::Ipv6Address => 8,
+            DataType::EthernetAddress => 9,
             DataType::Protocol => 12,
             DataType::Port => 13,
             DataType::Mark => 19,
@@ -255,6 +258,7 @@ impl DataType {
     pub fn padded_length(self) -> usize {
         match self {
             DataType::Ipv4Address | DataType::Protocol | DataType::Port | DataType::Mark => 4,
+            DataType::EthernetAddress => 8,
             DataType::Ipv6Address | DataType::InterfaceName => 16,
         }
     }
@@ -264,6 +268,7 @@ impl DataType {
         match self {
             DataType::Ipv4Address | DataType::Mark => 4,
             DataType::Ipv6Address | DataType::InterfaceName => 16,
+            DataType::EthernetAddress => 6,
             DataType::Protocol => 1,
             DataType::Port => 2,
         }
@@ -273,9 +278,11 @@ impl DataType {
     pub(super) fn byte_order(self) -> u32 {
         match self {
             DataType::Mark | DataType::InterfaceName => 1,
-            DataType::Ipv4Address | DataType::Ipv6Address | DataType::Protocol | DataType::Port => {
-                2
-            }
+            DataType::Ipv4Address
+            | DataType::Ipv6Address
+            | DataType::EthernetAddress
+            | DataType::Protocol
+            | DataType::Port => 2,
         }
     }
 }

@@ -300,12 +300,13 @@ pub(super) fn set_name(payload: &[u8]) -> Option<String> {
 
 /// The parts of a type that nft packed.
 fn data_types(mut packed: u32) -> Option<Vec<DataType>> {
-    const ALL: [DataType; 6] = [
+    const ALL: [DataType; 7] = [
         DataType::Ipv4Address,
         DataType::Ipv6Address,
         DataType::Protocol,
         DataType::Port,
         DataType::Mark,
+        DataType::EthernetAddress,
         DataType::InterfaceName,
     ];
     let mut parts = Vec::new();
