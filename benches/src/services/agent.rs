@@ -44,6 +44,8 @@ impl Agent {
             .arg(folder.join("bin"))
             .arg("--cni-conf-dir")
             .arg(folder.join("net.d"))
+            // The machine's own is not a benchmark's to write.
+            .args(["--subnet-file", ""])
             .arg("--lock")
             .arg(folder.join("agent.lock"))
             .stdin(Stdio::null())
