@@ -61,3 +61,34 @@ fn pods_are_held_to_their_addresses_and_to_the_bandwidth_of_their_annotations() 
         })
     });
 }
+
+#[test]
+fn rules_of_bridges_that_somebody_removed_are_back() {
+    let lab = Lab::up("bridge-rules", &["--nodes", "1"]);
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "bridged", "type": "weft",
+        "link": "bridge", "ingressPolicy": "same-bridge",
+        "ipam": {"type": "weft", "ranges": ["10.99.1.0/24"], "routes": [{"dst": "192.0.2.0/24"}]},
+    });
+    let add = format!(
+        "ip netns add bridged && echo '{config}' | CNI_COMMAND=ADD CNI_CONTAINERID=bridged \
+         CNI_NETNS=/run/netns/bridged CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/weft"
+    );
+    lab.exec("node-1", &["sh", "-c", &add]).ok();
+    let list = |table: [&str; 2]| {
+        let command = [["nft", "list", "table"].as_slice(), &table].concat();
+        lab.exec("node-1", &command).result()
+    };
+    for table in [["inet", "weft-bridges"], ["bridge", "weft-pods"]] {
+        let before = list(table).unwrap();
+        let delete = [["nft", "delete", "table"].as_slice(), &table].concat();
+        lab.exec("node-1", &delete).ok();
+        eventually("the table is back", || {
+            expect(list(table)?, |now| {
+                now.matches("weft").count() == before.matches("weft").count()
+                    && now.matches("cni0").count() == before.matches("cni0").count()
+                    && now.lines().count() == before.lines().count()
+            })
+        });
+    }
+}

@@ -80,6 +80,16 @@ pub fn hold(bridge: &Bridge) -> Result<bool, netlink::Error> {
     Ok(compared.iter().all(|(_, _, held, wanted)| held == wanted))
 }
 
+/// Whether the table has its chains and rules, whatever they say of bridges.
+///
+/// # Errors
+/// A failure of the conversation with the kernel.
+pub fn stand() -> Result<bool, netlink::Error> {
+    let mut connection = Connection::open()?;
+    let table = table();
+    Ok(table.exists(&mut connection)? && table.holds(&mut connection)?)
+}
+
 /// The elements about a bridge: the set, the key, whether it is in it, and whether it should.
 type Compared = (&'static str, Vec<u8>, bool, bool);
 

@@ -159,20 +159,21 @@ pub fn restore(all: &[PodRules]) -> Result<bool, Error> {
     Ok(was_missing)
 }
 
-/// How many of the tables have their chains and rules. What is in the sets is not looked at.
+/// Whether every table that one of these has its part in has its chains and rules. What is in the
+/// sets is not looked at.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn whole() -> Result<usize, Error> {
+pub fn stand(all: &[PodRules]) -> Result<bool, Error> {
     let mut connection = Connection::open()?;
-    let mut whole = 0;
     for place in PLACES {
         let layout = layout(place);
-        if layout.exists(&mut connection)? && layout.holds(&mut connection)? {
-            whole += 1;
+        let is_needed = all.iter().any(|rules| !elements(rules, place).is_empty());
+        if is_needed && !(layout.exists(&mut connection)? && layout.holds(&mut connection)?) {
+            return Ok(false);
         }
     }
-    Ok(whole)
+    Ok(true)
 }
 
 /// What something is said about.

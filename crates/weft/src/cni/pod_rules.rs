@@ -1,11 +1,13 @@
 //! What a pod may send and as whom it leaves the cluster, with errors in the plugin's words.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use weft_desired::{OtherLink, PodRules, mark};
+use weft_desired::{Bridge, OtherLink, PodRules, mark};
 use weft_kernel::pod_rules::{self, Subjects};
-use weft_kernel::router;
+use weft_kernel::{bridge_rules, router};
 use weft_nodestate::{Attachment, Attachments};
 use weft_proto::cni::{AttachmentKey, Code, Error, InterfaceName};
 use weft_sys::rtnl::Conversation;
@@ -81,13 +83,22 @@ pub(super) fn verify(
     })
 }
 
-/// Writes what is missing of the rules about all attachments, after somebody else's hands. Says
-/// whether anything was.
+/// Whether the tables that the recorded attachments have their parts in have their rules.
+pub(crate) fn stand(records: &Attachments) -> anyhow::Result<bool> {
+    let records = complete(records)?;
+    let has_bridges = records.iter().any(|record| record.bridge.is_some());
+    let all: Vec<PodRules> = records.iter().map(|it| compiled_rules(it, &[])).collect();
+    Ok(pod_rules::stand(&all)? && (!has_bridges || bridge_rules::stand()?))
+}
+
+/// Writes what is missing of the rules about all attachments and their bridges, after somebody
+/// else's hands. Says whether anything was.
 pub(crate) fn restore(records: &Attachments) -> anyhow::Result<bool> {
     let before = complete(records)?;
+    let of_bridges = restore_bridges(&before)?;
     let all: Vec<PodRules> = before.iter().map(|record| among(record, &before)).collect();
     if !pod_rules::restore(&all)? {
-        return Ok(false);
+        return Ok(of_bridges);
     }
     forget_gone(records, before)?;
     Ok(true)
@@ -133,6 +144,31 @@ fn set_heirs(records: &Attachments, cleared: &Subjects) -> anyhow::Result<Vec<At
         pod_rules::set(&among(heir, &all))?;
     }
     Ok(heirs)
+}
+
+/// A bridge stays after its pods, so that no DEL makes these rules wrong. Where attachments
+/// disagree about it, whatever one of them says may stand, and a bridge that was cut off is again.
+fn restore_bridges(records: &[Attachment]) -> anyhow::Result<bool> {
+    let mut bridges: BTreeMap<Arc<str>, Vec<Bridge>> = BTreeMap::new();
+    for bridge in records.iter().filter_map(|record| compiled(record).bridge) {
+        let told = bridges.entry(bridge.name.clone()).or_default();
+        if !told.contains(&bridge) {
+            told.push(bridge);
+        }
+    }
+    let mut was_missing = false;
+    for told in bridges.values() {
+        let mut stands = false;
+        for bridge in told {
+            stands = stands || bridge_rules::hold(bridge)?;
+        }
+        let strictest = told.iter().max_by_key(|bridge| bridge.isolated);
+        if let (false, Some(bridge)) = (stands, strictest) {
+            bridge_rules::set(bridge)?;
+            was_missing = true;
+        }
+    }
+    Ok(was_missing)
 }
 
 /// The rules about an attachment, with those of the same container found among all.

@@ -467,7 +467,7 @@ fn no_pod_says_that_it_is_the_router() {
         for source in ["fe80::77", &own] {
             let lies =
                 [ROUTER_ADVERTISEMENT, REDIRECT].map(|kind| icmpv6(mac, source, kind, "fe80::77"));
-            let frames = [&[search.clone()], lies.as_slice()].concat();
+            let frames = [std::slice::from_ref(&search), lies.as_slice()].concat();
             dropped_of(&node, &liar, &frames, 2);
         }
         let host = result["interfaces"].as_array().unwrap()[0]["name"].clone();
