@@ -281,6 +281,8 @@ impl Socket {
             let buffer = self.buffer.as_mut_slice();
             let error = match self.wire.receive(self.fd.as_fd(), buffer, wait) {
                 Ok(length) if length > self.buffer.len() => {
+                    // The rest of the answer is still to come.
+                    self.stale = true;
                     return Err(Error::Malformed {
                         operation,
                         reason: format!(
