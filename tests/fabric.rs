@@ -12,9 +12,10 @@ spec:
   containers: [{name: c, image: weft/echo}]
 ";
 
-/// A lab with a pod on each of two nodes.
+/// A lab with a pod on each of two nodes, which have these ranges whoever of them joins first.
 fn lab(purpose: &str) -> Lab {
-    let lab = Lab::up(purpose, &["--ip-family", "dual"]);
+    let ranges = "10.244.0.0/24,10.244.1.0/24";
+    let lab = Lab::up(purpose, &["--ip-family", "dual", "--node-pod-cidr", ranges]);
     for (pod, node) in [("one", "node-1"), ("two", "node-2")] {
         lab.apply("default", &PAIR.replace("POD", pod).replace("NODE", node));
     }
@@ -147,7 +148,9 @@ fn what_somebody_takes_from_the_tunnels_comes_back() {
         let said = lab.field(&["node", "node-2"], path)?;
         expect(said, |said| !said.contains("03:00:00:00:00:01"))
     });
-    let told = lab.sh("node-1", "ip neigh show dev flannel.1").ok();
-    assert!(told.contains("PERMANENT"), "{told}");
+    eventually("the others know where it is", || {
+        let told = lab.sh("node-1", "ip neigh show dev flannel.1").result()?;
+        expect(told, |told| told.contains("PERMANENT"))
+    });
     eventually("it is reached", || client(&lab, "one", &two[0]).map(drop));
 }
