@@ -20,6 +20,7 @@ mod crowds;
 mod durability;
 mod endpoints;
 mod fabric;
+mod fabric_commands;
 mod faults;
 mod full_disk;
 mod health;

@@ -4,6 +4,7 @@ mod agent;
 mod cni;
 mod diff;
 mod dns;
+mod fabric;
 mod internal;
 mod ipam;
 mod lab;
@@ -41,6 +42,8 @@ enum Command {
     Diff(diff::Args),
     /// Look at Services as a node translates them
     Service(service::Args),
+    /// Look at how this node reaches the pods of others
+    Fabric(fabric::Args),
     /// Look after the pod addresses of this node
     Ipam(ipam::Args),
     /// Put the CNI plugin on this node, or take it away
@@ -86,6 +89,10 @@ fn main() -> ExitCode {
         Command::Service(args) => {
             output::log_for_person();
             service::run(args)
+        }
+        Command::Fabric(args) => {
+            output::log_for_person();
+            fabric::run(args)
         }
         Command::Ipam(args) => {
             output::log_for_person();

@@ -4,6 +4,7 @@ pub mod bandwidth;
 pub mod bridge;
 pub mod bridge_rules;
 mod expression;
+pub mod fabric_view;
 pub mod flow;
 pub mod host_port;
 pub mod iptables;

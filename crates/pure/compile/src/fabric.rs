@@ -11,6 +11,7 @@
 //! have them. So a cluster can change from one back end to another node by node.
 
 mod fault;
+mod path;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -25,6 +26,7 @@ use weft_desired::{
 use weft_model::{Cluster, Key, Node, NodeName, Vtep};
 
 use self::fault::Fault;
+pub use self::path::{Path, Way, paths};
 use crate::Problem;
 use crate::settings::{FabricBackend, FabricSettings};
 

@@ -110,6 +110,14 @@ impl<'de> Deserialize<'de> for FabricConfig {
     }
 }
 
+/// What flannel calls a back end.
+pub(super) fn name(backend: FabricBackend) -> &'static str {
+    match backend {
+        FabricBackend::HostGw => "host-gw",
+        FabricBackend::Vxlan => "vxlan",
+    }
+}
+
 /// What this node has to tell the others: how it is reached, by the tunnels that stand. While
 /// none does that should, nobody is told to send through one.
 pub(super) fn announced(
@@ -126,10 +134,6 @@ pub(super) fn announced(
         })
     };
     let (vtep_v4, vtep_v6) = (vtep(IpFamily::V4), vtep(IpFamily::V6));
-    let name = match backend {
-        FabricBackend::HostGw => "host-gw",
-        FabricBackend::Vxlan => "vxlan",
-    };
     if backend == FabricBackend::Vxlan && vtep_v4.is_none() && vtep_v6.is_none() {
         return None;
     }
@@ -143,7 +147,7 @@ pub(super) fn announced(
     public_ips.sort();
     public_ips.dedup();
     Some(Announced {
-        backend: Some(name.into()),
+        backend: Some(name(backend).into()),
         public_ips,
         overwrites: Vec::new(),
         vtep_v4,

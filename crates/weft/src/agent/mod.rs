@@ -2,6 +2,7 @@
 //! makes the kernel hold it.
 
 mod announcing;
+mod asked;
 mod config;
 mod fabric;
 mod gate;
@@ -37,6 +38,7 @@ use weft_serve::metrics::{BackEnd, Metrics, Sync};
 use weft_serve::proxy_health::ProxyHealth;
 
 use self::announcing::Announcing;
+use self::asked::Asked;
 use self::config::{Config, Mode};
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
@@ -47,6 +49,7 @@ use self::reporting::Reporter;
 use self::retry::{Extent, Failure, Retry};
 use self::rule_changes::RuleChanges;
 use self::subnet_file::SubnetFile;
+use crate::fabric::told::{self, Question, Told};
 use crate::problems::Problems;
 
 /// How often everything is read back from the kernel and compared, whether or not
@@ -88,6 +91,9 @@ pub(crate) struct AgentArgs {
     /// Where the CNI plugin asks whether a pod's policies are in force.
     #[arg(long, default_value = "/run/weft/gate.sock")]
     gate_socket: PathBuf,
+    /// Where `weft fabric` asks what this agent wants.
+    #[arg(long, default_value = told::SOCKET)]
+    fabric_socket: PathBuf,
     /// Where two agents of one node meet, so that the second gives up.
     #[arg(long, default_value = "/run/weft/agent.lock")]
     lock: PathBuf,
@@ -129,6 +135,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     directories.install_binary()?;
     // Always there, so that pods that were to wait start when they no longer are.
     tokio::spawn(gate::serve(gate::listen(&args.gate_socket)?));
+    let mut questions = asked::listen(&args.fabric_socket)?;
     let subnet_file = SubnetFile {
         path: args.subnet_file,
         networks: config.pod_cidrs.clone(),
@@ -171,6 +178,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let announcing = Announcing::new(client.clone(), settings.node.clone());
     let mut agent = Agent {
         backend: settings.fabric.backend,
+        node: node.clone(),
         announcing,
         compiler: Compiler::new(settings),
         kernel,
@@ -203,6 +211,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         tokio::select! {
             Some(batch) = updates.next() => agent.take(batch),
             () = until(retry_at) => agent.reconcile(Why::Retry),
+            Some(asked) = questions.recv() => agent.answer(asked),
             changed = network.settled() => {
                 changed?;
                 // What tunnels are like follows from them.
@@ -280,6 +289,7 @@ impl Why {
 }
 
 struct Agent {
+    node: NodeName,
     compiler: Compiler,
     backend: FabricBackend,
     announcing: Announcing,
@@ -359,6 +369,18 @@ impl Agent {
                 self.write_pending();
             }
             self.report_problems();
+        }
+    }
+
+    /// Tells who asks on the node.
+    fn answer(&self, Asked { question, answer }: Asked) {
+        let told = match question {
+            Question::State => Told::new(&self.compiler, &self.node, fabric::name(self.backend)),
+        };
+        match serde_json::to_string(&told) {
+            // Who asked may have gone.
+            Ok(text) => drop(answer.send(text)),
+            Err(error) => warn!(%error, "a question about the fabric is not answered"),
         }
     }
 

@@ -1,0 +1,37 @@
+//! `weft fabric`: how this node reaches the pods of others.
+
+mod asking;
+mod docker_options;
+mod peers;
+mod routes;
+pub(crate) mod told;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Looks at how this node reaches the pods of others.
+#[derive(Debug, Parser)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the routes to other nodes' pods: those in the kernel, and those the agent wants
+    Routes(routes::Args),
+    /// List the nodes whose pods are reached from here, and by which way
+    Peers(peers::Args),
+    /// Print what a Docker daemon needs to be on this node's pod network
+    DockerOptions(docker_options::Args),
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Routes(args) => routes::run(&args)?,
+        Command::Peers(args) => peers::run(&args)?,
+        Command::DockerOptions(args) => docker_options::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
