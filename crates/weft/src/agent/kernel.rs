@@ -11,16 +11,15 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use weft_compile::Touched;
 use weft_compile::fabric::Uplinks;
-use weft_desired::{Desired, IpFamily as Family, NodeNat, RouteOwner, Table};
+use weft_desired::{Desired, IpFamily as Family, NodeNat, Table};
 use weft_iptables::Options;
 use weft_kernel::iptables::{self, Rules, Whose};
 use weft_kernel::service::{Error, IpFamily, Report, ServiceTable};
 use weft_kernel::sysctl::{self, Scope, Setting};
-use weft_kernel::{link, route, router, tunnel};
 use weft_sys::netlink;
 use weft_sys::nft::{Connection, Notifications};
-use weft_sys::rtnl::Conversation;
 
+use super::forwarding::Forwarding;
 use super::stale::{Ended, Endpoints, StaleFlows};
 
 /// Between two looks whether another agent still holds the tables.
@@ -47,13 +46,6 @@ impl Outcome {
         self.transactions += report.transactions;
     }
 
-    fn add_tunnels(&mut self, report: tunnel::Report) {
-        self.writes += report.writes;
-        let problems = report.problems.into_iter();
-        self.problems
-            .extend(problems.map(|problem| format!("{:#}", anyhow::Error::new(problem))));
-    }
-
     fn add_iptables(&mut self, rules: &Rules, report: &iptables::Report) {
         self.writes += report.writes();
         self.transactions += report.restores;
@@ -68,13 +60,11 @@ impl Outcome {
 
 /// Handles on the kernel, kept open.
 pub(super) struct Kernel {
-    conversation: Conversation,
+    forwarding: Forwarding,
     services: ServiceTable,
     proxy: Proxy,
     families: Vec<Family>,
     stale_flows: StaleFlows,
-    /// The numbers of the tunnels' devices that stand.
-    tunnels: BTreeMap<Family, u32>,
     /// Whether it was looked for connections that went stale while nobody saw: before this
     /// agent ran, with a write that failed, with a table that somebody damaged.
     looked_back: bool,
@@ -99,26 +89,15 @@ impl Kernel {
         ended: Ended,
         patience: Duration,
     ) -> Result<Self> {
-        let has = |v4: bool| {
-            ranges
-                .iter()
-                .any(|range| matches!(range, IpNet::V4(_)) == v4)
-        };
-        let mut conversation = Conversation::open().context("a netlink socket for routes")?;
-        let mut families = Vec::new();
-        if has(true) {
-            router::forward_v4()?;
-            families.push(IpFamily::V4);
-        }
-        if has(false) {
-            router::forward_v6(&mut conversation)?;
-            families.push(IpFamily::V6);
-        }
-        let all = families.iter().map(|family| match family {
-            IpFamily::V4 => Family::V4,
-            IpFamily::V6 => Family::V6,
-        });
-        let all: Vec<Family> = all.collect();
+        let forwarding = Forwarding::take_up(ranges)?;
+        let all = forwarding.families().to_vec();
+        let families: Vec<IpFamily> = all
+            .iter()
+            .map(|family| match family {
+                Family::V4 => IpFamily::V4,
+                Family::V6 => IpFamily::V6,
+            })
+            .collect();
         let proxy = match iptables {
             None => Proxy::Nftables { swept: false },
             Some(options) => {
@@ -127,12 +106,11 @@ impl Kernel {
             }
         };
         Ok(Self {
-            conversation,
+            forwarding,
             services: adopt_services(&families, patience).await?,
             proxy,
             families: all,
             stale_flows: StaleFlows::start(ended)?,
-            tunnels: BTreeMap::new(),
             looked_back: false,
             endpoints: Endpoints::new(ended),
         })
@@ -337,42 +315,22 @@ impl Kernel {
 
     /// The node's own addresses.
     pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
-        link::own_addresses(&mut self.conversation).context("the node's own addresses")
+        self.forwarding.own_addresses()
     }
 
-    /// What leads to other nodes' pods: nothing leads through a tunnel that is not there.
+    /// What leads to other nodes' pods.
     fn write_routes(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
-        let (tunnels, peers) = (&desired.tunnels, &desired.tunnel_peers);
-        let raised = tunnel::raise(&mut self.conversation, tunnels, peers)
-            .context("tunnels to other nodes")?;
-        self.tunnels.clone_from(&raised.devices);
-        outcome.add_tunnels(raised);
-        let report = route::reconcile(&mut self.conversation, RouteOwner::Fabric, &desired.routes)
-            .context("routes to other nodes' pods")?;
-        outcome.writes += report.added + report.changed + report.removed;
-        let problems = report.problems.iter().map(ToString::to_string);
-        outcome.problems.extend(problems);
-        if report.all_stand() {
-            let cleared = tunnel::clear(&mut self.conversation, tunnels, peers)
-                .context("tunnels to other nodes")?;
-            outcome.add_tunnels(cleared);
-        }
-        Ok(())
+        self.forwarding.write(desired, outcome)
     }
 
     /// The numbers of the devices that stand and lead to other nodes.
     pub(super) fn tunnels(&self) -> &BTreeMap<Family, u32> {
-        &self.tunnels
+        self.forwarding.tunnels()
     }
 
     /// Which networks the node is on, and how large a packet, in bytes, their links take.
     pub(super) fn uplinks(&mut self) -> Result<Uplinks> {
-        let uplinks = link::uplinks(&mut self.conversation).context("the node's own links")?;
-        let addresses = uplinks.addresses.into_iter();
-        Ok(Uplinks {
-            addresses: addresses.map(|(it, link)| (it, link.mtu)).collect(),
-            networks: uplinks.networks,
-        })
+        self.forwarding.uplinks()
     }
 }
 

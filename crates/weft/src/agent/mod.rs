@@ -5,6 +5,7 @@ mod announcing;
 mod asked;
 mod config;
 mod fabric;
+mod forwarding;
 mod gate;
 mod held;
 mod kernel;

@@ -1,0 +1,95 @@
+//! The node as a router to other nodes' pods: what of the kernel does not depend on who says which
+//! nodes there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use weft_compile::fabric::Uplinks;
+use weft_desired::{Desired, IpFamily, RouteOwner};
+use weft_kernel::{link, route, router, tunnel};
+use weft_sys::rtnl::Conversation;
+
+use super::kernel::Outcome;
+
+/// Routes and tunnels, and the links that they go by.
+pub(super) struct Forwarding {
+    conversation: Conversation,
+    families: Vec<IpFamily>,
+    /// The numbers of the tunnels' devices that stand.
+    tunnels: BTreeMap<IpFamily, u32>,
+}
+
+impl Forwarding {
+    /// Makes the node a router for the families of these ranges.
+    pub(super) fn take_up(ranges: &[IpNet]) -> Result<Self> {
+        let mut conversation = Conversation::open().context("a netlink socket for routes")?;
+        let has = |family: IpFamily| ranges.iter().any(|range| family.has(range.addr()));
+        let families: Vec<IpFamily> = IpFamily::BOTH.into_iter().filter(|it| has(*it)).collect();
+        for family in &families {
+            match family {
+                IpFamily::V4 => router::forward_v4()?,
+                IpFamily::V6 => router::forward_v6(&mut conversation)?,
+            }
+        }
+        Ok(Self {
+            conversation,
+            families,
+            tunnels: BTreeMap::new(),
+        })
+    }
+
+    /// The families that the node is a router for.
+    pub(super) fn families(&self) -> &[IpFamily] {
+        &self.families
+    }
+
+    /// Reads back what leads to other nodes' pods, and writes what differs: nothing leads through
+    /// a tunnel that is not there.
+    pub(super) fn write(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
+        let (tunnels, peers) = (&desired.tunnels, &desired.tunnel_peers);
+        let raised = tunnel::raise(&mut self.conversation, tunnels, peers)
+            .context("tunnels to other nodes")?;
+        self.tunnels.clone_from(&raised.devices);
+        add(outcome, raised);
+        let report = route::reconcile(&mut self.conversation, RouteOwner::Fabric, &desired.routes)
+            .context("routes to other nodes' pods")?;
+        outcome.writes += report.added + report.changed + report.removed;
+        let problems = report.problems.iter().map(ToString::to_string);
+        outcome.problems.extend(problems);
+        if report.all_stand() {
+            let cleared = tunnel::clear(&mut self.conversation, tunnels, peers)
+                .context("tunnels to other nodes")?;
+            add(outcome, cleared);
+        }
+        Ok(())
+    }
+
+    /// The numbers of the devices that stand and lead to other nodes.
+    pub(super) fn tunnels(&self) -> &BTreeMap<IpFamily, u32> {
+        &self.tunnels
+    }
+
+    /// Which networks the node is on, and how large a packet, in bytes, their links take.
+    pub(super) fn uplinks(&mut self) -> Result<Uplinks> {
+        let uplinks = link::uplinks(&mut self.conversation).context("the node's own links")?;
+        let addresses = uplinks.addresses.into_iter();
+        Ok(Uplinks {
+            addresses: addresses.map(|(it, link)| (it, link.mtu)).collect(),
+            networks: uplinks.networks,
+        })
+    }
+
+    /// The node's own addresses.
+    pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
+        link::own_addresses(&mut self.conversation).context("the node's own addresses")
+    }
+}
+
+fn add(outcome: &mut Outcome, report: tunnel::Report) {
+    outcome.writes += report.writes;
+    let problems = report.problems.into_iter();
+    let texts = problems.map(|problem| format!("{:#}", anyhow::Error::new(problem)));
+    outcome.problems.extend(texts);
+}
