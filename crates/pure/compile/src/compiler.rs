@@ -141,7 +141,9 @@ impl Compiler {
     /// piece: what the tunnels take, or else the link that has the node's own address.
     pub fn mtu(&self) -> Option<u32> {
         let tunnels = self.desired.tunnels.values();
-        let within = tunnels.map(|tunnel| tunnel.value.mtu).min();
+        let tunnels = tunnels.map(|tunnel| tunnel.value.mtu);
+        let udp = self.desired.udp_tunnel.iter();
+        let within = tunnels.chain(udp.map(|tunnel| tunnel.value.mtu)).min();
         let own = self.own_node()?.internal_ips.iter();
         let mut links = own.filter_map(|address| self.uplinks.addresses.get(address));
         within.or_else(|| links.next().copied())
@@ -339,14 +341,18 @@ impl Compiler {
                 | weft_desired::Difference::Remove(key, _) => *key,
             })
             .collect();
-        let tunnels =
-            desired.tunnels != fabric.tunnels || desired.tunnel_peers != fabric.tunnel_peers;
+        let tunnels = desired.tunnels != fabric.tunnels
+            || desired.tunnel_peers != fabric.tunnel_peers
+            || desired.udp_tunnel != fabric.udp_tunnel
+            || desired.udp_peers != fabric.udp_peers;
         // The ranges that nodes have, not the one they are cut from: that one may contain
         // addresses which are no pod's.
         let nat = desired.nat.pod_ranges != fabric.ranges;
         desired.routes = fabric.routes;
         desired.tunnels = fabric.tunnels;
         desired.tunnel_peers = fabric.tunnel_peers;
+        desired.udp_tunnel = fabric.udp_tunnel;
+        desired.udp_peers = fabric.udp_peers;
         desired.nat.pod_ranges = fabric.ranges;
         self.fabric_problems = fabric.problems;
         Touched {

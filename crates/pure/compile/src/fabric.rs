@@ -1,5 +1,5 @@
-//! How the pods of other nodes are reached: by routes through those nodes (host-gw), or through
-//! tunnels to them (vxlan).
+//! How the pods of other nodes are reached: by routes through those nodes (host-gw), through
+//! tunnels to them (vxlan), or in UDP datagrams that are sent to them (udp).
 //!
 //! A node's own ranges lead nowhere, except to the pods that have a route of their
 //! own: a packet to an address that no pod has would otherwise leave by the default
@@ -15,13 +15,15 @@ mod path;
 #[cfg(test)]
 mod tests;
 mod tunnels;
+mod udp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use weft_desired::{
     Entry, IpFamily, NextHop, Origin, Route, RouteKey, RouteOwner, Table, Tunnel, TunnelPeer,
+    UdpPeer, UdpTunnel,
 };
 use weft_model::{Cluster, Key, Node, NodeName, Vtep};
 
@@ -53,6 +55,10 @@ pub struct Fabric {
     pub tunnels: Table<IpFamily, Tunnel>,
     /// What is at their other ends.
     pub tunnel_peers: Table<IpAddr, TunnelPeer>,
+    /// The device whose packets go to other nodes in UDP datagrams.
+    pub udp_tunnel: Option<Entry<UdpTunnel>>,
+    /// Who takes them.
+    pub udp_peers: Table<Ipv4Net, UdpPeer>,
     /// The routes; all of them belong to [`RouteOwner::Fabric`].
     pub routes: Table<RouteKey, Route>,
     /// The pod ranges of the nodes, those that can't be reached among them: their
@@ -83,6 +89,7 @@ pub fn compile(
         fabric: Fabric::default(),
     };
     work.make_tunnels(cluster);
+    work.make_udp_tunnel(cluster);
     let mut claims = Claims::default();
     let others = cluster.nodes().filter(|node| node.name != *me);
     for node in work.own.into_iter().chain(others) {
@@ -144,15 +151,29 @@ impl Work<'_> {
         }
         let on_link = self.is_on_link(address);
         let direct = NextHop::Gateway { address };
-        match self.settings.backend {
-            FabricBackend::HostGw if on_link => Ok(direct),
-            FabricBackend::HostGw => Err(Fault::OffLink { range, address }),
-            FabricBackend::Vxlan => match self.vtep(node, range) {
-                Some(_) if on_link && self.settings.direct_routing => Ok(direct),
-                Some(vtep) => self.tunnelled(node, range, address, vtep),
-                None if on_link => Ok(direct),
-                None => Err(Fault::NoVtep { range }),
-            },
+        let end = self.end(node, range);
+        let agree = match (self.settings.backend, end) {
+            (FabricBackend::HostGw, _) if on_link => return Ok(direct),
+            (FabricBackend::HostGw, _) => return Err(Fault::OffLink { range, address }),
+            (FabricBackend::Vxlan, end) => matches!(end, End::Vxlan(_)),
+            (FabricBackend::Udp, end) => matches!(end, End::Udp(_)),
+        };
+        if on_link && (self.settings.direct_routing || !agree) {
+            return Ok(direct);
+        }
+        // The other node's way, if it is not this node's.
+        match end {
+            End::Vxlan(vtep) => self.tunnelled(node, range, address, vtep),
+            End::Udp(range) => self.in_datagrams(node, range, address),
+            End::None => Err(self.no_end(range)),
+        }
+    }
+
+    fn no_end(&self, range: IpNet) -> Fault {
+        match (self.settings.backend, range) {
+            (FabricBackend::Udp, IpNet::V6(range)) => Fault::OnlyV4 { range },
+            (FabricBackend::Udp, IpNet::V4(_))
+            | (FabricBackend::HostGw | FabricBackend::Vxlan, _) => Fault::NoVtep { range },
         }
     }
 
@@ -162,12 +183,26 @@ impl Work<'_> {
         self.uplinks.is_empty() || networks.any(|network| network.contains(&address))
     }
 
-    /// The end of the node's tunnel that it has announced.
-    fn vtep(&self, node: &Node, range: IpNet) -> Option<Vtep> {
+    /// What the node says that it takes packets for these pods of its own by.
+    fn end(&self, node: &Node, range: IpNet) -> End {
         let announced = &node.announced;
-        let vtep = announced.vtep(model(IpFamily::of(range.addr())));
-        vtep.filter(|_| announced.is_vxlan())
+        match range {
+            IpNet::V4(range) if announced.is_udp() => End::Udp(range),
+            IpNet::V4(_) | IpNet::V6(_) if announced.is_vxlan() => announced
+                .vtep(model(IpFamily::of(range.addr())))
+                .map_or(End::None, End::Vxlan),
+            IpNet::V4(_) | IpNet::V6(_) => End::None,
+        }
     }
+}
+
+/// A node's end of a tunnel, as it has announced it.
+#[derive(Clone, Copy)]
+enum End {
+    None,
+    Vxlan(Vtep),
+    /// It takes datagrams for these pods.
+    Udp(Ipv4Net),
 }
 
 /// The same family in the model's words.

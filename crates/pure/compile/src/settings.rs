@@ -27,8 +27,10 @@ pub struct FabricSettings {
     pub backend: FabricBackend,
     /// The tunnels' network identifier.
     pub vni: u32,
-    /// The tunnels' UDP port.
+    /// The VXLAN tunnels' UDP port.
     pub port: u16,
+    /// The port of packets that are whole UDP datagrams.
+    pub udp_port: u16,
     /// Whether nodes on a network of this node's are reached without a tunnel.
     pub direct_routing: bool,
     /// The largest packet, in bytes, that a tunnel takes, if that is less than what the
@@ -37,12 +39,13 @@ pub struct FabricSettings {
 }
 
 impl Default for FabricSettings {
-    /// flannel's network identifier and port.
+    /// flannel's network identifier and ports.
     fn default() -> Self {
         Self {
             backend: FabricBackend::HostGw,
             vni: 1,
             port: 8472,
+            udp_port: 8285,
             direct_routing: false,
             mtu: None,
         }
@@ -56,6 +59,8 @@ pub enum FabricBackend {
     HostGw,
     /// VXLAN tunnels.
     Vxlan,
+    /// A TUN device, and UDP datagrams that are packets.
+    Udp,
 }
 
 /// How Services are translated, beside what they say themselves.

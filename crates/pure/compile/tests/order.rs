@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use weft_compile::fabric::Uplinks;
 use weft_compile::{Compiler, FabricBackend, FabricSettings, Settings, Touched};
-use weft_desired::{Difference, difference};
+use weft_desired::{Desired, Difference, difference};
 use weft_model::{
     Announced, Change, Endpoint, EndpointPort, EndpointSlice, External, Hints, IpFamily, Key, Node,
     Object, ObjectKey, Pod, PodNames, Port, Protocol, Rejection, Service, ServiceAddress,
@@ -68,8 +68,9 @@ fn announced() -> impl Strategy<Value = Announced> {
         vni,
         mac: [mac, 0, 0, 0, 0, 1],
     });
-    (prop::option::of(vtep), any::<bool>()).prop_map(|(vtep_v4, vxlan)| Announced {
-        backend: Some(if vxlan { "vxlan" } else { "host-gw" }.into()),
+    let backend = prop::sample::select(vec!["vxlan", "host-gw", "udp"]);
+    (prop::option::of(vtep), backend).prop_map(|(vtep_v4, backend)| Announced {
+        backend: Some(backend.into()),
         vtep_v4,
         ..Announced::default()
     })
@@ -378,8 +379,7 @@ proptest! {
             keys(&difference(&before.routes, &after.routes, |a, b| a == b))
         );
         prop_assert!(
-            touched.tunnels
-                || (before.tunnels == after.tunnels && before.tunnel_peers == after.tunnel_peers)
+            touched.tunnels || same_tunnels(&before, after)
         );
         prop_assert!(touched.nat || before.nat == after.nat);
         assert_same(&compiler, &compiled([first, together].concat()));
@@ -399,7 +399,7 @@ proptest! {
             services: keys(&difference(&before.services, &after.services, |a, b| a == b)),
             health_checks: keys(&difference(&before.health_checks, &after.health_checks, |a, b| a == b)),
             routes: keys(&difference(&before.routes, &after.routes, |a, b| a == b)),
-            tunnels: before.tunnels != after.tunnels || before.tunnel_peers != after.tunnel_peers,
+            tunnels: !same_tunnels(&before, after),
             nat: touched.nat,
             own_node: touched.own_node,
         };
@@ -407,6 +407,13 @@ proptest! {
         prop_assert!(touched.nat || before.nat == after.nat);
         prop_assert!(!touched.own_node || last.key() == Key::Node("node-0".into()));
     }
+}
+
+fn same_tunnels(before: &Desired, after: &Desired) -> bool {
+    before.tunnels == after.tunnels
+        && before.tunnel_peers == after.tunnel_peers
+        && before.udp_tunnel == after.udp_tunnel
+        && before.udp_peers == after.udp_peers
 }
 
 fn keys<K: Ord + Clone, A, D>(steps: &[Difference<'_, K, A, D>]) -> std::collections::BTreeSet<K> {

@@ -42,4 +42,4 @@ pub use service_port::{Policy, PortEndpoints, Reach, ServicePort, ServicePortKey
 pub use sharing::{HASH_SLOTS, HashOf, Sharing, hash_table, shares};
 pub use state::Desired;
 pub use table::{Difference, Table, difference};
-pub use tunnel::{Tunnel, TunnelPeer};
+pub use tunnel::{Tunnel, TunnelPeer, UdpPeer, UdpTunnel};

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use ipnet::Ipv4Net;
+
 use crate::{
-    Frontend, FrontendKey, HealthCheck, IpFamily, NodeNat, Route, RouteKey, ServiceKey,
-    ServicePort, ServicePortKey, Table, Tunnel, TunnelPeer,
+    Entry, Frontend, FrontendKey, HealthCheck, IpFamily, NodeNat, Route, RouteKey, ServiceKey,
+    ServicePort, ServicePortKey, Table, Tunnel, TunnelPeer, UdpPeer, UdpTunnel,
 };
 
 /// The desired state of one node, as far as its kernel and its health checks are concerned.
@@ -14,6 +16,10 @@ pub struct Desired {
     pub tunnels: Table<IpFamily, Tunnel>,
     /// What is at their other ends.
     pub tunnel_peers: Table<IpAddr, TunnelPeer>,
+    /// The device whose packets go to other nodes in UDP datagrams.
+    pub udp_tunnel: Option<Entry<UdpTunnel>>,
+    /// Who takes them.
+    pub udp_peers: Table<Ipv4Net, UdpPeer>,
     /// Routes to other nodes' pods.
     pub routes: Table<RouteKey, Route>,
     /// The ports of Services.

@@ -1,7 +1,9 @@
 //! Tunnels to other nodes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+
+use ipnet::Ipv4Net;
 
 /// A VXLAN device (RFC 7348) that carries what goes to other nodes' pods. There is at most
 /// one for each family; what is inside and what is outside are of the same.
@@ -31,4 +33,28 @@ pub struct TunnelPeer {
     pub mac: [u8; 6],
     /// The other node's address: where packets are sent to.
     pub remote: IpAddr,
+}
+
+/// A TUN device whose packets a program sends to other nodes, each as the whole of a UDP
+/// datagram: flannel's back end udp, which knows IPv4 alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpTunnel {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The UDP port, here and on the other nodes.
+    pub port: u16,
+    /// The node's own address: where what it sends comes from.
+    pub local: Ipv4Addr,
+    /// The node's own pods. The range's first address is the device's own: what the node
+    /// itself sends to other nodes' pods comes from it.
+    pub range: Ipv4Net,
+    /// Bytes of the largest packet inside.
+    pub mtu: u32,
+}
+
+/// A node that takes packets in UDP datagrams. Its key is the range of its pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpPeer {
+    /// Its address.
+    pub remote: Ipv4Addr,
 }

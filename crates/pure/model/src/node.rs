@@ -79,6 +79,11 @@ impl Announced {
     pub fn is_vxlan(&self) -> bool {
         self.backend.as_deref() == Some("vxlan")
     }
+
+    /// Whether it says that it takes packets in UDP datagrams.
+    pub fn is_udp(&self) -> bool {
+        self.backend.as_deref() == Some("udp")
+    }
 }
 
 /// The label that says which zone a node is in (Kubernetes, "Well-Known Labels").

@@ -78,6 +78,7 @@ impl FabricConfig {
             port,
             direct_routing,
             mtu,
+            ..default
         })
     }
 }
@@ -115,6 +116,7 @@ pub(super) fn name(backend: FabricBackend) -> &'static str {
     match backend {
         FabricBackend::HostGw => "host-gw",
         FabricBackend::Vxlan => "vxlan",
+        FabricBackend::Udp => "udp",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use weft_desired::IpFamily;
 use weft_model::{NodeName, Rejection};
 
@@ -37,6 +37,9 @@ pub(super) enum Fault {
     NoTunnel {
         range: IpNet,
         family: IpFamily,
+    },
+    OnlyV4 {
+        range: Ipv6Net,
     },
     OtherVni {
         range: IpNet,
@@ -100,6 +103,11 @@ impl fmt::Display for Fault {
                 f,
                 "pod range {range} can't be reached yet: the node has not announced its end of \
                  a tunnel (annotations flannel.alpha.coreos.com/backend-type and backend-data)"
+            ),
+            Fault::OnlyV4 { range } => write!(
+                f,
+                "pod range {range} can't be reached: the node's IPv6 address is on no network of \
+                 this node's own, and udp carries IPv4 alone; set fabric: auto or vxlan"
             ),
             Fault::NoTunnel { range, family } => write!(
                 f,

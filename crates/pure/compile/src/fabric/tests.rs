@@ -243,7 +243,16 @@ fn tunnels(fabric: &Fabric) -> Vec<String> {
         let peer = &entry.value;
         format!("{address} is {} at {}", mac(peer.mac), peer.remote)
     });
-    devices.chain(peers).collect()
+    let udp = fabric.udp_tunnel.iter().map(|entry| {
+        let tunnel = &entry.value;
+        format!(
+            "{} port {} local {} for {} mtu {}",
+            tunnel.name, tunnel.port, tunnel.local, tunnel.range, tunnel.mtu
+        )
+    });
+    let takers = fabric.udp_peers.iter();
+    let takers = takers.map(|(range, entry)| format!("{range} at {}", entry.value.remote));
+    devices.chain(peers).chain(udp).chain(takers).collect()
 }
 
 const BOTH: [(&str, u32); 2] = [("172.30.0.11/24", 1500), ("fd00:172:30::11/64", 1500)];
@@ -426,4 +435,112 @@ fn what_cannot_be_reached_is_named_and_the_rest_is() {
         3,
         "metadata.annotations[x]: not JSON",
     );
+}
+
+#[test]
+fn datagrams_have_flannels_device_and_port_and_carry_ipv4() {
+    let mut nodes = announcing("udp");
+    for node in &mut nodes {
+        // As flannel's back end udp has it.
+        (node.announced.vtep_v4, node.announced.vtep_v6) = (None, None);
+    }
+    let udp = settings(FabricBackend::Udp);
+    let me = "node-1".into();
+    let fabric = super::compile(&cluster(nodes.clone()), &me, &udp, &uplinks(&BOTH));
+    assert_eq!(
+        tunnels(&fabric),
+        [
+            "flannel0 port 8285 local 172.30.0.11 for 10.244.1.0/24 mtu 1472",
+            "10.244.2.0/24 at 172.30.0.12",
+            "10.244.3.0/24 at 172.30.0.13",
+        ]
+    );
+    let routes = [
+        "10.244.1.0/24 unreachable # Node node-1",
+        "10.244.2.0/24 dev flannel0 # Node node-2",
+        "10.244.3.0/24 dev flannel0 # Node node-3",
+        "fd00:10:244:1::/64 unreachable # Node node-1",
+        "fd00:10:244:2::/64 via fd00:172:30::12 # Node node-2",
+        "fd00:10:244:3::/64 via fd00:172:30::13 # Node node-3",
+    ];
+    assert_eq!(lines(&fabric), routes);
+    // Behind a router: IPv6 has no way.
+    nodes[2].internal_ips = ["192.0.2.13", "2001:db8::13"]
+        .map(|ip| ip.parse().unwrap())
+        .into();
+    let fabric = super::compile(&cluster(nodes.clone()), &me, &udp, &uplinks(&BOTH));
+    assert_eq!(lines(&fabric)[..5], routes[..5]);
+    assert!(lines(&fabric)[5].contains("udp carries IPv4 alone"));
+    // Directly where that is asked for and possible.
+    let direct = FabricSettings {
+        direct_routing: true,
+        ..udp
+    };
+    let fabric = super::compile(&cluster(nodes), &me, &direct, &uplinks(&BOTH));
+    assert_eq!(
+        lines(&fabric)[1..3],
+        [
+            "10.244.2.0/24 via 172.30.0.12 # Node node-2",
+            "10.244.3.0/24 dev flannel0 # Node node-3",
+        ]
+    );
+}
+
+#[test]
+fn nodes_of_different_back_ends_take_from_each_other_what_each_says_it_takes() {
+    let mut nodes = announcing("udp");
+    nodes[0].announced = Announced::default();
+    nodes[2].announced.backend = Some("vxlan".into());
+    let me = "node-1".into();
+    let compiled = |backend, nodes: &[Node]| {
+        let at = uplinks(&BOTH);
+        super::compile(&cluster(nodes.to_vec()), &me, &settings(backend), &at)
+    };
+    let v4 = |fabric: &Fabric| lines(fabric)[1..3].to_vec();
+    let directly = "10.244.2.0/24 via 172.30.0.12 # Node node-2";
+    let vxlan = "10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink # Node node-3";
+    // On one network nodes that don't agree are reached directly, and have what they take by.
+    for (backend, [second, third]) in [
+        (
+            FabricBackend::HostGw,
+            [directly, "10.244.3.0/24 via 172.30.0.13 # Node node-3"],
+        ),
+        (FabricBackend::Vxlan, [directly, vxlan]),
+        (
+            FabricBackend::Udp,
+            [
+                "10.244.2.0/24 dev flannel0 # Node node-2",
+                "10.244.3.0/24 via 172.30.0.13 # Node node-3",
+            ],
+        ),
+    ] {
+        let fabric = compiled(backend, &nodes);
+        assert_eq!(v4(&fabric), [second, third], "{backend:?}");
+        assert!(fabric.udp_tunnel.is_some(), "{backend:?}");
+        assert_eq!(fabric.tunnels.len(), 2, "{backend:?}");
+    }
+    // Behind a router they are sent what they take.
+    for node in &mut nodes[1..] {
+        node.pod_cidrs.truncate(1);
+        node.announced.overwrites = vec!["192.0.2.7".parse().unwrap()];
+    }
+    for backend in [FabricBackend::Vxlan, FabricBackend::Udp] {
+        let fabric = compiled(backend, &nodes);
+        let expected = ["10.244.2.0/24 dev flannel0 # Node node-2", vxlan];
+        assert_eq!(v4(&fabric), expected, "{backend:?}");
+    }
+}
+
+#[test]
+fn a_link_too_small_for_datagrams_is_named() {
+    let nodes = announcing("udp");
+    let udp = settings(FabricBackend::Udp);
+    let small = uplinks(&[("172.30.0.11/24", 90)]);
+    let fabric = super::compile(&cluster(nodes), &"node-1".into(), &udp, &small);
+    let told = lines(&fabric).join("; ");
+    assert!(
+        told.contains("packets of 62 bytes would be the largest"),
+        "{told}"
+    );
+    assert_eq!(fabric.udp_tunnel, None);
 }

@@ -20,7 +20,7 @@ fn overhead(family: IpFamily) -> u32 {
 }
 
 /// The least a link must take, in bytes (RFC 791, RFC 8200).
-fn least(family: IpFamily) -> u32 {
+pub(super) fn least(family: IpFamily) -> u32 {
     match family {
         IpFamily::V4 => 68,
         IpFamily::V6 => 1280,
@@ -69,7 +69,7 @@ impl Work<'_> {
             };
             let needed = match self.settings.backend {
                 FabricBackend::Vxlan => true,
-                FabricBackend::HostGw => is_sent_to(),
+                FabricBackend::HostGw | FabricBackend::Udp => is_sent_to(),
             };
             if !needed || self.uplinks.is_empty() {
                 continue;
