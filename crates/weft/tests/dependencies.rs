@@ -21,7 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &["weft-desired", "weft-iptables", "weft-sys"],
     ),
     ("weft-nodestate", &["weft-proto"]),
-    ("weft-runtime", &[]),
+    ("weft-runtime", &["weft-proto"]),
     ("weft-serve", &["weft-desired", "weft-proto", "weft-sys"]),
     ("weft-apiserver", &[]),
     ("weft-netlab", &["weft-sys"]),

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
-
-use crate::Message;
+use weft_proto::grpc;
+use weft_proto::protobuf::Message;
 
 /// The longest answer: some kilobytes a pod, and a node has hundreds of them.
 const LONGEST_ANSWER: usize = 64 << 20;
@@ -71,10 +71,10 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error`] if there is no answer, or one that is an error.
-    pub fn call(&self, method: &str, message: Message) -> Result<Vec<u8>, Error> {
+    pub fn call(&self, method: &str, message: &Message) -> Result<Vec<u8>, Error> {
         let runtime = self.runtime(method)?;
         runtime.block_on(async {
-            match tokio::time::timeout(PATIENCE, self.exchange(method, &message)).await {
+            match tokio::time::timeout(PATIENCE, self.exchange(method, message)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(self.failed(method, format!("no answer in {PATIENCE:?}"))),
             }
@@ -105,9 +105,9 @@ impl Runtime {
                 .map_err(said)?;
         let exchange = async move {
             let request = Request::post(format!("http://localhost/{method}"))
-                .header("content-type", "application/grpc")
+                .header("content-type", grpc::CONTENT_TYPE)
                 .header("te", "trailers")
-                .body(Full::new(framed(message)))
+                .body(Full::new(Bytes::from(grpc::framed(message.as_bytes()))))
                 .map_err(|error| self.failed(method, error.to_string()))?;
             let response = sender.send_request(request).await.map_err(said)?;
             let status = response.status();
@@ -121,8 +121,13 @@ impl Runtime {
                 .await
                 .map_err(|error| self.failed(method, error.to_string()))?;
             heads.extend(body.trailers().cloned().unwrap_or_default());
-            succeeded(&heads).map_err(|reason| self.failed(method, reason))?;
-            unframed(&body.to_bytes()).ok_or_else(|| self.unreadable(method))
+            let status = |name: &str| heads.get(name).and_then(|value| value.to_str().ok());
+            grpc::succeeded(status).map_err(|grpc::Failure { code, message }| {
+                self.failed(method, format!("error {code}: {message}"))
+            })?;
+            let body = body.to_bytes();
+            let message = grpc::unframed(&body).ok_or_else(|| self.unreadable(method))?;
+            Ok(message.to_vec())
         };
         let mut exchange = std::pin::pin!(exchange);
         tokio::select! {
@@ -149,37 +154,6 @@ impl Runtime {
     }
 }
 
-/// Whether the call's status, in the trailers or in an answer of headers alone, is OK.
-fn succeeded(heads: &HeaderMap) -> Result<(), String> {
-    let text = |name: &str| {
-        let value = heads.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default()
-    };
-    match text("grpc-status") {
-        "0" => Ok(()),
-        code => Err(format!("error {code}: {}", text("grpc-message"))),
-    }
-}
-
-/// A message with gRPC's prefix: not compressed, its length.
-fn framed(message: &Message) -> Bytes {
-    let message = message.as_bytes();
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    let mut framed = vec![0];
-    framed.extend_from_slice(&length.to_be_bytes());
-    framed.extend_from_slice(message);
-    framed.into()
-}
-
-fn unframed(body: &[u8]) -> Option<Vec<u8>> {
-    let (prefix, rest) = body.split_at_checked(5)?;
-    let [0, length @ ..] = prefix else {
-        return None;
-    };
-    let length = u32::from_be_bytes(length.try_into().ok()?);
-    Some(rest.get(..usize::try_from(length).ok()?)?.to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,31 +165,5 @@ mod tests {
         let error = Runtime::at(&socket).sandboxes().unwrap_err().to_string();
         let expected = format!("container runtime {}: cannot connect", socket.display());
         assert!(error.starts_with(&expected), "{error}");
-    }
-
-    #[test]
-    fn a_status_that_is_not_ok_is_an_error() {
-        let heads = |code: &'static str| {
-            HeaderMap::from_iter([(
-                http::HeaderName::from_static("grpc-status"),
-                http::HeaderValue::from_static(code),
-            )])
-        };
-        assert_eq!(succeeded(&heads("0")), Ok(()));
-        assert_eq!(succeeded(&heads("5")).unwrap_err(), "error 5: ");
-        succeeded(&HeaderMap::new()).unwrap_err();
-    }
-
-    #[test]
-    fn a_cut_answer_is_none() {
-        assert_eq!(unframed(&[0, 0, 0, 0, 1, 7]).unwrap(), [7]);
-        for cut in [
-            &[][..],
-            &[0, 0, 0, 0],
-            &[0, 0, 0, 0, 2, 7],
-            &[1, 0, 0, 0, 0],
-        ] {
-            assert_eq!(unframed(cut), None);
-        }
     }
 }

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use weft_netlab::{Namespace, probe};
-use weft_runtime::{Fields, Message, Runtime, Value as Field};
+use weft_proto::protobuf::{Fields, Message, Value as Field};
+use weft_runtime::Runtime;
 
 use crate::enclosure::{Enclosure, children, configurations, has, plugins, root, wait};
 use crate::node::{Node, PATIENCE};
@@ -104,7 +105,7 @@ impl Containerd {
     }
 
     fn call(&self, method: &str, message: Message) -> Result<Vec<u8>, String> {
-        let answer = self.runtime.call(method, message);
+        let answer = self.runtime.call(method, &message);
         answer.map_err(|error| error.to_string())
     }
 

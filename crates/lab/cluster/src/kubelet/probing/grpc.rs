@@ -1,15 +1,17 @@
 //! The gRPC health checking protocol: one unary call over HTTP/2 without TLS.
 //!
-//! Source: grpc/grpc `doc/health-checking.md`, `doc/PROTOCOL-HTTP2.md`, protobuf's encoding.
+//! Source: grpc/grpc `doc/health-checking.md`.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use weft_kube::k8s_openapi::api::core::v1::GRPCAction;
+use weft_proto::grpc;
+use weft_proto::protobuf::{Fields, Message, Value};
 
 use super::{AGENT, dial};
 use crate::kubelet::chain;
@@ -19,9 +21,6 @@ use crate::kubelet::probe::Outcome;
 const METHOD: &str = "/grpc.health.v1.Health/Check";
 /// An answer is two bytes and a prefix; a server may say more, but not for ever.
 const ANSWER_LIMIT: usize = 64 * 1024;
-/// gRPC's status codes that mean something here (`doc/statuscodes.md`).
-const OK: &str = "0";
-const UNIMPLEMENTED: &str = "12";
 /// `HealthCheckResponse.ServingStatus`.
 const STATES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
 const SERVING: u64 = 1;
@@ -66,10 +65,10 @@ async fn call(host: &str, port: u16, service: &str) -> Result<u64, String> {
             port,
         );
         let request = Request::post(format!("http://{authority}{METHOD}"))
-            .header("content-type", "application/grpc")
+            .header("content-type", grpc::CONTENT_TYPE)
             .header("te", "trailers")
             .header("user-agent", AGENT)
-            .body(Full::new(question(service)))
+            .body(Full::new(Bytes::from(question(service))))
             .map_err(|error| error.to_string())?;
         let response = sender.send_request(request).await.map_err(said)?;
         if !response.status().is_success() {
@@ -82,7 +81,8 @@ async fn call(host: &str, port: u16, service: &str) -> Result<u64, String> {
         let body = Limited::new(response.into_body(), ANSWER_LIMIT);
         let body = body.collect().await.map_err(|error| error.to_string())?;
         heads.extend(body.trailers().cloned().unwrap_or_default());
-        succeeded(&heads)?;
+        let status = |name: &str| heads.get(name).and_then(|value| value.to_str().ok());
+        grpc::succeeded(status).map_err(|failure| words(&failure))?;
         state(&body.to_bytes())
             .ok_or_else(|| "error: health rpc probe failed: its answer cannot be read".to_owned())
     };
@@ -98,85 +98,37 @@ async fn call(host: &str, port: u16, service: &str) -> Result<u64, String> {
     }
 }
 
-/// Whether the call's status, in the trailers or in an answer of headers alone, is OK.
-fn succeeded(heads: &HeaderMap) -> Result<(), String> {
-    let text = |name: &str| {
-        let value = heads.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default()
-    };
-    let message = text("grpc-message");
-    match text("grpc-status") {
-        OK => Ok(()),
-        UNIMPLEMENTED => Err(format!(
+/// What the kubelet says of a status that is not OK.
+fn words(failure: &grpc::Failure) -> String {
+    let grpc::Failure { code, message } = failure;
+    match code.as_str() {
+        grpc::UNIMPLEMENTED => format!(
             "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {message}"
-        )),
-        code => Err(format!(
-            "error: health rpc probe failed: rpc error: code = {code} desc = {message}"
-        )),
+        ),
+        code => {
+            format!("error: health rpc probe failed: rpc error: code = {code} desc = {message}")
+        }
     }
 }
 
-/// `HealthCheckRequest{service}` as a gRPC message: not compressed, its length, the bytes.
-fn question(service: &str) -> Bytes {
-    let mut message = Vec::new();
-    if !service.is_empty() {
-        // Field 1, length-delimited.
-        message.push(0x0a);
-        varint(service.len() as u64, &mut message);
-        message.extend_from_slice(service.as_bytes());
-    }
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    let mut framed = vec![0];
-    framed.extend_from_slice(&length.to_be_bytes());
-    framed.extend_from_slice(&message);
-    framed.into()
-}
-
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(u8::try_from(value & 0x7f).unwrap_or_default() | 0x80);
-        value >>= 7;
-    }
-    out.push(u8::try_from(value).unwrap_or_default());
+/// `HealthCheckRequest{service}` as a gRPC message.
+fn question(service: &str) -> Vec<u8> {
+    let message = match service {
+        "" => Message::default(),
+        service => Message::default().text(1, service),
+    };
+    grpc::framed(message.as_bytes())
 }
 
 /// `status` of a framed `HealthCheckResponse`; a field that is not there is 0.
 fn state(framed: &[u8]) -> Option<u64> {
-    let (prefix, rest) = framed.split_at_checked(5)?;
-    let [0, length @ ..] = prefix else {
-        return None;
-    };
-    let length = u32::from_be_bytes(length.try_into().ok()?);
-    let mut rest = rest.get(..usize::try_from(length).ok()?)?;
     let mut state = 0;
-    while !rest.is_empty() {
-        let tag = take_varint(&mut rest)?;
-        match (tag >> 3, tag & 7) {
-            (1, 0) => state = take_varint(&mut rest)?,
-            (_, 0) => drop(take_varint(&mut rest)?),
-            (_, 1) => rest = rest.get(8..)?,
-            (_, 2) => {
-                let length = usize::try_from(take_varint(&mut rest)?).ok()?;
-                rest = rest.get(length..)?;
-            }
-            (_, 5) => rest = rest.get(4..)?,
-            _ => return None,
+    for field in Fields::of(grpc::unframed(framed)?) {
+        if let (1, Value::Number(number)) = field? {
+            state = number;
         }
     }
     Some(state)
-}
-
-fn take_varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (first, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(first & 0x7f) << shift;
-        if first & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -186,11 +138,8 @@ mod tests {
     /// The bytes are those of the protocol's own documents.
     #[test]
     fn messages_are_framed() {
-        assert_eq!(question("").as_ref(), [0, 0, 0, 0, 0]);
-        assert_eq!(
-            question("ab").as_ref(),
-            [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']
-        );
+        assert_eq!(question(""), [0, 0, 0, 0, 0]);
+        assert_eq!(question("ab"), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
         assert_eq!(state(&[0, 0, 0, 0, 2, 8, 1]), Some(SERVING));
         assert_eq!(state(&[0, 0, 0, 0, 0]), Some(0));
         // A field of a later version before it.
@@ -208,19 +157,13 @@ mod tests {
 
     #[test]
     fn a_status_that_is_not_ok_says_what_it_is() {
-        let heads = |code: &'static str| {
-            HeaderMap::from_iter([(
-                http::HeaderName::from_static("grpc-status"),
-                http::HeaderValue::from_static(code),
-            )])
+        let said = |code: &str| {
+            words(&grpc::Failure {
+                code: code.to_owned(),
+                message: "in words".to_owned(),
+            })
         };
-        assert_eq!(succeeded(&heads("0")), Ok(()));
-        assert!(
-            succeeded(&heads("12"))
-                .unwrap_err()
-                .contains("does not implement")
-        );
-        assert!(succeeded(&heads("5")).unwrap_err().contains("code = 5"));
-        assert!(succeeded(&HeaderMap::new()).is_err());
+        assert!(said("12").contains("does not implement"));
+        assert!(said("5").ends_with("code = 5 desc = in words"));
     }
 }
