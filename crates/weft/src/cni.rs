@@ -21,6 +21,7 @@ mod link;
 pub(crate) mod live;
 mod loopback;
 pub(crate) mod pod_rules;
+mod status;
 mod sysctl;
 
 use std::io::{self, Read, Write};
@@ -83,7 +84,7 @@ fn answer() -> Result<String, Refusal> {
         Request::Del(detach) => del::del(detach).map(|()| String::new()),
         Request::Check(attach) => check::check(attach).map(|()| String::new()),
         Request::Gc(collect) => collect::gc(collect).map(|()| String::new()),
-        Request::Status(status) => collect::status(status).map(|()| String::new()),
+        Request::Status(status) => status::status(status).map(|()| String::new()),
     }
     .map_err(|error| Refusal { version, error })
 }

@@ -9,6 +9,7 @@ pub mod flow;
 pub mod host_port;
 pub mod iptables;
 pub mod kube_proxy;
+pub mod leftovers;
 pub mod link;
 mod plugin_table;
 pub mod pod_link;

@@ -21,6 +21,19 @@ pub fn own_addresses(conversation: &mut Conversation) -> Result<BTreeSet<IpAddr>
         .collect())
 }
 
+/// Whether links may be changed from here, which reading them does not tell.
+///
+/// # Errors
+/// What the kernel says against it.
+pub fn may_change(conversation: &mut Conversation) -> Result<(), Error> {
+    // The kernel looks at the permission before it looks for the link (`rtnetlink_rcv_msg` in
+    // net/core/rtnetlink.c); it counts them from 1 on, and none gets the highest number.
+    match conversation.set_down(i32::MAX.unsigned_abs()) {
+        Err(error) if error.is_absent() => Ok(()),
+        other => other,
+    }
+}
+
 /// The links by which a node reaches others: not pods' links, which have the node's addresses
 /// too, nor tunnels, nor what is switched off.
 #[derive(Clone, Debug, Default)]

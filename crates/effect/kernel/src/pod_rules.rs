@@ -32,6 +32,7 @@
 
 mod item;
 mod layout;
+mod rehearsal;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -44,6 +45,8 @@ use crate::plugin_table::{PluginTable, until_undisturbed};
 
 use self::item::{INSIDE, Item, LEAVING, LINKS, MACS, PLACES, SOURCES, SOURCES_V6, elements};
 use self::layout::layout;
+
+pub use self::rehearsal::rehearse;
 
 /// Makes the rules about one link exactly these.
 ///

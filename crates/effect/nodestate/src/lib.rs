@@ -9,6 +9,7 @@ mod attachments;
 mod durable;
 mod listing;
 mod pool;
+mod trial;
 
 pub use attachments::{
     Attachment, Attachments, Bridge, Damaged, Listed, Pod, RecordError, Unsynced, digest,
@@ -16,3 +17,4 @@ pub use attachments::{
 pub use durable::Durability;
 pub use listing::Listing;
 pub use pool::{Adopted, Held, Pool, PoolError, Release, Reservation, Usage};
+pub use trial::takes_files;

@@ -445,6 +445,35 @@ fn a_transaction_is_made_wholly_or_not_at_all() {
 }
 
 #[test]
+fn a_rehearsal_is_refused_as_the_transaction_would_be_and_leaves_nothing() {
+    let (net, mut connection) = open();
+    let before = connection.generation().unwrap();
+    let table = table(Family::V6);
+    let attempt = |set_name: &str| {
+        let mut batch = Batch::new();
+        batch.add_table(&table);
+        batch.add_set(&table.name, &set("frontends", &V4_FRONTEND, &[]));
+        let (key, _) = keys(1);
+        let element = ElementRef {
+            key: &key,
+            ..ElementRef::default()
+        };
+        batch.add_element(&table.name, set_name, element);
+        batch
+    };
+    connection.rehearse(attempt("frontends")).unwrap();
+    connection.rehearse(Batch::new()).unwrap();
+    let error = connection.rehearse(attempt("elsewhere")).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::NOENT), "{error}");
+    assert_eq!(connection.generation().unwrap(), before);
+    assert_eq!(connection.transactions(), 0);
+    assert_eq!(nft(&net, &["list", "ruleset"]), "");
+    connection.commit(attempt("frontends")).unwrap();
+    assert_eq!(connection.transactions(), 1);
+    assert!(nft(&net, &["list", "ruleset"]).contains("table ip6 t"));
+}
+
+#[test]
 fn a_batch_that_is_too_long_is_refused_before_anything_is_done() {
     let (_net, mut connection) = open();
     let table = table(Family::V4);

@@ -31,8 +31,8 @@ pub use config::{Config, DEFAULT_DATA_DIR, DEFAULT_MTU, DEFAULT_STATE_DIR, Remar
 pub use environment::{Command, Environment, PodIdentity};
 pub use error::{Code, Error};
 pub use exercise::exercise;
-pub use gate::{Gate, Question, Word};
-pub use link::{Bridge, Link};
+pub use gate::{Gate, NodeQuestion, PodQuestion, Question, Word, exercise_gate};
+pub use link::{Bridge, DEFAULT_BRIDGE, Link};
 pub use loopback::Loopback;
 pub use name::{AttachmentKey, ContainerId, InterfaceName, InvalidName, NetworkName};
 pub use port_mapping::PortMapping;

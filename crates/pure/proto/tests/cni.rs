@@ -534,6 +534,40 @@ fn unknown_fields_are_reported_with_their_path() {
 }
 
 #[test]
+fn known_fields_without_effect_are_reported_with_their_path() {
+    let words = |config: &Value| -> Vec<String> {
+        let remarks = add(config).config.remarks;
+        remarks.iter().map(ToString::to_string).collect()
+    };
+    let others = "has no effect with link none: it is for the plugin that makes the link";
+    for (field, value) in [
+        ("mtu", json!(1450)),
+        ("dns", json!({"domain": "cluster.local"})),
+    ] {
+        let expected = [format!("{field} {others}")];
+        assert_eq!(
+            words(&passing(&format!("/{field}"), value.clone())),
+            expected
+        );
+        assert_eq!(words(&with(&format!("/{field}"), value)), [""; 0]);
+    }
+    let mut config = config();
+    config["ipam"]["exclude"] = json!(["10.244.1.1", "10.244.2.0/28", "10.244.0.0/20"]);
+    config["ipam"]["reserve"] = json!(["fd00:10:244:2::9", "fd00:10:244:1::9"]);
+    config["runtimeConfig"] = json!({"portMappings": [
+        {"hostPort": 8080, "containerPort": 80, "hostIp": "", "range": 2},
+    ]});
+    assert_eq!(
+        words(&config),
+        [
+            "ipam.exclude[1] has no effect: 10.244.2.0/28 is in none of ipam.ranges",
+            "ipam.reserve[0] has no effect: fd00:10:244:2::9/128 is in none of ipam.ranges",
+            "runtimeConfig.portMappings[0].range is not known and has no effect",
+        ]
+    );
+}
+
+#[test]
 fn ranges_outside_of_lists_are_gathered_by_family() {
     let config = with(
         "/ipam/ranges",

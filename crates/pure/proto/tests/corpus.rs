@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use weft_proto::{cni, dns, kubelet, spdy};
+use weft_proto::{cni, cri, dns, kubelet, spdy};
 
 fn replay(target: &str, exercise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -27,6 +27,16 @@ fn replay(target: &str, exercise: fn(&[u8])) {
 #[test]
 fn cni_requests() {
     replay("cni_request", cni::exercise);
+}
+
+#[test]
+fn policy_gates() {
+    replay("cni_gate", cni::exercise_gate);
+}
+
+#[test]
+fn runtimes_answers() {
+    replay("cri_answer", cri::exercise);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use weft_compile::{LocalMode, ProxySettings};
 use weft_iptables::{Generation, Options};
+use weft_proto::cni::InterfaceName;
 
 use super::fabric::FabricConfig;
 use super::proxy::ProxyConfig;
@@ -47,9 +48,11 @@ pub(super) struct Config {
 }
 
 /// The section `cni`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Cni {
+    /// The bridge that pods are ports of; without, their links are routed.
+    pub(super) bridge: Option<InterfaceName>,
     /// Whether a pod starts only when the agent says that its policies are in force.
     pub(super) wait_for_policy: bool,
 }
@@ -291,6 +294,10 @@ mod tests {
         let iptables = "podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\nmode: iptables\n";
         let bit = format!("{iptables}iptables: {{masqueradeBit: 32}}");
         assert!(error(&bit).starts_with("iptables.masqueradeBit"));
+        let bridge = |name| format!("{iptables}cni: {{bridge: {name}}}");
+        assert!(error(&bridge("a/b")).contains("cni.bridge"));
+        let named = Config::parse(&bridge("cni0")).unwrap().cni.bridge;
+        assert_eq!(named.unwrap().as_str(), "cni0");
         let compat = format!("{iptables}iptables: {{compat: 1.22}}");
         assert!(error(&compat).contains("compat"));
         let config = Config::parse(&format!("{iptables}iptables: {{compat: \"1.23\"}}")).unwrap();

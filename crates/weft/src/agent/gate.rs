@@ -1,5 +1,5 @@
 //! The agent's side of `policyGate`: says of a pod that its policies are in force, which is what
-//! its CNI ADD waits for.
+//! its CNI ADD waits for, and of the node whether pods may start, which STATUS asks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
-use weft_proto::cni::{Question, Word};
+use weft_proto::cni::{PodQuestion, Question, Word};
+use weft_serve::health::Health;
 
 /// Bytes; a question is some hundred.
 const LONGEST_QUESTION: u64 = 64 * 1024;
@@ -31,13 +32,14 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers for ever.
-pub(super) async fn serve(listener: UnixListener) {
+/// Answers for ever; `ready` is whether the node carries traffic.
+pub(super) async fn serve(listener: UnixListener, ready: Health) {
     loop {
         match listener.accept().await {
             Ok((connection, _)) => {
+                let ready = ready.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = answer(connection).await {
+                    if let Err(error) = answer(connection, &ready).await {
                         // A plugin that was killed; the runtime asks again.
                         debug!(%error, "a question at the policy gate");
                     }
@@ -52,13 +54,14 @@ pub(super) async fn serve(listener: UnixListener) {
     }
 }
 
-async fn answer(connection: UnixStream) -> std::io::Result<()> {
+async fn answer(connection: UnixStream, ready: &Health) -> std::io::Result<()> {
     let (reading, mut writing) = connection.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reading.take(LONGEST_QUESTION));
     reader.read_line(&mut line).await?;
     let word = match serde_json::from_str(&line) {
-        Ok(question) => word(&question).await,
+        Ok(Question::Pod(question)) => word(&question).await,
+        Ok(Question::Node(_)) => word_of_node(ready),
         Err(error) => Word {
             refused: Some(format!("the question can't be read: {error}")),
         },
@@ -70,8 +73,15 @@ async fn answer(connection: UnixStream) -> std::io::Result<()> {
 
 /// Returns when the pod's policies are in force. There are none that weft enforces, so they
 /// always are.
-async fn word(_question: &Question) -> Word {
+async fn word(_question: &PodQuestion) -> Word {
     Word { refused: None }
+}
+
+fn word_of_node(ready: &Health) -> Word {
+    let reason = "since it started it has not yet brought the node up to date with the API";
+    Word {
+        refused: (!ready.ready()).then(|| reason.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +97,8 @@ mod tests {
         let path = folder.path().join("run/gate.sock");
         drop(listen(&path).unwrap());
         // What the one before left is no hindrance.
-        tokio::spawn(serve(listen(&path).unwrap()));
+        let ready = Health::default();
+        tokio::spawn(serve(listen(&path).unwrap(), ready.clone()));
         let ask = |line: &'static str| {
             let path = path.clone();
             tokio::task::spawn_blocking(move || {
@@ -101,6 +112,11 @@ mod tests {
         let question = "{\"container\":\"c1\",\"interface\":\"eth0\",\"pod\":[\"default\",\"web\"],\
                         \"addresses\":[\"10.244.1.5\"],\"link\":\"weft1\"}\n";
         assert_eq!(ask(question).await.unwrap(), "{}\n");
+        let node = "{\"network\":\"weft\"}\n";
+        let refused = ask(node).await.unwrap();
+        assert!(refused.contains("brought the node up"), "{refused}");
+        ready.set_ready(true);
+        assert_eq!(ask(node).await.unwrap(), "{}\n");
         let refused = ask("?\n").await.unwrap();
         assert!(refused.contains("can't be read"), "{refused}");
     }

@@ -34,6 +34,7 @@ use tracing::{debug, info, warn};
 use weft_compile::{Compiler, FabricBackend, Settings, Touched};
 use weft_kube::{Access, Interest, Pods, ServiceEvents, Update};
 use weft_model::NodeName;
+use weft_proto::cni::InterfaceName;
 use weft_serve::health::Health;
 use weft_serve::metrics::{BackEnd, Metrics, Sync};
 use weft_serve::proxy_health::ProxyHealth;
@@ -135,7 +136,8 @@ async fn serve(args: AgentArgs) -> Result<()> {
     };
     directories.install_binary()?;
     // Always there, so that pods that were to wait start when they no longer are.
-    tokio::spawn(gate::serve(gate::listen(&args.gate_socket)?));
+    let gate = gate::listen(&args.gate_socket)?;
+    tokio::spawn(gate::serve(gate, ready.clone()));
     let mut questions = asked::listen(&args.fabric_socket)?;
     let subnet_file = SubnetFile {
         path: args.subnet_file,
@@ -186,6 +188,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         held,
         directories,
         subnet_file,
+        bridge: config.cni.bridge,
         gate: config.cni.wait_for_policy.then_some(args.gate_socket),
         in_sync: false,
         pending: Touched::default(),
@@ -299,6 +302,8 @@ struct Agent {
     held: Option<HeldPorts>,
     directories: Directories,
     subnet_file: SubnetFile,
+    /// What pods are ports of, if they are to be.
+    bridge: Option<InterfaceName>,
     /// Where ADD asks about policies, if it is to.
     gate: Option<PathBuf>,
     /// Whether all watches have reported everything once. Before that nothing is written:
@@ -589,6 +594,7 @@ impl Agent {
                 let own = &node.internal_ips;
                 format!("no link has this node's address {own:?}; is it the right node?")
             })?,
+            bridge: self.bridge.clone(),
             masquerade_beyond: None,
             gate: self.gate.clone(),
         };

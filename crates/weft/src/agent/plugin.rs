@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde_json::json;
-use weft_proto::cni::Range;
+use weft_proto::cni::{InterfaceName, Range};
 
 /// The name the runtime finds the configuration by: the first in the directory wins.
 const CONFIGURATION: &str = "10-weft.conflist";
@@ -37,6 +37,8 @@ pub(crate) struct NodeNetwork {
     pub(crate) addresses: Vec<IpAddr>,
     /// Bytes.
     pub(crate) mtu: u32,
+    /// The bridge that pods are ports of; without, their links are routed.
+    pub(crate) bridge: Option<InterfaceName>,
     /// Beyond these ranges pods have the node's address, if the plugin is to see to that; an
     /// agent does it itself.
     pub(crate) masquerade_beyond: Option<Vec<IpNet>>,
@@ -145,6 +147,10 @@ fn configuration(network: &NodeNetwork) -> Result<String> {
         "nodeAddresses": network.addresses,
         "ipam": {"type": "weft", "ranges": network.ranges, "exclude": gateways(&network.ranges)},
     });
+    if let Some(bridge) = &network.bridge {
+        plugin["link"] = json!("bridge");
+        plugin["bridge"] = json!(bridge.as_str());
+    }
     if let Some(socket) = &network.gate {
         plugin["policyGate"] = json!({"socket": socket});
     }
@@ -166,8 +172,8 @@ fn configuration(network: &NodeNetwork) -> Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(&list)?))
 }
 
-/// The first address a pod could have of each range. weft's pods need no gateway there,
-/// but other plugins put one on it, and a node can come from them or go back.
+/// The first address a pod could have of each range: a bridge's own. Pods with routed links need
+/// no gateway there, but other plugins put one on it, and a node can come from them or go back.
 fn gateways(ranges: &[IpNet]) -> Vec<IpAddr> {
     ranges.iter().map(|range| Range::of(*range).first).collect()
 }
@@ -214,6 +220,8 @@ fn same_inode(a: &Path, b: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use weft_proto::cni::{Environment, Link, Request, Status};
+
     use super::*;
 
     fn network() -> NodeNetwork {
@@ -224,9 +232,48 @@ mod tests {
             ],
             addresses: vec!["172.30.0.11".parse().unwrap()],
             mtu: 1500,
+            bridge: None,
             masquerade_beyond: None,
             gate: None,
         }
+    }
+
+    /// What the plugin reads in a configuration.
+    fn read(network: &NodeNetwork) -> Status {
+        let text = configuration(network).unwrap();
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut plugin = list["plugins"][0].clone();
+        plugin["cniVersion"] = json!("1.1.0");
+        plugin["name"] = list["name"].clone();
+        let lookup = |name: &str| (name == "CNI_COMMAND").then(|| "STATUS".into());
+        let environment = Environment::read(lookup).unwrap();
+        let request = Request::parse(&environment, plugin.to_string().as_bytes()).unwrap();
+        assert_eq!(request.remarks(), []);
+        let Request::Status(status) = request else {
+            panic!("{request:?}");
+        };
+        status
+    }
+
+    #[test]
+    fn pods_are_ports_of_the_bridge_that_is_named() {
+        assert_eq!(read(&network()).link, Link::Routed);
+        let bridged = read(&NodeNetwork {
+            bridge: Some(InterfaceName::try_from("pods0").unwrap()),
+            ..network()
+        });
+        let Link::Bridge(bridge) = bridged.link else {
+            panic!("{:?}", bridged.link);
+        };
+        assert_eq!(bridge.name.as_str(), "pods0");
+        assert!(!bridge.isolated);
+        let gateways: Vec<IpAddr> = bridge.gateways.iter().map(IpNet::addr).collect();
+        assert_eq!(gateways, super::gateways(&network().ranges));
+        assert!(
+            gateways
+                .iter()
+                .all(|gateway| bridged.ipam.excluded.contains(gateway))
+        );
     }
 
     #[test]

@@ -82,6 +82,7 @@ mod tests {
             ranges: nets(ranges),
             addresses: Vec::new(),
             mtu: 1450,
+            bridge: None,
             masquerade_beyond: None,
             gate: None,
         }

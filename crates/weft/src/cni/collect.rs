@@ -1,17 +1,11 @@
-//! GC and STATUS.
+//! GC.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_compile::attachment;
 use weft_nodestate::{Attachment, Attachments, Pool, Reservation};
-use weft_proto::cni::{AttachmentKey, Code, Collect, Error, Link, Status};
-use weft_sys::nft;
-use weft_sys::rtnl::Conversation;
+use weft_proto::cni::{AttachmentKey, Code, Collect, Error};
 
 use super::{bandwidth, chain, del, live, note, pod_rules, pool_error, record_error};
 
@@ -179,84 +173,4 @@ fn free(orphans: &[Reservation], records: &Attachments, pool: &Pool) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Whether an ADD could succeed now: the disk takes a file, the kernel talks about links and
-/// rules, and each set has an address left.
-pub(super) fn status(request: &Status) -> Result<(), Error> {
-    if request.config.is_chained {
-        return Ok(());
-    }
-    let records = Attachments::under(Path::new(&request.config.state_dir));
-    let pool = Pool::under(
-        Path::new(&request.config.data_dir),
-        &request.config.network,
-        &records,
-    );
-    for directory in [records.directory(), pool.directory()] {
-        takes_files(directory).map_err(|source| {
-            Error::new(
-                Code::NotAvailable,
-                format!("cannot write to {}: {source}", directory.display()),
-            )
-            .with_details("make room, or mount the file system for writing")
-        })?;
-    }
-    let mut host = Conversation::open().map_err(|error| {
-        Error::new(
-            Code::NotAvailable,
-            format!("cannot talk to the kernel about links: {}", chain(&error)),
-        )
-    })?;
-    nft::Connection::open()
-        .and_then(|mut rules| rules.tables(nft::Family::V4))
-        .map_err(|error| {
-            Error::new(
-                Code::NotAvailable,
-                format!(
-                    "cannot talk to the kernel about rules (nf_tables): {}",
-                    chain(&error)
-                ),
-            )
-            .with_details("load the module nf_tables, or start a kernel that has it")
-        })?;
-    if let Link::Bridge(bridge) = &request.link {
-        let place = attachment::Place {
-            network: Arc::from(request.config.network.as_str()),
-            name: Arc::from(bridge.name.as_str()),
-            gateways: bridge.gateways.clone(),
-            isolated: bridge.isolated,
-        };
-        weft_kernel::bridge::examine(&mut host, &place.bridge(request.mtu))
-            .map_err(|error| Error::new(Code::NotAvailable, chain(&error)))?;
-    }
-    for set in &request.ipam.sets {
-        let usage = pool
-            .usage(set, &request.ipam.reserved)
-            .map_err(|error| pool_error(&error))?;
-        if usage.free() == 0 {
-            let family = if set.is_ipv4() { "IPv4" } else { "IPv6" };
-            return Err(Error::new(
-                Code::NotAvailable,
-                format!(
-                    "network {}: no {family} address left: {} of {} are taken by pods, {} are reserved",
-                    request.config.network, usage.taken, usage.total, usage.reserved
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Writes a file and removes it. The directory is made by the first ADD; until then the one
-/// above it tells.
-fn takes_files(directory: &Path) -> io::Result<()> {
-    let there = directory
-        .ancestors()
-        .find(|ancestor| ancestor.is_dir())
-        .unwrap_or(Path::new("/"));
-    let probe = there.join(format!(".{}.status", std::process::id()));
-    let written = fs::write(&probe, "x");
-    let removed = fs::remove_file(&probe);
-    written.and(removed)
 }

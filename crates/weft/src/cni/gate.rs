@@ -1,4 +1,5 @@
-//! The agent's word that a pod's policies are in force, before the pod starts.
+//! The agent's word that a pod's policies are in force, before the pod starts, and that pods are let
+//! start at all.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,10 +9,14 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use weft_nodestate::Attachment;
-use weft_proto::cni::{Attach, Code, Error, Gate, Question, Word};
+use weft_proto::cni::{
+    Attach, Code, Error, Gate, NodeQuestion, PodQuestion, Question, Status, Word,
+};
 
 /// An agent that starts anew listens again within a second; asking this often costs nothing.
 const PAUSE: Duration = Duration::from_millis(20);
+/// What STATUS gives it for that: runtimes ask anew every few seconds, and wait.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes; a word is a sentence at most.
 const LONGEST_WORD: u64 = 64 * 1024;
 
@@ -20,7 +25,7 @@ pub(super) fn pass(request: &Attach, record: &Attachment) -> Result<(), Error> {
     let Some(gate) = &request.gate else {
         return Ok(());
     };
-    let question = Question {
+    let question = PodQuestion {
         key: record.key.clone(),
         pod: record
             .pod
@@ -33,7 +38,8 @@ pub(super) fn pass(request: &Attach, record: &Attachment) -> Result<(), Error> {
         Some((namespace, name)) => format!("pod {namespace}/{name}"),
         None => format!("container {}", record.key.container),
     };
-    match wait(gate, &question) {
+    let patience = Duration::from_secs(u64::from(gate.seconds));
+    match wait(gate, &Question::Pod(question), patience) {
         Ok(Word { refused: None }) => Ok(()),
         Ok(Word {
             refused: Some(reason),
@@ -56,9 +62,32 @@ pub(super) fn pass(request: &Attach, record: &Attachment) -> Result<(), Error> {
     }
 }
 
+/// Whether the agent lets pods start, where the configuration has a gate. One that does not keeps
+/// neither routes nor Services up to date, and running pods feel that.
+pub(super) fn is_open(request: &Status) -> Result<(), Error> {
+    let Some(gate) = &request.gate else {
+        return Ok(());
+    };
+    let network = request.config.network.clone();
+    let patience = STATUS_PATIENCE.min(Duration::from_secs(u64::from(gate.seconds)));
+    let reason = match wait(gate, &Question::Node(NodeQuestion { network }), patience) {
+        Ok(Word { refused: None }) => return Ok(()),
+        Ok(Word {
+            refused: Some(reason),
+        }) => format!("the agent lets no pod start: {reason}"),
+        Err(reason) => format!(
+            "no word from the agent within {} s that it lets pods start: {}: {reason}",
+            patience.as_secs(),
+            gate.socket
+        ),
+    };
+    let error = Error::new(Code::LimitedConnectivity, format!("policyGate: {reason}"));
+    Err(error.with_details("look whether the agent runs on this node, and at its log"))
+}
+
 /// The word, or the last thing that stood in its way when the time was over.
-fn wait(gate: &Gate, question: &Question) -> Result<Word, io::Error> {
-    let deadline = Instant::now() + Duration::from_secs(u64::from(gate.seconds));
+fn wait(gate: &Gate, question: &Question, patience: Duration) -> Result<Word, io::Error> {
+    let deadline = Instant::now() + patience;
     loop {
         let failure = match ask(gate, question, deadline) {
             Ok(word) => return Ok(word),

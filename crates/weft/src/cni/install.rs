@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
+use weft_kernel::leftovers;
 use weft_nodestate::Attachments;
-use weft_proto::cni::{DEFAULT_MTU, DEFAULT_STATE_DIR};
+use weft_proto::cni::{DEFAULT_BRIDGE, DEFAULT_MTU, DEFAULT_STATE_DIR, InterfaceName, InvalidName};
 use weft_sys::rtnl::Conversation;
 
 use crate::agent::plugin::{Directories, NodeNetwork};
@@ -23,6 +24,7 @@ Examples:
   weft cni install --range 10.244.1.0/24
   weft cni install --range 10.244.1.0/24 --range fd00:10:244:1::/64 --mtu 1450
   weft cni install --range 10.244.1.0/24 --masquerade --cluster-cidr 10.244.0.0/16
+  weft cni install --range 10.88.0.0/16 --masquerade --bridge
   weft cni uninstall")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -33,7 +35,7 @@ pub(crate) struct Args {
 enum Command {
     /// Copy this binary and write the network configuration, each in one step
     Install(Install),
-    /// Remove the configuration, then the binary
+    /// Remove the configuration, the binary, and what the plugin left for the next pod
     Uninstall(Uninstall),
 }
 
@@ -67,6 +69,11 @@ struct Install {
     /// The pods' MTU, in bytes
     #[arg(long, default_value_t = DEFAULT_MTU)]
     mtu: u32,
+    /// Make pods ports of a bridge, in one network with each other; it is made with the first pod
+    /// [name, if none is given: cni0]
+    #[arg(long, num_args = 0..=1, default_missing_value = DEFAULT_BRIDGE, value_name = "NAME")]
+    #[arg(value_parser = interface_name)]
+    bridge: Option<InterfaceName>,
     /// Give pods the node's address beyond the cluster; without, others must have routes to them
     #[arg(long)]
     masquerade: bool,
@@ -87,6 +94,10 @@ struct Uninstall {
     /// Although pods are attached, whose DEL will find no plugin
     #[arg(long)]
     force: bool,
+}
+
+fn interface_name(text: &str) -> Result<InterfaceName, InvalidName> {
+    InterfaceName::try_from(text)
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
@@ -115,6 +126,7 @@ fn install(args: Install) -> Result<ExitCode> {
         ranges: args.range,
         addresses,
         mtu: args.mtu,
+        bridge: args.bridge,
         masquerade_beyond: args.masquerade.then_some(args.cluster_cidr),
         gate: None,
     };
@@ -174,7 +186,22 @@ fn uninstall(args: &Uninstall) -> Result<ExitCode> {
             false => say(format!("{} was not there", path.display())),
         }
     }
+    remove_leftovers()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the first pods made and the last ones left; what a pod still needs stays.
+fn remove_leftovers() -> Result<()> {
+    let mut host = Conversation::open()?;
+    let bridges = leftovers::remove_bridges(&mut host).context("the pods' bridges")?;
+    for bridge in bridges {
+        say(format!("removed bridge {bridge}"));
+    }
+    let tables = leftovers::remove_tables(&mut host).context("the pods' tables of nf_tables")?;
+    for table in tables {
+        say(format!("removed table {table}"));
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<bool> {

@@ -309,28 +309,6 @@ fn gc_frees_what_only_a_reservation_tells_of() {
 }
 
 #[test]
-fn status_says_what_stands_in_the_way() {
-    let node = Node::new(DUAL);
-    node.call("STATUS", "", "", &node.config()).ok();
-    let state = node.root.path().join("state");
-    fs::create_dir_all(state.join("attachments")).unwrap();
-    let script = format!(
-        "mount -t tmpfs -o ro tmpfs {} && exec {}",
-        state.display(),
-        env!("CARGO_BIN_EXE_weft")
-    );
-    let mut process = node.namespace.command("unshare").unwrap();
-    prepare(&mut process, "STATUS", "", "");
-    process
-        .env("PATH", std::env::var_os("PATH").unwrap())
-        .args(["-m", "sh", "-c", &script]);
-    let (code, message) = run(process, &node.config()).error();
-    assert_eq!(code, 50, "{message}");
-    assert!(message.contains("Read-only file system"), "{message}");
-    assert!(message.contains(state.to_str().unwrap()), "{message}");
-}
-
-#[test]
 fn the_plugin_is_installed_and_taken_away() {
     let node = Node::new(DUAL);
     let root = node.root.path();

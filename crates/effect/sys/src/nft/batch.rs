@@ -65,6 +65,16 @@ struct OpenList {
     set: String,
 }
 
+/// What becomes of a transaction that the kernel accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It holds.
+    Commit,
+    /// It is taken back, which the kernel does with a batch that has no end
+    /// (`nfnetlink_rcv_batch` in net/netfilter/nfnetlink.c).
+    Abort,
+}
+
 /// Requests that the kernel carries out together or not at all.
 ///
 /// Within the transaction they take effect in their order, so a set may be made and
@@ -346,26 +356,32 @@ impl Batch {
         close_message(&mut self.bytes, start);
     }
 
-    /// The bytes to send, with sequence numbers from `first` on, and what each of those
-    /// numbers stands for. The last request asks for an acknowledgement: kernels before
-    /// 6.10 give none for the batch's end.
-    pub(super) fn finish(mut self, first: u32) -> (Vec<u8>, Vec<Step>) {
+    /// The bytes to send, with sequence numbers from `first` on, what each of those numbers
+    /// stands for, and which is the last request's. That one asks for an acknowledgement:
+    /// kernels before 6.10 give none for the batch's end.
+    pub(super) fn finish(mut self, first: u32, ending: Ending) -> (Vec<u8>, Vec<Step>, usize) {
+        let last = self.steps.len() - 1;
         if let Some((start, _)) = self.steps.last().filter(|_| self.steps.len() > 1) {
             let flags = start + 6;
             let old = u16::from_ne_bytes([self.bytes[flags], self.bytes[flags + 1]]);
             self.bytes[flags..flags + 2].copy_from_slice(&(old | NLM_F_ACK).to_ne_bytes());
         }
-        self.message(BATCH_END, NLM_F_REQUEST, "commit", String::new(), |out| {
-            put_family_header(out, 0, SUBSYSTEM);
-        });
+        match ending {
+            Ending::Commit => {
+                self.message(BATCH_END, NLM_F_REQUEST, "commit", String::new(), |out| {
+                    put_family_header(out, 0, SUBSYSTEM);
+                });
+            }
+            Ending::Abort => {}
+        }
         for ((start, _), sequence) in self.steps.iter().zip(first..) {
             self.bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
         }
         let steps = self.steps.into_iter().map(|(_, step)| step).collect();
-        (self.bytes, steps)
+        (self.bytes, steps, last)
     }
 
-    /// How many messages [`Batch::finish`] makes.
+    /// How many messages [`Batch::finish`] makes at most.
     pub(super) fn messages(&self) -> usize {
         self.steps.len() + 1
     }

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use super::batch::{Batch, Step};
+use super::batch::{Batch, Ending, Step};
 use super::object::{Chain, Counts, Element, Rule, Set, Table, TableName};
 use super::wire::{
     GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, SUBSYSTEM,
@@ -95,10 +95,27 @@ impl Connection {
         if batch.is_empty() {
             return Ok(());
         }
+        self.send(batch, Ending::Commit)?;
+        self.transactions = self.transactions.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Has the kernel try a transaction, as `nft --check` does: it is made and taken back, and
+    /// nobody sees anything of it.
+    ///
+    /// # Errors
+    /// As those of [`Self::commit`].
+    pub fn rehearse(&mut self, batch: Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.send(batch, Ending::Abort)
+    }
+
+    fn send(&mut self, batch: Batch, ending: Ending) -> Result<(), Error> {
         let first = self.socket.take_sequences(batch.messages());
-        let (bytes, steps) = batch.finish(first);
+        let (bytes, steps, last) = batch.finish(first, ending);
         self.socket.send(&bytes)?;
-        let last = steps.len() - 2;
         let mut outcome = None;
         while outcome.is_none() {
             self.socket.receive("commit", |message| {
@@ -110,9 +127,7 @@ impl Connection {
         while outcome.as_ref().is_some_and(Result::is_err)
             && self.socket.try_receive("commit", |_| {})?
         {}
-        outcome.unwrap_or(Ok(()))?;
-        self.transactions = self.transactions.wrapping_add(1);
-        Ok(())
+        outcome.unwrap_or(Ok(()))
     }
 
     /// The tables of a family.

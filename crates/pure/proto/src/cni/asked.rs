@@ -70,7 +70,7 @@ pub(super) fn asked(
         let path = format!("runtimeConfig.{key}");
         match key.as_str() {
             _ if is_empty(value) => {}
-            "portMappings" => asked.mappings = port_mappings(&path, value)?,
+            "portMappings" => asked.mappings = port_mappings(&path, value, remarks)?,
             "ips" => asked.addresses = addresses(&path, Some(value))?,
             "mac" => asked.mac = Some(mac(&path, value)?),
             "bandwidth" => asked.bandwidth = bandwidth(&path, value)?,

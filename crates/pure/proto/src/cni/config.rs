@@ -162,7 +162,11 @@ impl LinkConfig {
             }
         };
         let link = link(&mut fields, &mut ipam)?;
-        let mtu = fields.take_u32("mtu")?.unwrap_or(DEFAULT_MTU);
+        let mtu = fields.take_u32("mtu")?;
+        if let (Link::Absent, Some(_)) = (&link, mtu) {
+            remarks.push(anothers("mtu"));
+        }
+        let mtu = mtu.unwrap_or(DEFAULT_MTU);
         let smallest = if ipam.sets.iter().all(super::RangeSet::is_ipv4) {
             SMALLEST_MTU
         } else {
@@ -197,7 +201,7 @@ impl LinkConfig {
             variables,
             remarks,
         )?;
-        // Where another plugin makes the link, it is asked too.
+        // Where another plugin makes the link, runtimes ask it too.
         if link != Link::Absent {
             for (path, address) in &asked.addresses {
                 ipam.ask(path, *address)?;
@@ -223,6 +227,9 @@ impl LinkConfig {
         }
         let sysctls = sysctls("sysctl", fields.take("sysctl"))?;
         let dns = dns("dns", fields.take("dns"), remarks)?;
+        if link == Link::Absent && dns != Dns::default() {
+            remarks.push(anothers("dns"));
+        }
         let previous = fields
             .take("prevResult")
             .map(|value| AddResult::read("prevResult", value, remarks))
@@ -243,6 +250,14 @@ impl LinkConfig {
             dns,
             previous,
         })
+    }
+}
+
+/// Of what only the plugin that makes the link can see to.
+fn anothers(field: &str) -> Remark {
+    Remark {
+        field: field.to_owned(),
+        text: "has no effect with link none: it is for the plugin that makes the link".to_owned(),
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Code {
     TryAgain,
     /// 50: STATUS: no pod can start now.
     NotAvailable,
+    /// 51: STATUS: no pod can start now, and those that run may lack connections.
+    LimitedConnectivity,
     /// 100: the kernel refused.
     Kernel,
     /// 101: CHECK found something missing or different.
@@ -48,6 +50,7 @@ impl Code {
             Code::InvalidConfig => 7,
             Code::TryAgain => 11,
             Code::NotAvailable => 50,
+            Code::LimitedConnectivity => 51,
             Code::Kernel => 100,
             Code::CheckFailed => 101,
             Code::Internal => 102,

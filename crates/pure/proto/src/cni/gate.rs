@@ -2,13 +2,14 @@
 //!
 //! On a Unix stream socket the plugin writes one line, a [`Question`], and reads one, a
 //! [`Word`]. Whoever answers may take the time that it needs: until then the pod does not start.
+//! STATUS asks whether pods are let start at all, which is answered at once.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fields::{Fields, invalid, missing};
 use super::ranges::absolute;
-use super::{AttachmentKey, Error, Remark};
+use super::{AttachmentKey, Error, NetworkName, Remark};
 
 /// The longest path of a Unix socket (`sun_path` in unix(7), with a zero behind it).
 const LONGEST_SOCKET: usize = 107;
@@ -25,10 +26,28 @@ pub struct Gate {
     pub seconds: u32,
 }
 
+/// What the plugin asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Question {
+    /// ADD: may this pod start?
+    Pod(PodQuestion),
+    /// STATUS: may pods start?
+    Node(NodeQuestion),
+}
+
+/// What STATUS asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeQuestion {
+    /// The pods' network.
+    pub network: NetworkName,
+}
+
 /// What ADD asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Question {
+pub struct PodQuestion {
     /// Which container, which interface.
     #[serde(flatten)]
     pub key: AttachmentKey,
@@ -47,6 +66,25 @@ pub struct Word {
     /// Why the pod may not start now; absent: it may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+}
+
+/// The body of a fuzz target: reads `data` as the section, as a question and as a word. Must not
+/// panic, whatever `data` is; what was read is read again as it is written.
+///
+/// # Panics
+/// When it is not.
+pub fn exercise_gate(data: &[u8]) {
+    if let Ok(section) = serde_json::from_slice(data) {
+        let _ = gate(Some(&section), &mut Vec::new());
+    }
+    if let Ok(question) = serde_json::from_slice::<Question>(data) {
+        let written = serde_json::to_vec(&question).unwrap_or_default();
+        assert_eq!(serde_json::from_slice(&written).ok(), Some(question));
+    }
+    if let Ok(word) = serde_json::from_slice::<Word>(data) {
+        let written = serde_json::to_vec(&word).unwrap_or_default();
+        assert_eq!(serde_json::from_slice(&written).ok(), Some(word));
+    }
 }
 
 pub(super) fn gate(
@@ -108,6 +146,27 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(LONGEST_SOCKET));
         assert!(read(&json!({"socket": long})).unwrap_err().contains("107"));
+    }
+
+    #[test]
+    fn the_two_questions_are_told_apart() {
+        let of_pod = json!({
+            "container": "c1", "interface": "eth0", "pod": ["default", "web"],
+            "addresses": ["10.244.1.5"], "link": "weft1",
+        });
+        let of_node = json!({"network": "weft"});
+        for line in [&of_pod, &of_node] {
+            let question: Question = serde_json::from_value(line.clone()).unwrap();
+            assert_eq!(matches!(question, Question::Pod(_)), line == &of_pod);
+            assert_eq!(serde_json::to_value(&question).unwrap(), *line);
+        }
+        for wrong in [
+            json!({}),
+            json!({"network": "../up"}),
+            json!({"container": "c1"}),
+        ] {
+            serde_json::from_value::<Question>(wrong).unwrap_err();
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::fields::{Fields, invalid, text, unsupported};
 use super::{Error, InterfaceName, Ipam, Range};
 
 /// The bridge of a configuration that names none: what the reference plugins call theirs.
-const DEFAULT_BRIDGE: &str = "cni0";
+pub const DEFAULT_BRIDGE: &str = "cni0";
 
 /// How a pod's interface hangs on its node (`link`).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::Error;
-use super::fields::{Fields, invalid, items, missing, parse};
+use super::fields::{Fields, invalid, is_empty, items, missing, parse};
+use super::{Error, Remark};
 
 /// A port of the node that leads to a port of the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,11 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
 }
 
-pub(super) fn port_mappings(path: &str, list: &Value) -> Result<Vec<PortMapping>, Error> {
+pub(super) fn port_mappings(
+    path: &str,
+    list: &Value,
+    remarks: &mut Vec<Remark>,
+) -> Result<Vec<PortMapping>, Error> {
     let mut mappings = Vec::new();
     for (path, value) in items(path, list)? {
         let mut fields = Fields::of_runtime(&path, value)?;
@@ -57,6 +61,15 @@ pub(super) fn port_mappings(path: &str, list: &Value) -> Result<Vec<PortMapping>
             protocol,
             host_ip,
         });
+        remarks.extend(
+            fields
+                .unknown()
+                .filter(|(_, value)| !is_empty(value))
+                .map(|(field, _)| Remark {
+                    field,
+                    text: "is not known and has no effect".to_owned(),
+                }),
+        );
     }
     Ok(mappings)
 }

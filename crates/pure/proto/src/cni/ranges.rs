@@ -134,30 +134,29 @@ impl Ipam {
     }
 }
 
-/// A list of addresses and ranges (`10.244.1.64/28`).
-fn listed(path: &str, value: &Value, into: &mut BTreeSet<IpAddr>) -> Result<(), Error> {
+/// An item of a list of addresses and ranges (`10.244.1.64/28`); gives it as a range.
+fn listed(path: &str, value: &Value, into: &mut BTreeSet<IpAddr>) -> Result<IpNet, Error> {
     let text = text(path, value)?;
-    if let Ok(address) = text.parse() {
-        into.insert(address);
-    } else {
-        let net = subnet(path, text)?;
-        let bits = u32::from(net.max_prefix_len() - net.prefix_len());
-        if bits > LONGEST_LIST.ilog2() {
-            return Err(invalid(
-                path,
-                &format!("{net} has more than {LONGEST_LIST} addresses; end the range before it"),
-            ));
-        }
-        let low = number(net.network());
-        into.extend((0..1_u128 << bits).map(|offset| address(low + offset, net.addr().is_ipv4())));
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => subnet(path, text)?,
+    };
+    let bits = u32::from(net.max_prefix_len() - net.prefix_len());
+    if bits > LONGEST_LIST.ilog2() {
+        return Err(invalid(
+            path,
+            &format!("{net} has more than {LONGEST_LIST} addresses; end the range before it"),
+        ));
     }
+    let low = number(net.network());
+    into.extend((0..1_u128 << bits).map(|offset| address(low + offset, net.addr().is_ipv4())));
     if into.len() > LONGEST_LIST {
         return Err(invalid(
             path,
             &format!("makes more than {LONGEST_LIST} addresses; choose smaller ranges"),
         ));
     }
-    Ok(())
+    Ok(net)
 }
 
 /// `routes`, as host-local has them: what goes by this interface. The router is always weft's.
@@ -227,13 +226,14 @@ pub(super) fn ipam(section: Option<&Value>, remarks: &mut Vec<Remark>) -> Result
         }
     }
     fields.ignore(&["dataDir"]);
+    let mut kept = Vec::new();
     let mut excluded = BTreeSet::new();
     for (path, value) in fields.take_list("exclude")? {
-        listed(&path, value, &mut excluded)?;
+        kept.push((listed(&path, value, &mut excluded)?, path));
     }
     let mut reserved = BTreeSet::new();
     for (path, value) in fields.take_list("reserve")? {
-        listed(&path, value, &mut reserved)?;
+        kept.push((listed(&path, value, &mut reserved)?, path));
     }
     let routes = routes(&mut fields, remarks)?;
     let mut sets: Vec<RangeSet> = Vec::new();
@@ -298,6 +298,15 @@ pub(super) fn ipam(section: Option<&Value>, remarks: &mut Vec<Remark>) -> Result
         ));
     }
     fields.finish(remarks);
+    let is_outside = |net: &IpNet| {
+        let mut ranges = sets.iter().flat_map(|set| &set.ranges);
+        !ranges.any(|range| range.subnet.contains(net) || net.contains(&range.subnet))
+    };
+    let outside = kept.into_iter().filter(|(net, _)| is_outside(net));
+    remarks.extend(outside.map(|(net, field)| Remark {
+        field,
+        text: format!("has no effect: {net} is in none of ipam.ranges"),
+    }));
     reserved.extend(&excluded);
     Ok(Ipam {
         sets,

@@ -107,6 +107,12 @@ pub struct Status {
     pub link: Link,
     /// `mtu`, bytes.
     pub mtu: u32,
+    /// `antiSpoofing`.
+    pub anti_spoofing: bool,
+    /// `ipMasq` with `clusterCIDRs`.
+    pub masquerade_beyond: Option<Vec<IpNet>>,
+    /// `policyGate`: whom ADD will ask.
+    pub gate: Option<Gate>,
     /// `ipam`.
     pub ipam: Ipam,
 }
@@ -201,6 +207,9 @@ impl Request {
                     config,
                     link: link.link,
                     mtu: link.mtu,
+                    anti_spoofing: link.anti_spoofing,
+                    masquerade_beyond: link.masquerade_beyond,
+                    gate: link.gate,
                     ipam: link.ipam,
                 }))
             }
