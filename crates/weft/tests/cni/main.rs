@@ -17,6 +17,7 @@ mod gate;
 mod install;
 mod ipam;
 mod kills;
+mod libcni;
 mod masquerade;
 mod node;
 mod overlap;
