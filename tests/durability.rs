@@ -63,12 +63,26 @@ impl Setting {
     }
 
     pub(crate) fn start(&self) -> Child {
+        self.start_with(&[])
+    }
+
+    /// Starts a server with more arguments.
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Child {
         let program = Spawn::new(env!("CARGO_BIN_EXE_weft"));
-        self.start_as(program, &self.folder.join("store.redb"))
+        self.spawn(program, &self.folder.join("store.redb"), arguments)
     }
 
     /// Starts a server by a program that takes a server's arguments.
     pub(crate) fn start_as(&self, program: Spawn, store: &Path) -> Child {
+        self.spawn(program, store, &[])
+    }
+
+    /// What the servers have written.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap()
+    }
+
+    fn spawn(&self, program: Spawn, store: &Path, arguments: &[&str]) -> Child {
         let log = File::options()
             .create(true)
             .append(true)
@@ -82,6 +96,7 @@ impl Setting {
             .arg(self.folder.join("pki"))
             .arg("--store")
             .arg(store)
+            .args(arguments.iter().copied())
             .descriptor(File::open("/dev/null").unwrap(), 0)
             .descriptor(log.try_clone().unwrap(), 1)
             .descriptor(log, 2)

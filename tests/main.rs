@@ -14,6 +14,7 @@ mod lab;
 mod replay;
 
 mod adoption;
+mod advertising;
 mod churn;
 mod client_go;
 mod crowds;

@@ -1,6 +1,6 @@
 //! The processes of a lab: what `weft lab up` starts, and no person.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,6 +55,10 @@ struct Apiserver {
     /// An address to listen on
     #[arg(long)]
     listen: Vec<SocketAddr>,
+    /// Where the Service kubernetes leads, one address a family; if nothing is said, to those of
+    /// the addresses listened on that pods can reach
+    #[arg(long)]
+    advertise_address: Vec<IpAddr>,
     /// The folder of the certificate authority
     #[arg(long)]
     pki: PathBuf,
@@ -111,6 +115,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Process::Apiserver(args) => lab::control::apiserver(lab::control::ApiServer {
             inherited: args.listen_fd,
             listen: args.listen,
+            advertise: args.advertise_address,
             pki: args.pki,
             store: args.store,
             service_cidrs: args.service_cidr,

@@ -194,6 +194,10 @@ impl Api {
             return answer;
         }
         let route = Route::find(&registry, group, version, &parts)?;
+        if !matches!(call.head.method, Method::GET | Method::HEAD) {
+            // Nothing is written whose answer the client would not take.
+            negotiate(&call.head.headers)?;
+        }
         let deprecation = route.resource.strategy.deprecation().map(str::to_owned);
         let answer = if route.subresource.is_empty() {
             self.verb(call, route).await

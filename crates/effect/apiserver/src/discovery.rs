@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
 use serde_json::{Value, json};
 
 use crate::body::{Answer, document, hash, tagged};
@@ -90,7 +90,8 @@ pub(crate) fn answer(
     head: &request::Parts,
 ) -> Option<Result<Response<Answer>, ApiError>> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let aggregated = accepts_aggregated(&head.headers);
+    let read = matches!(head.method, Method::GET | Method::HEAD);
+    let aggregated = read && accepts_aggregated(&head.headers);
     let found = match parts.as_slice() {
         [""] => Some(json!({"paths": paths(registry)})),
         ["api"] if aggregated => return Some(Ok(send_aggregated(registry, true, &head.headers))),
@@ -111,6 +112,9 @@ pub(crate) fn answer(
         ["apis", group, version] => resource_list(registry, group, version),
         _ => return None,
     };
+    if found.is_some() && !read {
+        return Some(Err(ApiError::method_not_allowed()));
+    }
     let answer = found.ok_or_else(ApiError::no_such_path).and_then(|value| {
         let encoding =
             negotiate(&head.headers).map_or(Encoding::Json, |accepted| accepted.encoding);

@@ -509,7 +509,7 @@ mod tests {
                 "fieldManager=a%01b",
                 "CreateOptions",
                 false,
-                "fieldManager: Invalid value: \"a\\u0001b\": invalid character U+0001 (at position 1)",
+                "fieldManager: Invalid value: \"a\\x01b\": invalid character U+0001 (at position 1)",
             ),
         ] {
             let message = format!("{kind}.meta.k8s.io \"\" is invalid: {wanted}");

@@ -5,7 +5,9 @@
 //! `$deleteFromPrimitiveList/…`) say what a merge can't. Source: apimachinery's
 //! `strategicpatch`.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
 
 use crate::resource::{PatchList, Resource, Strategy};
 use crate::status::ApiError;
@@ -156,6 +158,14 @@ impl Merge<'_> {
                 }
             }
         }
+        // What a list with an order was, before the patch and in the server's order.
+        let ordered: BTreeMap<&str, Vec<Value>> = patch
+            .keys()
+            .filter_map(|key| {
+                let field = key.strip_prefix(SET_ORDER)?;
+                Some((field, target.get(field)?.as_array()?.clone()))
+            })
+            .collect();
         for (key, value) in patch {
             if key == PATCH
                 || key == RETAIN_KEYS
@@ -173,8 +183,9 @@ impl Merge<'_> {
                 let order = scalars(value, key)?;
                 path.push(field);
                 if let Some(Value::Array(list)) = target.get_mut(field) {
+                    let was = ordered.get(field).map_or(&[][..], Vec::as_slice);
                     let updated = patch.get(field).and_then(Value::as_array);
-                    self.reorder(list, order, updated, path);
+                    self.reorder(list, order, was, updated, path);
                 }
                 path.pop();
             }
@@ -240,16 +251,25 @@ impl Merge<'_> {
                 return Ok(());
             }
             Some(PatchList::Set) => {
+                let was = target.clone();
                 for one in patch {
                     if !target.contains(one) {
                         target.push(one.clone());
                     }
                 }
+                self.reorder(target, patch, &was, None, path);
                 return Ok(());
             }
             Some(PatchList::ByKey(key)) => key,
         };
         let directive = |one: &Value| one.get(PATCH).and_then(Value::as_str).map(str::to_owned);
+        let was: Vec<Value> = target
+            .iter()
+            .map(|one| match one.get(&merge_key) {
+                Some(key) => json!({ merge_key.as_str(): key }),
+                None => Value::Null,
+            })
+            .collect();
         if patch
             .iter()
             .any(|one| directive(one).as_deref() == Some("replace"))
@@ -293,15 +313,17 @@ impl Merge<'_> {
                 self.map(held, fields, path)?;
             }
         }
+        self.reorder(target, patch, &was, None, path);
         Ok(())
     }
 
     /// Orders `list` as the patch wants: what the patch names in the order it gives,
-    /// what only the server has where it stood between those.
+    /// what only the server has where it stood between those when the list `was`.
     fn reorder(
         &self,
         list: &mut Vec<Value>,
         order: &[Value],
+        was: &[Value],
         updated: Option<&Vec<Value>>,
         path: &[&str],
     ) {
@@ -328,7 +350,7 @@ impl Merge<'_> {
         let fresh = |value: &Value| {
             updated.is_some_and(|all| all.iter().any(|one| identity(one) == identity(value)))
         };
-        let was: Vec<Value> = list.iter().map(&identity).collect();
+        let was: Vec<Value> = was.iter().map(&identity).collect();
         let place = |value: &Value| was.iter().position(|one| *one == identity(value));
         let (mut named, rest): (Vec<Value>, Vec<Value>) = list
             .drain(..)
@@ -338,7 +360,8 @@ impl Merge<'_> {
         let mut rest = rest.into_iter().peekable();
         loop {
             let take_rest = match (rest.peek(), named.peek()) {
-                (Some(left), Some(right)) => place(left) < place(right),
+                // What is new stands before what the patch does not name.
+                (Some(left), Some(right)) => place(right).is_some_and(|at| place(left) < Some(at)),
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
                 (None, None) => break,
@@ -363,7 +386,6 @@ fn unknown_directive(directive: &str) -> PatchError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     struct Rules;
 
@@ -402,6 +424,12 @@ mod tests {
                 json!({"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b"}]}),
                 json!({"containers": [{"name": "b", "image": "2"}, {"name": "c"}]}),
                 json!({"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "2"}, {"name": "c"}]}),
+            ),
+            (
+                "what is new stands before what the patch does not name, and the rest as it was",
+                json!({"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}),
+                json!({"containers": [{"name": "d"}, {"name": "b", "image": "2"}]}),
+                json!({"containers": [{"name": "d"}, {"name": "a"}, {"name": "b", "image": "2"}, {"name": "c"}]}),
             ),
             (
                 "nested lists with keys",
@@ -449,7 +477,7 @@ mod tests {
                 "sets are united and scalars deleted",
                 json!({"finalizers": ["a", "b"]}),
                 json!({"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c", "b"]}),
-                json!({"finalizers": ["b", "c"]}),
+                json!({"finalizers": ["c", "b"]}),
             ),
             (
                 "the order is the patch's, the server's own keep their place",

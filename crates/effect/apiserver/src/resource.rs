@@ -141,13 +141,49 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// A value as a complaint shows it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            value.to_string()
+        }
+    }
+}
+
+/// A text as Go's `%q` shows it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\u{c}' => quoted.push_str("\\f"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            _ if letter.is_ascii_control() => {
+                quoted.push_str(&format!("\\x{:02x}", u32::from(letter)));
+            }
+            _ if letter.is_control() => {
+                quoted.push_str(&format!("\\u{:04x}", u32::from(letter)));
+            }
+            _ => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 impl FieldError {
     /// A malformed or out-of-bounds value.
     pub fn invalid(path: impl Into<String>, value: &Value, detail: &str) -> Self {
         Self {
             path: path.into(),
             reason: FieldReason::Invalid,
-            message: format!("Invalid value: {value}: {detail}"),
+            message: format!("Invalid value: {}: {detail}", shown(value)),
         }
     }
 
@@ -360,6 +396,12 @@ pub trait Strategy: Send + Sync {
     /// Paths of what a write at the endpoint of the status leaves as it is.
     fn outside_status(&self) -> &'static [&'static [&'static str]] {
         &[&["spec"]]
+    }
+
+    /// `metav1.TableRowCondition`s of an object's row in a table: what marks a row as one that
+    /// is over.
+    fn row_conditions(&self, _object: &Value) -> Vec<Value> {
+        Vec::new()
     }
 
     /// The row of a table for one object: one cell per [`Resource::columns`].

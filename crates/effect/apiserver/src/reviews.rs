@@ -231,7 +231,7 @@ fn review_token(api: &Api, call: &Call, object: &mut Value) -> Result<(), ApiErr
         Some(identity) => {
             json!({"authenticated": true, "user": user_info(&identity), "audiences": object["spec"]["audiences"]})
         }
-        None => json!({"authenticated": false, "user": {}, "error": "the token is not valid"}),
+        None => json!({"user": {}, "error": "invalid bearer token"}),
     };
     if let Some(status) = object["status"].as_object_mut() {
         status.retain(|_, value| !value.is_null());

@@ -20,7 +20,9 @@ pub(crate) fn show(api: &Api, call: &Call, route: &Route) -> Result<Response<Ans
     let object = api
         .store
         .get(&route.resource, &route.namespace, &route.name)
-        .ok_or_else(|| ApiError::not_found(&route.resource, &route.name))?;
+        .ok_or_else(|| {
+            ApiError::not_found(&route.resource, &route.name).of_part(&route.resource, "scale")
+        })?;
     let encoding = negotiate(&call.head.headers)?.encoding;
     document(
         StatusCode::OK,
@@ -40,7 +42,8 @@ pub(crate) async fn set(
     let written = api
         .store
         .write(move |tx| {
-            let previous = write::existing(tx, &request)?;
+            let previous = write::existing(tx, &request)
+                .map_err(|missing| missing.of_part(&request.resource, "scale"))?;
             let held = scale_of(&previous.value(), &request.resource);
             match change {
                 Change::Apply { scale, force } => {
@@ -71,7 +74,9 @@ enum Change {
 
 fn change(api: &Api, call: &Call) -> Result<Change, ApiError> {
     if call.head.method != Method::PATCH {
-        return api.body(call).map(Change::Replace);
+        let scale = api.body(call)?;
+        is_scale(&scale)?;
+        return Ok(Change::Replace(scale));
     }
     let kind = negotiate::patch_type(&call.head.headers)?;
     if kind == PatchType::Apply {
@@ -81,6 +86,19 @@ fn change(api: &Api, call: &Call) -> Result<Change, ApiError> {
     }
     let Document { value: patch, .. } = negotiate::decode_json(&call.body)?;
     Ok(Change::Patch(kind, patch))
+}
+
+/// A whole Scale may leave out what it is, and may not say that it is something else.
+fn is_scale(scale: &Value) -> Result<(), ApiError> {
+    let said = |field: &str| scale[field].as_str().unwrap_or_default();
+    let (version, kind) = (said("apiVersion"), said("kind"));
+    if matches!(kind, "" | "Scale") && matches!(version, "" | "autoscaling/v1") {
+        return Ok(());
+    }
+    let short = version.rsplit('/').next().unwrap_or_default();
+    Err(ApiError::bad_request(format!(
+        "{kind} in version {short:?} cannot be handled as a Scale: converting ({short}.{kind}) to (autoscaling.Scale): unknown conversion"
+    )))
 }
 
 fn patched(
@@ -213,11 +231,16 @@ fn scale_of(object: &Value, resource: &Resource) -> Value {
             selector_text(&object["spec"]["selector"]),
         ),
     };
+    // Go leaves a zero out here, and not below.
+    let spec = match spec.as_i64() {
+        Some(replicas) if replicas != 0 => json!({ "replicas": replicas }),
+        _ => json!({}),
+    };
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": spec.as_i64().unwrap_or(0)},
+        "spec": spec,
         "status": {"replicas": status.as_i64().unwrap_or(0), "selector": selector},
     })
 }

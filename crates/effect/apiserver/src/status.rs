@@ -37,6 +37,15 @@ impl ApiError {
         self
     }
 
+    /// Says that it is about a part of the object: `pods/binding`.
+    pub(crate) fn of_part(mut self, resource: &Resource, part: &str) -> Self {
+        let whole = &resource.plural;
+        let named = format!("{whole}/{part}");
+        self.message = self.message.replacen(whole, &named, 1);
+        self.details["kind"] = named.into();
+        self
+    }
+
     /// 404: no object of this name.
     pub fn not_found(resource: &Resource, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", resource.qualified());
@@ -115,19 +124,26 @@ impl ApiError {
             text.push('…');
         }
         let error = FieldError::invalid("patch", &text.into(), why);
-        let mut error = Self::fields("", "", "", "", &[error]);
-        // Of no kind, as in Kubernetes.
-        if let Some(details) = error.details.as_object_mut() {
-            details.remove("kind");
-        }
-        error
+        Self::fields("", "", "", "", &[error])
+    }
+
+    /// 422: a request for a token in `authentication.k8s.io` breaks its rules.
+    pub(crate) fn invalid_token_request(error: FieldError) -> Self {
+        let group = "authentication.k8s.io";
+        let kind = "TokenRequest";
+        Self::fields(&format!("{kind}.{group}"), group, kind, "", &[error])
     }
 
     fn fields(qualified: &str, group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
-        let lines: Vec<String> = errors
-            .iter()
-            .map(|one| format!("{}: {}", one.path, one.message))
-            .collect();
+        // As in Kubernetes: several rules may say the same of a field; a person reads it once, and
+        // the causes have it as often as it was said.
+        let mut lines: Vec<String> = Vec::new();
+        for one in errors {
+            let line = format!("{}: {}", one.path, one.message);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
         let text = match lines.as_slice() {
             [one] => one.clone(),
             all => format!("[{}]", all.join(", ")),
@@ -304,7 +320,11 @@ impl ApiError {
 }
 
 fn details(group: &str, kind: &str, name: &str) -> Value {
-    let mut details = json!({ "kind": kind });
+    let mut details = json!({});
+    // Some complaints are about no kind.
+    if !kind.is_empty() {
+        details["kind"] = kind.into();
+    }
     if !name.is_empty() {
         details["name"] = name.into();
     }

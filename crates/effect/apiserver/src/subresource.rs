@@ -104,7 +104,10 @@ async fn bind(api: &Api, call: &Call, route: &Route) -> Result<Response<Answer>,
             let mut object = previous.value();
             let annotations = annotations(&body)?;
             let asked = body["metadata"]["uid"].as_str().unwrap_or_default();
-            let conflict = |why: String| ApiError::conflict(&request.resource, &request.name, &why);
+            let conflict = |why: String| {
+                ApiError::conflict(&request.resource, &request.name, &why)
+                    .of_part(&request.resource, "binding")
+            };
             if !asked.is_empty() && asked != &*previous.uid {
                 return Err(conflict(format!(
                     "Precondition failed: UID in precondition: {asked}, UID in object meta: {}",
@@ -196,7 +199,7 @@ async fn token(api: &Api, call: &Call, route: &Route) -> Result<Response<Answer>
             "may not specify a duration larger than 2^32 seconds"
         };
         let error = FieldError::invalid("spec.expirationSeconds", &seconds.into(), why);
-        return Err(ApiError::invalid(&route.resource, &route.name, &[error]));
+        return Err(ApiError::invalid_token_request(error));
     }
     let bound = bound_object(api, route, &body["spec"]["boundObjectRef"])?;
     let mut audiences: Vec<String> = body["spec"]["audiences"]
@@ -259,7 +262,7 @@ fn bound_object(
             &kind.into(),
             "must be a Pod, Secret or Node",
         );
-        return Err(ApiError::invalid(&route.resource, &route.name, &[error]));
+        return Err(ApiError::invalid_token_request(error));
     };
     let namespace = if resource.namespaced {
         route.namespace.as_str()

@@ -45,12 +45,17 @@ pub(crate) fn row(
     include: IncludeObject,
     now: Timestamp,
 ) -> Value {
-    let cells = resource.strategy.cells(&object, now);
-    match include {
-        IncludeObject::None => json!({ "cells": cells }),
-        IncludeObject::Metadata => json!({ "cells": cells, "object": metadata_only(object) }),
-        IncludeObject::Object => json!({ "cells": cells, "object": object }),
+    let mut row = json!({ "cells": resource.strategy.cells(&object, now) });
+    let conditions = resource.strategy.row_conditions(&object);
+    if !conditions.is_empty() {
+        row["conditions"] = conditions.into();
     }
+    match include {
+        IncludeObject::None => {}
+        IncludeObject::Metadata => row["object"] = metadata_only(object),
+        IncludeObject::Object => row["object"] = object,
+    }
+    row
 }
 
 /// The PartialObjectMetadata of an object.

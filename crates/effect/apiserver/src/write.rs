@@ -401,10 +401,11 @@ pub(crate) fn keeps_uid(
         return Ok(());
     }
     let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+    // Kubernetes looks at metadata for all kinds and for the kind, and counts both.
     Err(ApiError::invalid(
         &request.resource,
         &request.name,
-        &[error],
+        &[error.clone(), error],
     ))
 }
 
@@ -625,7 +626,7 @@ fn check_finalizers(
         added.join(", ")
     );
     let error = FieldError::forbidden("metadata.finalizers", &why);
-    Err(ApiError::invalid(resource, name, &[error]))
+    Err(ApiError::invalid(resource, name, &[error.clone(), error]))
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.

@@ -170,6 +170,11 @@ fn field_errors(errors: Vec<weft_kinds::FieldError>) -> Vec<FieldError> {
     errors.into_iter().map(field_error).collect()
 }
 
+/// When a request is answered, as the API writes times.
+fn time(context: WriteContext<'_>) -> String {
+    context.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 impl Strategy for Row {
     fn decode(&self, object: &mut Value) -> Decoded {
         let decoded = self.kind.decode(object);
@@ -184,8 +189,9 @@ impl Strategy for Row {
         self.kind.set_defaults(object);
     }
 
-    fn prepare_create(&self, object: &mut Value, _: WriteContext<'_>) {
+    fn prepare_create(&self, object: &mut Value, context: WriteContext<'_>) {
         self.kind.prepare_create(object);
+        self.kind.tell_transition(object, None, &time(context));
     }
 
     fn prepare_update(
@@ -193,9 +199,10 @@ impl Strategy for Row {
         object: &mut Value,
         old: &Value,
         subresource: Option<&str>,
-        _: WriteContext<'_>,
+        context: WriteContext<'_>,
     ) {
         self.kind.prepare_update(object, old, subresource);
+        self.kind.tell_transition(object, Some(old), &time(context));
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
@@ -247,6 +254,10 @@ impl Strategy for Row {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         self.kind.cells(object, now)
+    }
+
+    fn row_conditions(&self, object: &Value) -> Vec<Value> {
+        self.kind.row_conditions(object)
     }
 
     fn field_names(&self) -> Cow<'_, [&str]> {

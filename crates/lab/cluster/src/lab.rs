@@ -10,6 +10,7 @@
 //!       └─ pods
 //! ```
 
+mod advertised;
 pub mod boot;
 pub mod control;
 mod credentials;

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
-use crate::FieldError;
 use crate::protobuf::written;
 use crate::read::{int, list, map_mut, text};
+use crate::{FieldError, print};
 
 /// Whether objects of a kind live in namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,14 @@ impl Kind {
     /// The row of `kubectl get` for one object: one cell per [`Kind::columns`].
     pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         (self.cells)(object, now)
+    }
+
+    /// What marks the row of one object as over: `metav1.TableRowCondition`s.
+    pub fn row_conditions(&self, object: &Value) -> Vec<Value> {
+        match self.kind {
+            "Pod" => print::pod_conditions(object),
+            _ => Vec::new(),
+        }
     }
 
     /// Fills in what Kubernetes fills in where the document is silent.

@@ -49,3 +49,4 @@ pub use schema::{Decoded, TypeMismatch};
 pub use syntax::{
     is_dns1035_label, is_dns1123_label, is_dns1123_subdomain, is_label_value, is_qualified_name,
 };
+pub use validate::is_endpoint_address;

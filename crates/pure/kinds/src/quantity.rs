@@ -62,6 +62,44 @@ impl Quantity {
     }
 }
 
+/// A quantity in the form in which Kubernetes writes it: with the largest suffix of its family
+/// that leaves a whole number. `None` for what is none, or too large to tell.
+pub(crate) fn canonical(text: &str) -> Option<String> {
+    const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+    let Quantity(nanos) = Quantity::parse(text).ok()?;
+    if nanos == 0 {
+        return Some("0".to_owned());
+    }
+    // Below 1024, or between whole units, a binary suffix would say less.
+    let whole = nanos % NANO == 0 && nanos.abs() >= 1024 * NANO;
+    if text.ends_with('i') && whole {
+        let (number, power) = without_factor(nanos / NANO, 1024, BINARY.len() - 1);
+        return Some(format!("{number}{}", BINARY.get(power)?));
+    }
+    let (number, power) = without_factor(nanos, 1000, DECIMAL.len() - 1);
+    let exponent = text.contains(['e', 'E']) && text.ends_with(|end: char| end.is_ascii_digit());
+    match power {
+        // The suffix of units.
+        3 => Some(number.to_string()),
+        _ if exponent => {
+            let power = i64::try_from(power).ok()?;
+            Some(format!("{number}e{}", 3 * power - 9))
+        }
+        _ => Some(format!("{number}{}", DECIMAL.get(power)?)),
+    }
+}
+
+/// What is left of `number` without the factor, and how often it had that; `most` times at most.
+fn without_factor(mut number: i128, factor: i128, most: usize) -> (i128, usize) {
+    let mut times = 0;
+    while times < most && number % factor == 0 {
+        number /= factor;
+        times += 1;
+    }
+    (number, times)
+}
+
 fn div_up(value: i128, by: i128) -> i128 {
     value.div_euclid(by) + i128::from(value.rem_euclid(by) != 0)
 }
@@ -128,6 +166,37 @@ mod tests {
         for bad in ["", "x", "1.2.3", "1 Gi", "1gb", ".", "--1"] {
             assert_eq!(Quantity::parse(bad), Err(QuantityError), "{bad}");
         }
+    }
+
+    /// From apimachinery's description of the type, and its tests.
+    #[test]
+    fn has_one_form() {
+        for (text, wanted) in [
+            ("1024Ki", "1Mi"),
+            ("1500Mi", "1500Mi"),
+            ("1.5Gi", "1536Mi"),
+            ("0.5Ki", "512"),
+            ("1.5Ki", "1536"),
+            ("2Ki", "2Ki"),
+            ("0.1Mi", "104857600m"),
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("0.5", "500m"),
+            ("1.0", "1"),
+            ("1000", "1k"),
+            ("12345", "12345"),
+            ("1e3", "1e3"),
+            ("100e3", "100e3"),
+            ("1000e3", "1e6"),
+            ("1E", "1E"),
+            ("0.1n", "1n"),
+            ("-1000", "-1k"),
+            ("+2", "2"),
+            ("0Gi", "0"),
+        ] {
+            assert_eq!(canonical(text).as_deref(), Some(wanted), "{text}");
+        }
+        assert_eq!(canonical("x"), None);
     }
 
     #[test]

@@ -194,7 +194,7 @@ const KINDS: &[Kind] = &[
         definition: "io.k8s.api.core.v1.Node",
         defaults: defaults::node,
         create: prepare::node_create,
-        update: prepare::keep_status,
+        update: prepare::node_update,
         validate: validate::node,
         validate_update: validate::node_update,
         selectable: &["spec.unschedulable"],
@@ -408,6 +408,7 @@ const KINDS: &[Kind] = &[
         update: prepare::keep_status,
         validate: validate::deployment,
         validate_update: validate::workload_update,
+        validate_status: validate::deployment_status,
         counts_generation: true,
         ..BASE
     },

@@ -14,7 +14,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use crate::protobuf::written;
-use crate::{Kind, Quantity, base64, registry};
+use crate::{Kind, Quantity, base64, quantity, registry};
 
 /// What decoding a document found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub(crate) enum Type {
     Number,
     Text,
     Time,
+    /// A time to the microsecond, in that form only.
+    MicroTime,
     Bytes,
     IntOrString,
     Quantity,
@@ -171,6 +173,9 @@ fn read(schema: &Value, schemas: &Map<String, Value>, index: &BTreeMap<Box<str>,
         };
         if name.ends_with(".Quantity") {
             return Type::Quantity;
+        }
+        if name.ends_with(".MicroTime") {
+            return Type::MicroTime;
         }
         if target.get("properties").is_some() {
             return index.get(name).map_or(Type::Any, |&at| Type::Object(at));
@@ -320,6 +325,13 @@ fn check(value: &Value, expected: &Type, path: &mut String, types: &Types, out: 
             let hint = ": RFC 3339, such as 2006-01-02T15:04:05Z";
             require(fits, value, "time", hint, path, out);
         }
+        Type::MicroTime => {
+            let fits = value
+                .as_str()
+                .is_some_and(|text| text.parse::<Timestamp>().is_ok() && has_microseconds(text));
+            let hint = ": RFC 3339 with microseconds, such as 2006-01-02T15:04:05.000000Z";
+            require(fits, value, "time", hint, path, out);
+        }
         Type::Bytes => {
             let fits = value.as_str().is_some_and(base64::is_valid);
             require(fits, value, "bytes", ": base64", path, out);
@@ -347,6 +359,15 @@ fn check(value: &Value, expected: &Type, path: &mut String, types: &Types, out: 
             require(fits, value, "quantity", hint, path, out);
         }
     }
+}
+
+/// Whether the seconds of an RFC 3339 time have six digits behind the point, as
+/// `metav1.MicroTime` has them.
+fn has_microseconds(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(_, rest)| {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        digits == 6
+    })
 }
 
 fn push(path: &mut String, key: &str) {
@@ -422,6 +443,16 @@ fn prune(value: &mut Value, expected: &Type, types: &Types) {
             map.retain(|_, item| !item.is_null());
             for item in map.values_mut() {
                 prune(item, values, types);
+            }
+        }
+        (value, Type::Quantity) => {
+            let text = match &*value {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+            };
+            if let Some(canonical) = text.as_deref().and_then(quantity::canonical) {
+                *value = canonical.into();
             }
         }
         (Value::Object(map), Type::Object(at) | Type::ObjectOrElse(at)) => {
@@ -537,6 +568,15 @@ mod tests {
             decode("coordination.k8s.io", "Lease", lease),
             Decoded::default()
         );
+        for odd in [
+            "2024-01-01T00:00:00Z",
+            "2024-01-01T00:00:00.123Z",
+            "2024-01-01T00:00:00.123456789Z",
+        ] {
+            let lease = json!({"spec": {"renewTime": odd}});
+            let decoded = decode("coordination.k8s.io", "Lease", lease);
+            assert_eq!(decoded.mismatches.len(), 1, "{odd}");
+        }
     }
 
     #[test]

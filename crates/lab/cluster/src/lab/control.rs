@@ -1,5 +1,6 @@
 //! The control plane's processes: the API server and the controllers of a lab.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -7,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use weft_apiserver::{Config, Pki, SubjectName};
 use weft_kinds::ServiceRanges;
 use weft_kube::Access;
 use weft_netlab::process;
 
+use super::advertised::{self, Unreachable};
 use super::boot;
-use super::plan::{API_PORT_INSIDE, nth_host};
+use super::plan::nth_host;
 use crate::node_ranges::Masks;
 use crate::placement::Scoring;
 use crate::{api, controllers, upstreams};
@@ -57,6 +58,9 @@ pub enum Error {
     /// The API did not come up.
     #[error(transparent)]
     Boot(#[from] boot::Error),
+    /// An address to advertise.
+    #[error(transparent)]
+    Advertise(#[from] Unreachable),
 }
 
 /// What the API server has to know.
@@ -64,8 +68,11 @@ pub enum Error {
 pub struct ApiServer {
     /// A listener that the process inherited, by its descriptor.
     pub inherited: Option<i32>,
-    /// Addresses to listen on; those of the node network, where the `kubernetes` Service leads.
+    /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Where the `kubernetes` Service leads; if nothing is said, to those of the addresses listened
+    /// on that an endpoint can have.
+    pub advertise: Vec<IpAddr>,
     /// The folder of the certificate authority.
     pub pki: PathBuf,
     /// The store's file.
@@ -89,9 +96,17 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
             process::inherited(number).map_err(refused(format!("descriptor {number}")))?;
         listeners.push(TcpListener::from(inherited));
     }
+    let mut listening = Vec::new();
     for address in &options.listen {
-        listeners.push(TcpListener::bind(address).map_err(refused(address.to_string()))?);
+        let listener = TcpListener::bind(address).map_err(refused(address.to_string()))?;
+        listening.push(
+            listener
+                .local_addr()
+                .map_err(refused(address.to_string()))?,
+        );
+        listeners.push(listener);
     }
+    let advertised = advertised::addresses(&listening, &options.advertise)?;
     let pki = Pki::load_or_generate(&options.pki, "weft")?;
     let kubernetes: Vec<IpAddr> = options
         .service_cidrs
@@ -102,7 +117,7 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
         options.store.clone(),
         api::registry(),
         pki,
-        subject_names(&options, &kubernetes),
+        subject_names(&options, &advertised, &kubernetes),
     );
     config.admission = api::admission(ServiceRanges {
         addresses: options.service_cidrs.clone(),
@@ -118,7 +133,7 @@ pub fn apiserver(options: ApiServer) -> Result<(), Error> {
         .push(api::service_cidr(&options.service_cidrs));
     config
         .bootstrap
-        .extend(kubernetes_service(&options, &kubernetes));
+        .extend(advertised::kubernetes_service(&kubernetes, &advertised));
     // It accepts connections; they are served by threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -148,7 +163,11 @@ pub fn allow_many_connections() {
 }
 
 /// The names under which clients reach the server: from the machine, from nodes, from pods.
-fn subject_names(options: &ApiServer, kubernetes: &[IpAddr]) -> Vec<SubjectName> {
+fn subject_names(
+    options: &ApiServer,
+    advertised: &[SocketAddr],
+    kubernetes: &[IpAddr],
+) -> Vec<SubjectName> {
     let service = "kubernetes.default.svc";
     let names = [
         "localhost".to_owned(),
@@ -157,79 +176,16 @@ fn subject_names(options: &ApiServer, kubernetes: &[IpAddr]) -> Vec<SubjectName>
         service.to_owned(),
         format!("{service}.{}", options.cluster_domain),
     ];
-    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)]
+    let addresses: BTreeSet<IpAddr> = [IpAddr::V4(Ipv4Addr::LOCALHOST)]
         .into_iter()
-        .chain(options.listen.iter().map(SocketAddr::ip))
-        .chain(kubernetes.iter().copied());
+        .chain(options.listen.iter().chain(advertised).map(SocketAddr::ip))
+        .chain(kubernetes.iter().copied())
+        .collect();
     names
         .into_iter()
         .map(SubjectName::Dns)
-        .chain(addresses.map(SubjectName::Ip))
+        .chain(addresses.into_iter().map(SubjectName::Ip))
         .collect()
-}
-
-fn family(address: IpAddr) -> &'static str {
-    match address {
-        IpAddr::V4(_) => "IPv4",
-        IpAddr::V6(_) => "IPv6",
-    }
-}
-
-/// The Service by which pods reach the API, and where it leads (on a cluster the API server
-/// keeps both itself).
-fn kubernetes_service(options: &ApiServer, addresses: &[IpAddr]) -> Vec<Value> {
-    let mut objects = vec![json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"component": "apiserver", "provider": "kubernetes"},
-        },
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": addresses.first(),
-            "clusterIPs": addresses,
-            "ipFamilies": addresses.iter().map(|address| family(*address)).collect::<Vec<_>>(),
-            "ipFamilyPolicy": if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" },
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": API_PORT_INSIDE}],
-            "sessionAffinity": "None",
-        },
-    })];
-    let ports =
-        |listen: &SocketAddr| json!([{"name": "https", "port": listen.port(), "protocol": "TCP"}]);
-    for (rank, listen) in options.listen.iter().enumerate() {
-        let kind = family(listen.ip());
-        let name = match rank {
-            0 => "kubernetes".to_owned(),
-            _ => format!("kubernetes-{}", kind.to_lowercase()),
-        };
-        objects.push(json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": name,
-                "namespace": "default",
-                "labels": {"kubernetes.io/service-name": "kubernetes"},
-            },
-            "addressType": kind,
-            "endpoints": [{"addresses": [listen.ip()], "conditions": {"ready": true}}],
-            "ports": ports(listen),
-        }));
-    }
-    if let Some(primary) = options.listen.first() {
-        objects.push(json!({
-            "apiVersion": "v1",
-            "kind": "Endpoints",
-            "metadata": {
-                "name": "kubernetes",
-                "namespace": "default",
-                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-            },
-            "subsets": [{"addresses": [{"ip": primary.ip()}], "ports": ports(primary)}],
-        }));
-    }
-    objects
 }
 
 /// What the controllers have to know.

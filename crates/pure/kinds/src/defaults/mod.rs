@@ -8,8 +8,9 @@ mod workload;
 
 use serde_json::{Map, Value, json};
 
+use crate::base64;
+use crate::quantity::canonical;
 use crate::read::{at, default, default_text, list, list_mut, map_mut, text};
-use crate::{Quantity, base64};
 
 pub(crate) use networking::{ingress_class, network_policy};
 pub(crate) use pod::{pod, pod_template};
@@ -105,21 +106,11 @@ fn quantities(object: &mut Value, path: &[&str]) {
     for value in map.values_mut() {
         let plain = match &*value {
             Value::Number(number) => number.to_string(),
-            Value::String(text)
-                if text.contains('.') && text.ends_with(|end: char| end.is_ascii_digit()) =>
-            {
-                text.clone()
-            }
-            Value::Null
-            | Value::Bool(_)
-            | Value::String(_)
-            | Value::Array(_)
-            | Value::Object(_) => {
-                continue;
-            }
+            Value::String(text) => text.clone(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => continue,
         };
-        if let Ok(quantity) = Quantity::parse(&plain) {
-            *value = quantity.to_string().into();
+        if let Some(quantity) = canonical(&plain) {
+            *value = quantity.into();
         }
     }
 }

@@ -6,10 +6,11 @@ use super::storage::claim_template;
 use super::{default_below, existing, pod_template};
 use crate::read::{at, default, default_text, list_mut, map_mut, text};
 
+/// The template is there, said or not.
 fn template(object: &mut Value) {
-    if let Some(template) = object
-        .get_mut("spec")
-        .and_then(|spec| spec.get_mut("template"))
+    let path = ["spec", "template"];
+    if map_mut(object, &path).is_some()
+        && let Some(template) = object.pointer_mut("/spec/template")
     {
         pod_template(template);
     }
@@ -114,6 +115,11 @@ mod tests {
         );
         let mut set = json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "a"}}]}});
         stateful_set(&mut set);
+        assert_eq!(
+            set["spec"]["template"]["spec"]["restartPolicy"], "Always",
+            "a template that is not said"
+        );
+        set["spec"].as_object_mut().unwrap().remove("template");
         assert_eq!(
             set["spec"],
             json!({"replicas": 1, "revisionHistoryLimit": 10, "podManagementPolicy": "OrderedReady",

@@ -201,8 +201,26 @@ fn start_with(object: &mut Value, status: Value) {
     }
 }
 
+/// Of a StatefulSet's pods one is missing at a time: how many may be is behind a feature gate of
+/// Kubernetes that is off, and forgotten.
+fn forget_max_unavailable(object: &mut Value) {
+    let rolling = object.pointer_mut("/spec/updateStrategy/rollingUpdate");
+    if let Some(rolling) = rolling.and_then(Value::as_object_mut) {
+        rolling.remove("maxUnavailable");
+    }
+}
+
+pub(crate) fn stateful_set_update(object: &mut Value, old: &Value) {
+    keep_status(object, old);
+    const HELD: &[&str] = &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
+    if at(old, HELD).is_none() {
+        forget_max_unavailable(object);
+    }
+}
+
 /// A StatefulSet starts with no pod, and says so.
 pub(crate) fn stateful_set_create(object: &mut Value) {
+    forget_max_unavailable(object);
     if let Some(map) = object.as_object_mut() {
         let status = json!({"availableReplicas": 0, "replicas": 0});
         map.insert("status".to_owned(), status);
@@ -221,8 +239,23 @@ pub(crate) fn keep_status(object: &mut Value, old: &Value) {
     carry(object, old, &[], "status");
 }
 
+/// Where a node's kubelet once took its configuration from is forgotten.
+fn forget_configuration(object: &mut Value) {
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("configSource");
+    }
+}
+
+pub(crate) fn node_update(object: &mut Value, old: &Value) {
+    keep_status(object, old);
+    if at(old, &["spec", "configSource"]).is_none() {
+        forget_configuration(object);
+    }
+}
+
 /// A node takes no ordinary pod before somebody has seen it ready, and lifts the taint.
 pub(crate) fn node_create(object: &mut Value) {
+    forget_configuration(object);
     let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
     let there = list(object, &["spec", "taints"]).iter().any(|one| {
         at(one, &["key"]) == taint.get("key") && at(one, &["effect"]) == taint.get("effect")

@@ -125,7 +125,10 @@ pub(crate) fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
         .iter()
         .map(|port| match int(port, &["port"]) {
             Some(number) => number.to_string(),
-            None => "*".to_owned(),
+            None => match text(port, &["name"]) {
+                "" => "*".to_owned(),
+                name => name.to_owned(),
+            },
         })
         .collect();
     let addresses: Vec<String> = list(object, &["endpoints"])

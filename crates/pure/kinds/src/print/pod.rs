@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{AGE, NAME, age, name, or_none, text_column, wide};
 use crate::Column;
@@ -23,6 +23,16 @@ pub(crate) const POD: &[Column] = &[
     wide("Nominated Node", "Node the pod waits for."),
     wide("Readiness Gates", "True readiness gates of all."),
 ];
+
+/// A pod that has ended is marked, so that clients may leave its row out.
+pub(crate) fn pod_conditions(object: &Value) -> Vec<Value> {
+    let (reason, message) = match text(object, &["status", "phase"]) {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return Vec::new(),
+    };
+    vec![json!({"type": "Completed", "status": "True", "reason": reason, "message": message})]
+}
 
 pub(crate) fn pod(object: &Value, now: Timestamp) -> Vec<Value> {
     let summary = summarize(object);
@@ -198,7 +208,6 @@ fn terminated_reason(container: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn row(object: Value) -> Vec<String> {
         pod(&object, "2024-01-01T00:10:00Z".parse().unwrap())

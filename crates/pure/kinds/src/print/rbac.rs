@@ -9,7 +9,10 @@ use crate::read::{list, text};
 
 pub(crate) const ROLE: &[Column] = &[
     NAME,
-    text_column("Created At", "When the object was created."),
+    Column {
+        column_type: "date",
+        ..text_column("Created At", "When the object was created.")
+    },
 ];
 
 pub(crate) fn role(object: &Value, _: Timestamp) -> Vec<Value> {
@@ -39,9 +42,12 @@ pub(crate) fn role_binding(object: &Value, now: Timestamp) -> Vec<Value> {
         let names: Vec<String> = list(object, &["subjects"])
             .iter()
             .filter(|subject| text(subject, &["kind"]) == kind)
-            .map(|subject| match text(subject, &["namespace"]) {
-                "" => text(subject, &["name"]).to_owned(),
-                namespace => format!("{namespace}/{}", text(subject, &["name"])),
+            .map(|subject| {
+                let name = text(subject, &["name"]);
+                match kind {
+                    "ServiceAccount" => format!("{}/{name}", text(subject, &["namespace"])),
+                    _ => name.to_owned(),
+                }
             })
             .collect();
         names.join(", ").into()

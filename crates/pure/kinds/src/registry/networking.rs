@@ -65,6 +65,7 @@ pub(super) const KINDS: &[Kind] = &[
         definition: "io.k8s.api.networking.v1.NetworkPolicy",
         defaults: defaults::network_policy,
         validate: validate::network_policy,
+        validate_update: validate::network_policy_update,
         counts_generation: true,
         ..BASE
     },

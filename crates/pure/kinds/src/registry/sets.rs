@@ -22,7 +22,7 @@ pub(super) const KINDS: &[Kind] = &[
         definition: "io.k8s.api.apps.v1.StatefulSet",
         defaults: defaults::stateful_set,
         create: prepare::stateful_set_create,
-        update: prepare::keep_status,
+        update: prepare::stateful_set_update,
         validate: validate::stateful_set,
         validate_new: validate::stateful_set_create,
         validate_update: validate::stateful_set_update,

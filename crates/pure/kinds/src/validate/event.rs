@@ -35,6 +35,11 @@ fn stored(object: &Value) -> Value {
 }
 
 pub(crate) fn event(object: &Value) -> Vec<FieldError> {
+    of_both(object, "reportingComponent")
+}
+
+/// The rules of both groups, who name the field of the reporting `controller` differently.
+fn of_both(object: &Value, controller: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let about = text(object, &["involvedObject", "namespace"]);
     let own = text(object, &["metadata", "namespace"]);
@@ -52,16 +57,16 @@ pub(crate) fn event(object: &Value) -> Vec<FieldError> {
         errors.push(FieldError::invalid(&path, about, detail));
     }
     if timed {
-        reported(&mut errors, object);
+        reported(&mut errors, object, controller);
     }
     dns_subdomain(&mut errors, &Path::new("namespace"), own);
     errors
 }
 
 /// Who says it, what was done and why: needed since events have an `eventTime`.
-fn reported(errors: &mut Vec<FieldError>, object: &Value) {
+fn reported(errors: &mut Vec<FieldError>, object: &Value, named: &str) {
     let controller = text(object, &["reportingComponent"]);
-    let path = Path::new("reportingController");
+    let path = Path::new(named);
     if controller.is_empty() {
         errors.push(FieldError::required(&path, ""));
     }
@@ -84,7 +89,7 @@ fn too_many_characters(path: &Path, limit: usize) -> FieldError {
 }
 
 pub(crate) fn regarding_event(object: &Value) -> Vec<FieldError> {
-    event(&stored(object))
+    of_both(&stored(object), "reportingController")
 }
 
 pub(crate) fn regarding_event_new(object: &Value) -> Vec<FieldError> {

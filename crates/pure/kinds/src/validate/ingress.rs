@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::rules::{dns_label, dns_subdomain, immutable, invalid_all, ip, port_number};
+use super::rules::{IMMUTABLE, dns_label, dns_subdomain, invalid_all, ip, port_number};
 use crate::read::{at, int, list, text, texts};
 use crate::syntax::{
     is_dns1035_label, is_dns1123_subdomain, is_http_path, is_port_name, is_wildcard_subdomain,
@@ -286,7 +286,10 @@ pub(crate) fn ingress_class_update(object: &Value, old: &Value) -> Vec<FieldErro
     let mut errors = Vec::new();
     let field = ["spec", "controller"];
     let path = Path::new("spec").child("controller");
-    immutable(&mut errors, &path, &field, object, old);
+    let (new, had) = (text(object, &field), text(old, &field));
+    if new != had {
+        errors.push(FieldError::invalid(&path, new, IMMUTABLE));
+    }
     errors
 }
 

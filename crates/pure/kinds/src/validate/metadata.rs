@@ -88,7 +88,7 @@ fn finalizers(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
     }
 }
 
-fn annotations(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
+pub(super) fn annotations(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
     let mut size = 0;
     for (key, value) in map(object, &["metadata", "annotations"])
         .into_iter()
@@ -147,7 +147,15 @@ fn owners(errors: &mut Vec<FieldError>, path: &Path, object: &Value) {
     }
 }
 
+/// Kubernetes looks at a change of metadata for all kinds and again for the kind, and counts what
+/// is wrong both times.
 pub(crate) fn check_update(object: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = changed(object, old);
+    errors.extend(errors.clone());
+    errors
+}
+
+fn changed(object: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let path = Path::new("metadata");
     for field in ["name", "namespace"] {
@@ -177,6 +185,13 @@ pub(crate) fn check_update(object: &Value, old: &Value) -> Vec<FieldError> {
             errors.push(FieldError::forbidden(&path.child("finalizers"), detail));
         }
     }
+    labels(
+        &mut errors,
+        &path.child("labels"),
+        map(object, &["metadata", "labels"]),
+    );
+    annotations(&mut errors, &path.child("annotations"), object);
+    owners(&mut errors, &path.child("ownerReferences"), object);
     errors
 }
 

@@ -30,7 +30,7 @@ pub(crate) use ingress::{
 };
 pub(crate) use metadata::{check as metadata, check_update as metadata_update};
 pub(crate) use network::{endpoint_slice, endpoint_slice_update, endpoints};
-pub(crate) use network_policy::network_policy;
+pub(crate) use network_policy::{network_policy, network_policy_update};
 pub(crate) use object::{
     config_map, config_map_update, lease, node, node_update, role_binding, role_binding_update,
     secret, secret_update,
@@ -38,6 +38,7 @@ pub(crate) use object::{
 pub(crate) use pod::{pod, pod_create};
 pub(crate) use pod_change::{pod_status, pod_update};
 pub(crate) use role::{cluster_role, role};
+pub use rules::is_endpoint_address;
 pub(crate) use service::{service, service_status};
 pub(crate) use service_range::{ip_address, ip_address_update, service_cidr, service_cidr_update};
 pub(crate) use sets::{
@@ -48,7 +49,9 @@ pub(crate) use storage::{
     persistent_volume, persistent_volume_claim, persistent_volume_claim_update,
     persistent_volume_update, storage_class, storage_class_update,
 };
-pub(crate) use workload::{daemon_set, deployment, replica_set, workload_update};
+pub(crate) use workload::{
+    daemon_set, deployment, deployment_status, replica_set, workload_update,
+};
 
 impl Kind {
     /// The rules an object about to be created breaks, its metadata's first.
@@ -71,12 +74,41 @@ impl Kind {
         errors.extend(metadata::check_update(object, old));
         match subresource {
             None => {
-                errors.extend((self.validate_update)(object, old));
-                errors.extend((self.validate)(object));
+                if self.looks_at_metadata_again() {
+                    errors.extend(metadata::check(self, object));
+                }
+                // A pod's change is looked at when what it would be has been.
+                if self.kind == "Pod" {
+                    errors.extend((self.validate)(object));
+                    errors.extend((self.validate_update)(object, old));
+                } else {
+                    errors.extend((self.validate_update)(object, old));
+                    errors.extend((self.validate)(object));
+                }
             }
             Some("status") => errors.extend((self.validate_status)(object, old)),
             Some(_) => {}
         }
         errors
+    }
+
+    /// Whether Kubernetes' rules of a change are, for this kind, those of a new object too: what
+    /// is wrong with the metadata counts once more.
+    fn looks_at_metadata_again(&self) -> bool {
+        const CHANGES_ONLY: [&str; 12] = [
+            "ControllerRevision",
+            "DaemonSet",
+            "Deployment",
+            "IPAddress",
+            "Ingress",
+            "Lease",
+            "Namespace",
+            "Node",
+            "ReplicaSet",
+            "ServiceCIDR",
+            "StatefulSet",
+            "StorageClass",
+        ];
+        !CHANGES_ONLY.contains(&self.kind)
     }
 }

@@ -12,6 +12,11 @@ const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
 /// In the order its complaints name them.
 const PORT_PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
 
+/// Of a change Kubernetes looks at the spec twice.
+pub(crate) fn network_policy_update(object: &Value, _: &Value) -> Vec<FieldError> {
+    network_policy(object)
+}
+
 pub(crate) fn network_policy(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let spec = Path::new("spec");

@@ -246,7 +246,7 @@ fn dns(errors: &mut Vec<FieldError>, path: &Path, spec: &Value) {
             // Names with underscores are searched too (AD and SRV domains).
             let plain = name.replace('_', "a");
             let complaints = crate::syntax::is_dns1123_subdomain(&plain);
-            invalid_all(errors, &searches_path.index(index), search, complaints);
+            invalid_all(errors, &searches_path.index(index), name, complaints);
         }
     }
     for (index, option) in list(spec, &["dnsConfig", "options"]).iter().enumerate() {

@@ -102,6 +102,7 @@ pub(crate) fn pod_update(object: &Value, old: &Value) -> Vec<FieldError> {
             errors.push(FieldError::forbidden(&path, detail));
             return errors;
         }
+        images(&mut errors, &masked, group);
         keep_images(&mut masked, had, group);
     }
     let tolerations = list(&masked, &["tolerations"]);
@@ -161,6 +162,21 @@ fn node_selector_update(errors: &mut Vec<FieldError>, spec: &Value, had: &Value)
             Value::Object(selector),
             "only additions are allowed",
         ));
+    }
+}
+
+/// What may change has to be there.
+fn images(errors: &mut Vec<FieldError>, spec: &Value, group: &str) {
+    let path = Path::new("spec").child(group);
+    for (index, container) in list(spec, &[group]).iter().enumerate() {
+        let image = text(container, &["image"]);
+        let path = path.index(index).child("image");
+        if image.is_empty() {
+            errors.push(FieldError::required(&path, ""));
+        } else if image.trim() != image {
+            let detail = "must not have leading or trailing whitespace";
+            errors.push(FieldError::invalid(&path, image, detail));
+        }
     }
 }
 

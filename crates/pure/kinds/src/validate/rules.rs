@@ -83,10 +83,10 @@ pub(super) fn one_of(errors: &mut Vec<FieldError>, path: &Path, value: &str, sup
     }
 }
 
-/// Addresses no endpoint can have.
-pub(super) fn not_special(errors: &mut Vec<FieldError>, path: &Path, value: &str) {
-    let Ok(address) = value.parse::<IpAddr>() else {
-        return;
+/// What is wrong with an address as an endpoint's; nothing with one that others reach.
+pub fn is_endpoint_address(text: &str) -> Vec<String> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Vec::new();
     };
     let (link_local, link_local_multicast) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
@@ -95,27 +95,29 @@ pub(super) fn not_special(errors: &mut Vec<FieldError>, path: &Path, value: &str
             v6.segments()[0] & 0xff0f == 0xff02,
         ),
     };
-    let mut complain = |bad: bool, detail: &str| {
-        if bad {
-            errors.push(FieldError::invalid(path, value, detail));
-        }
-    };
-    complain(
-        address.is_unspecified(),
-        &format!("may not be unspecified ({value})"),
-    );
-    complain(
-        address.is_loopback(),
-        "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-    );
-    complain(
-        link_local,
-        "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
-    );
-    complain(
-        link_local_multicast,
-        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
-    );
+    let unspecified = format!("may not be unspecified ({text})");
+    let complaints = [
+        (address.is_unspecified(), unspecified.as_str()),
+        (
+            address.is_loopback(),
+            "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        ),
+        (
+            link_local,
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        ),
+        (
+            link_local_multicast,
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        ),
+    ];
+    let bad = complaints.into_iter().filter(|(bad, _)| *bad);
+    bad.map(|(_, complaint)| complaint.to_owned()).collect()
+}
+
+/// Addresses no endpoint can have.
+pub(super) fn not_special(errors: &mut Vec<FieldError>, path: &Path, value: &str) {
+    invalid_all(errors, path, value, is_endpoint_address(value));
 }
 
 /// Keys and values of labels.

@@ -1,10 +1,11 @@
 //! Rules of StatefulSets and of the revisions of sets.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::metadata::annotations;
 use super::rules::{counter, dns_label, immutable, not_negative};
-use super::workload::template;
-use crate::read::{at, int, list, map, same, text};
+use super::workload::{runs_always, selected_template};
+use crate::read::{at, int, map, same, text};
 use crate::syntax::is_dns1123_subdomain;
 use crate::{FieldError, Path};
 
@@ -50,11 +51,15 @@ pub(crate) fn stateful_set(object: &Value) -> Vec<FieldError> {
     }
     let start = int(object, &["spec", "ordinals", "start"]);
     not_negative(&mut errors, &spec.child("ordinals").child("start"), start);
-    template(
+    let empty_selector = "empty selector is invalid for statefulset";
+    selected_template(&mut errors, object, empty_selector);
+    annotations(
         &mut errors,
-        &with_claims(object),
-        "empty selector is invalid for statefulset",
+        &spec.child("template").child("annotations"),
+        at(object, &["spec", "template"]).unwrap_or(&Value::Null),
     );
+    // As in Kubernetes: what else is wrong with the pods is said when one is made.
+    runs_always(&mut errors, object);
     errors
 }
 
@@ -67,31 +72,6 @@ pub(crate) fn stateful_set_create(object: &Value) -> Vec<FieldError> {
         dns_label(&mut errors, &path, name);
     }
     errors
-}
-
-/// The object with a volume in its template for each claim, which its containers mount.
-fn with_claims(object: &Value) -> Value {
-    let claims = list(object, &["spec", "volumeClaimTemplates"]);
-    let names: Vec<Value> = claims
-        .iter()
-        .map(|claim| json!({"name": text(claim, &["metadata", "name"]), "emptyDir": {}}))
-        .collect();
-    let mut object = object.clone();
-    if names.is_empty() {
-        return object;
-    }
-    let pod = object
-        .pointer_mut("/spec/template/spec")
-        .and_then(Value::as_object_mut);
-    if let Some(pod) = pod {
-        let volumes = pod.entry("volumes").or_insert_with(|| json!([]));
-        if let Some(volumes) = volumes.as_array_mut() {
-            // A claim takes the place of a volume of its name.
-            volumes.retain(|volume| names.iter().all(|one| one["name"] != volume["name"]));
-            volumes.extend(names);
-        }
-    }
-    object
 }
 
 fn update_strategy(errors: &mut Vec<FieldError>, object: &Value) {
@@ -193,6 +173,7 @@ pub(crate) fn controller_revision_update(object: &Value, old: &Value) -> Vec<Fie
 mod tests {
     use super::*;
     use crate::find_kind;
+    use serde_json::json;
 
     fn lines(errors: &[FieldError]) -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
@@ -215,6 +196,9 @@ mod tests {
     #[test]
     fn sets() {
         assert_eq!(stateful_set(&set(json!({}))), []);
+        // What its pods mount is said when one is made.
+        let mounts_nothing = set(json!({"volumeClaimTemplates": []}));
+        assert_eq!(stateful_set(&mounts_nothing), []);
         for (change, expected) in [
             (
                 json!({"podManagementPolicy": "Random"}),
@@ -241,8 +225,13 @@ mod tests {
                 r#"spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: "Keep": supported values: "Delete", "Retain""#,
             ),
             (
-                json!({"volumeClaimTemplates": []}),
-                r#"spec.template.spec.containers[0].volumeMounts[0].name: Not found: "data""#,
+                json!({"template": {"metadata": {"labels": {"app": "a", "b": "c d"}}}}),
+                r#"spec.template.labels: Invalid value: "c d": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"#,
+            ),
+            (
+                json!({"template": {"metadata": {"labels": {"app": "a"}},
+                    "spec": {"restartPolicy": "Never"}}}),
+                r#"spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always""#,
             ),
         ] {
             assert_eq!(

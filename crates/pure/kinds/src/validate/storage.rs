@@ -116,15 +116,12 @@ pub(crate) fn persistent_volume(object: &Value) -> Vec<FieldError> {
     if capacity.is_none_or(Map::is_empty) {
         errors.push(FieldError::required(&path, ""));
     }
+    let only_storage = capacity.is_some_and(|all| all.len() == 1 && all.contains_key("storage"));
+    if !only_storage {
+        let value = capacity.map_or(Value::Null, |all| Value::Object(all.clone()));
+        errors.push(FieldError::not_supported(&path, value, &["storage"]));
+    }
     for (resource, amount) in capacity.into_iter().flatten() {
-        if resource != "storage" {
-            let path = path.key(resource);
-            errors.push(FieldError::not_supported(
-                &path,
-                resource.as_str(),
-                &["storage"],
-            ));
-        }
         positive(&mut errors, &path.key(resource), amount);
     }
     let policy = text(object, &["spec", "persistentVolumeReclaimPolicy"]);
@@ -185,7 +182,7 @@ fn volume_source(errors: &mut Vec<FieldError>, object: &Value, policy: &str) {
         errors.push(FieldError::forbidden(&path, detail));
     }
     if name == "local" && at(object, &["spec", "nodeAffinity", "required"]).is_none() {
-        let path = Path::new("metadata").child("annotations");
+        let path = spec.child("nodeAffinity");
         let detail = "Local volume requires node affinity";
         errors.push(FieldError::required(&path, detail));
     }
@@ -430,6 +427,14 @@ mod tests {
     #[test]
     fn volumes() {
         assert_eq!(persistent_volume(&volume()), []);
+        let nothing = merged(volume(), json!({"capacity": {}}));
+        assert_eq!(
+            lines(&persistent_volume(&nothing)),
+            [
+                "spec.capacity: Required value",
+                "spec.capacity: Unsupported value: {}: supported values: \"storage\""
+            ]
+        );
         for (change, expected) in [
             (
                 json!({"accessModes": []}),
@@ -439,7 +444,6 @@ mod tests {
                 json!({"accessModes": ["ReadWriteOnce", "ReadWriteOncePod"]}),
                 "spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes",
             ),
-            (json!({"capacity": {}}), "spec.capacity: Required value"),
             (
                 json!({"capacity": {"storage": "0"}}),
                 r#"spec.capacity[storage]: Invalid value: "0": must be greater than zero"#,
@@ -462,7 +466,7 @@ mod tests {
             ),
             (
                 json!({"hostPath": null, "local": {"path": "/a"}}),
-                "metadata.annotations: Required value: Local volume requires node affinity",
+                "spec.nodeAffinity: Required value: Local volume requires node affinity",
             ),
             (
                 json!({"volumeMode": "Tape"}),

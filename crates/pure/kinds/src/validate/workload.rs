@@ -4,14 +4,30 @@ use serde_json::{Value, json};
 
 use super::pod::pod_spec;
 use super::rules::{
-    count_or_percent, counter, immutable, label_selector, labels, one_of, percent, selects,
-    selects_all,
+    count_or_percent, counter, immutable, label_selector, labels, not_negative, one_of, percent,
+    selects, selects_all,
 };
 use crate::read::{at, int, map, text};
 use crate::{FieldError, Path};
 
 /// A selector, and the template of the pods it selects.
-pub(super) fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selector: &str) {
+fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selector: &str) {
+    selected_template(errors, object, empty_selector);
+    let pod = at(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    pod_spec(
+        errors,
+        &Path::new("spec").child("template").child("spec"),
+        pod,
+    );
+    runs_always(errors, object);
+}
+
+/// A selector, and the labels that it selects.
+pub(super) fn selected_template(
+    errors: &mut Vec<FieldError>,
+    object: &Value,
+    empty_selector: &str,
+) {
     let spec = Path::new("spec");
     let selector_path = spec.child("selector");
     let template = spec.child("template");
@@ -44,9 +60,12 @@ pub(super) fn template(errors: &mut Vec<FieldError>, object: &Value, empty_selec
         }
     }
     labels(errors, &template.child("labels"), template_labels);
+}
+
+/// Pods that are replaced run until they are deleted.
+pub(super) fn runs_always(errors: &mut Vec<FieldError>, object: &Value) {
     let pod = at(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
-    let pod_path = template.child("spec");
-    pod_spec(errors, &pod_path, pod);
+    let pod_path = Path::new("spec").child("template").child("spec");
     let restart = text(pod, &["restartPolicy"]);
     if !matches!(restart, "" | "Always") {
         let path = pod_path.child("restartPolicy");
@@ -103,12 +122,8 @@ fn strategy(errors: &mut Vec<FieldError>, object: &Value) {
     let path = Path::new("spec").child("strategy");
     let kind = text(object, &["spec", "strategy", "type"]);
     let rolling = at(object, &["spec", "strategy", "rollingUpdate"]);
-    one_of(
-        errors,
-        &path.child("type"),
-        kind,
-        &["Recreate", "RollingUpdate"],
-    );
+    // Kubernetes complains of the whole strategy.
+    one_of(errors, &path, kind, &["Recreate", "RollingUpdate"]);
     let path = path.child("rollingUpdate");
     match (kind, rolling) {
         ("Recreate", Some(_)) => errors.push(FieldError::forbidden(
@@ -163,6 +178,12 @@ fn is_zero(rolling: &Value, field: &str) -> bool {
     }
 }
 
+/// A text that is no percentage counts nothing.
+fn counts_nothing(rolling: &Value, field: &str) -> bool {
+    let value = at(rolling, &[field]).and_then(Value::as_str);
+    is_zero(rolling, field) || value.is_some_and(|text| percent(text).is_none())
+}
+
 pub(crate) fn daemon_set(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     template(
@@ -174,20 +195,15 @@ pub(crate) fn daemon_set(object: &Value) -> Vec<FieldError> {
     counter(&mut errors, object, "revisionHistoryLimit");
     let path = Path::new("spec").child("updateStrategy");
     let kind = text(object, &["spec", "updateStrategy", "type"]);
-    one_of(
-        &mut errors,
-        &path.child("type"),
-        kind,
-        &["OnDelete", "RollingUpdate"],
-    );
+    one_of(&mut errors, &path, kind, &["RollingUpdate", "OnDelete"]);
     let path = path.child("rollingUpdate");
     if kind == "RollingUpdate" {
         match at(object, &["spec", "updateStrategy", "rollingUpdate"]) {
             None => errors.push(FieldError::required(&path, "")),
             Some(rolling) => {
                 bounds(&mut errors, &path, rolling);
-                let unavailable = is_zero(rolling, "maxUnavailable");
-                let surge = is_zero(rolling, "maxSurge");
+                let unavailable = counts_nothing(rolling, "maxUnavailable");
+                let surge = counts_nothing(rolling, "maxSurge");
                 if unavailable && surge {
                     let path = path.child("maxUnavailable");
                     errors.push(FieldError::required(
@@ -203,6 +219,46 @@ pub(crate) fn daemon_set(object: &Value) -> Vec<FieldError> {
                 }
             }
         }
+    }
+    errors
+}
+
+/// Counts of pods that fit together.
+pub(crate) fn deployment_status(object: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let status = Path::new("status");
+    let count = |field: &str| int(object, &["status", field]).unwrap_or(0);
+    for field in [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "collisionCount",
+    ] {
+        not_negative(&mut errors, &status.child(field), Some(count(field)));
+    }
+    for (field, limit, named) in [
+        ("updatedReplicas", "replicas", "status.replicas"),
+        ("readyReplicas", "replicas", "status.replicas"),
+        ("availableReplicas", "replicas", "status.replicas"),
+        ("availableReplicas", "readyReplicas", "readyReplicas"),
+    ] {
+        if count(field) > count(limit) {
+            let detail = format!("cannot be greater than {named}");
+            errors.push(FieldError::invalid(
+                &status.child(field),
+                count(field),
+                detail,
+            ));
+        }
+    }
+    let collisions = int(old, &["status", "collisionCount"]).unwrap_or(0);
+    if count("collisionCount") < collisions {
+        let path = status.child("collisionCount");
+        let detail = "cannot be decremented";
+        errors.push(FieldError::invalid(&path, count("collisionCount"), detail));
     }
     errors
 }
@@ -272,6 +328,28 @@ mod tests {
         assert_eq!(
             workload_update(&new, &old)[0].to_string(),
             r#"spec.selector: Invalid value: {"matchLabels":{"app":"web","b":"c"}}: field is immutable"#
+        );
+    }
+
+    #[test]
+    fn counts_of_a_status_fit_together() {
+        let status = |status: Value| json!({ "status": status });
+        let old = status(json!({"collisionCount": 2}));
+        let good = json!({"replicas": 3, "updatedReplicas": 3, "readyReplicas": 2,
+            "availableReplicas": 2, "unavailableReplicas": 1, "collisionCount": 2});
+        assert_eq!(deployment_status(&status(good), &old), []);
+        let bad = json!({"replicas": 1, "updatedReplicas": 2, "availableReplicas": 1});
+        let lines: Vec<String> = deployment_status(&status(bad), &old)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "status.updatedReplicas: Invalid value: 2: cannot be greater than status.replicas",
+                "status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas",
+                "status.collisionCount: Invalid value: 0: cannot be decremented"
+            ]
         );
     }
 
