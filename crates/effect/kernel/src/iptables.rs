@@ -2,7 +2,8 @@
 //!
 //! `weft-iptables` says what the rules are and what a change comes to; here the programs are
 //! run. A change is one `iptables-restore --noflush` with the chains that changed. The kernel
-//! takes each table of it whole or not at all; after a failure everything is read anew.
+//! takes each table of it whole or not at all, a change of hundreds of chains step by step; after
+//! a failure everything is read anew.
 //!
 //! [`Rules::reconcile`] reads and repairs all, [`Rules::apply`] makes changes,
 //! [`Rules::disturbed`] tells whether somebody else was there.
@@ -104,8 +105,8 @@ impl Rules {
     /// go, whoever made them: the watches that it comes from have to be in sync.
     ///
     /// # Errors
-    /// What a program could not do. Then part of the tables may be written, each whole, and
-    /// calling it again goes on from there.
+    /// What a program could not do. Then part of it may be written, none by half, and calling it
+    /// again goes on from there.
     pub fn reconcile(
         &mut self,
         services: &Entries<ServicePortKey, ServicePort>,

@@ -7,6 +7,7 @@ mod digest;
 mod fragment;
 mod listing;
 mod programme;
+mod restore;
 mod rule;
 mod ruleset;
 mod settings;
@@ -15,7 +16,8 @@ mod view;
 
 pub use chain::{Chain, ServiceChains, Table};
 pub use listing::Listing;
-pub use programme::{Programme, Restore, cleanup, is_ours};
+pub use programme::{Programme, cleanup, is_ours};
+pub use restore::Restore;
 pub use rule::{Condition, Match, Rule, State, Target};
 pub use ruleset::{Chains, Ruleset};
 pub use settings::{Generation, Options};

@@ -2,7 +2,6 @@
 //! desired: input for one `iptables-restore --noflush`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::hash::{DefaultHasher, Hasher};
 
 use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table as Entries};
@@ -10,96 +9,13 @@ use weft_desired::{IpFamily, NodeNat, ServicePort, ServicePortKey, Table as Entr
 use crate::chain::{Chain, Table};
 use crate::fragment::{Fragment, Shared};
 use crate::listing::Listing;
+use crate::restore::Restore;
 use crate::rule::Rule;
 use crate::ruleset::{COMMENTED_ENDPOINTS, Frame, endpoints, fragment};
 use crate::settings::{Options, Settings};
 
 /// What stands in for a chain's rules.
 type Digest = u64;
-
-/// Input for `iptables-restore --noflush`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restore {
-    tables: BTreeMap<Table, Changes>,
-    /// Chains that are written whole.
-    pub written: usize,
-    /// Chains that are removed.
-    pub removed: usize,
-    /// Rules put into or taken from the chains that the kernel calls.
-    pub jumps: usize,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Changes {
-    /// `:CHAIN - [0:0]`, which makes or empties a chain.
-    chains: String,
-    rules: String,
-    /// `-X CHAIN`, when no rule leads there any more.
-    removals: String,
-}
-
-impl Restore {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.tables.is_empty()
-    }
-
-    /// The input.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        for (table, changes) in &self.tables {
-            let name = table.name();
-            let Changes {
-                chains,
-                rules,
-                removals,
-            } = changes;
-            let _ = write!(text, "*{name}\n{chains}{rules}{removals}COMMIT\n");
-        }
-        text
-    }
-
-    /// How many rules of a table are written, or taken away.
-    pub fn rules(&self, table: Table) -> usize {
-        let changes = self.tables.get(&table);
-        changes.map_or(0, |changes| changes.rules.lines().count())
-    }
-
-    fn table(&mut self, table: Table) -> &mut Changes {
-        self.tables.entry(table).or_default()
-    }
-
-    fn write(&mut self, table: Table, chain: &Chain, lines: &[impl AsRef<str>]) {
-        self.written += 1;
-        let changes = self.table(table);
-        let _ = writeln!(changes.chains, ":{chain} - [0:0]");
-        for line in lines {
-            changes.rules.push_str(line.as_ref());
-            changes.rules.push('\n');
-        }
-    }
-
-    fn remove(&mut self, table: Table, chain: &Chain) {
-        self.removed += 1;
-        let changes = self.table(table);
-        let _ = writeln!(changes.chains, ":{chain} - [0:0]");
-        let _ = writeln!(changes.removals, "-X {chain}");
-    }
-
-    /// A rule `-A CHAIN …`, put in front of the chain's others.
-    fn insert(&mut self, table: Table, line: &str) {
-        self.jumps += 1;
-        let line = line.replacen("-A ", "-I ", 1);
-        let _ = writeln!(self.table(table).rules, "{line}");
-    }
-
-    /// A rule `-A CHAIN …`, taken away.
-    fn delete(&mut self, table: Table, line: &str) {
-        self.jumps += 1;
-        let line = line.replacen("-A ", "-D ", 1);
-        let _ = writeln!(self.table(table).rules, "{line}");
-    }
-}
 
 /// The lines of one port in the chains that all share, and digests of its own.
 #[derive(Clone, Debug, Default)]
@@ -208,19 +124,19 @@ impl Programme {
         self.rules = Counts::default();
         let mut restore = Restore::default();
         if !is_ours(actual) {
-            restore.write(Table::Mangle, &Chain::MARK, &[] as &[&str]);
+            restore.write(Table::Mangle, &Chain::MARK, &[]);
         }
         let mut wanted = BTreeSet::new();
         for (key, port) in ports() {
             let fragment = fragment(key, port, &self.settings, self.comments);
-            for (chain, rules) in &fragment.chains {
-                let lines = lines(family, chain, rules);
-                if !self.is_there(actual, Table::Nat, chain, &lines) {
-                    restore.write(Table::Nat, chain, &lines);
+            restore.begin_port();
+            let own = own(family, &fragment, |chain, lines, _| {
+                if !self.is_there(actual, Table::Nat, chain, lines) {
+                    restore.write_own(chain, lines);
                 }
                 wanted.insert(chain.clone());
-            }
-            let part = part(family, port, fragment);
+            });
+            let part = part(family, port, &fragment, own);
             self.rules.add(part.rules);
             self.parts.insert(key.clone(), part);
         }
@@ -360,13 +276,13 @@ impl Programme {
         let mut new = Part::default();
         if let Some(port) = port {
             let fragment = fragment(key, port, &self.settings, self.comments);
-            for (chain, rules) in &fragment.chains {
-                let lines = lines(self.family, chain, rules);
-                if old.own.get(chain) != Some(&digest(&lines)) {
-                    step.restore.write(Table::Nat, chain, &lines);
+            step.restore.begin_port();
+            let own = own(self.family, &fragment, |chain, lines, digest| {
+                if old.own.get(chain) != Some(&digest) {
+                    step.restore.write_own(chain, lines);
                 }
-            }
-            new = part(self.family, port, fragment);
+            });
+            new = part(self.family, port, &fragment, own);
         }
         self.rules.add(new.rules);
         self.rules.take(old.rules);
@@ -509,12 +425,28 @@ fn target(line: &str) -> Option<Chain> {
     target.split(' ').next().map(Chain::named)
 }
 
-fn part(family: IpFamily, port: &ServicePort, fragment: Fragment) -> Part {
-    let own = fragment
-        .chains
-        .iter()
-        .map(|(chain, rules)| (chain.clone(), digest(&lines(family, chain, rules))))
-        .collect();
+/// Digests of a port's own chains; `each` is shown their lines.
+fn own(
+    family: IpFamily,
+    fragment: &Fragment,
+    mut each: impl FnMut(&Chain, &[String], Digest),
+) -> BTreeMap<Chain, Digest> {
+    let mut own = BTreeMap::new();
+    for (chain, rules) in &fragment.chains {
+        let lines = lines(family, chain, rules);
+        let digest = digest(&lines);
+        each(chain, &lines, digest);
+        own.insert(chain.clone(), digest);
+    }
+    own
+}
+
+fn part(
+    family: IpFamily,
+    port: &ServicePort,
+    fragment: &Fragment,
+    own: BTreeMap<Chain, Digest>,
+) -> Part {
     let shared = fragment
         .shared
         .iter()

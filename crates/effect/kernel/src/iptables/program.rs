@@ -77,7 +77,11 @@ impl Programs {
     /// Writes a change. Other users of iptables wait meanwhile, and are waited for.
     pub(super) fn restore(&self, restore: &Restore) -> Result<(), Error> {
         let arguments = ["--noflush", "--counters", "--wait", PATIENCE];
-        let text = restore.text();
+        let text = match self.variant {
+            Variant::Nft => restore.text_in_steps(),
+            // Each transaction is the whole table, read and replaced.
+            Variant::Legacy => restore.text(),
+        };
         run(&self.name("-restore"), &arguments, &text).map_err(|error| locate(error, &text))?;
         Ok(())
     }

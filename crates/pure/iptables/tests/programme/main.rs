@@ -6,6 +6,7 @@
 )]
 
 mod kernel;
+mod steps;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
