@@ -44,8 +44,10 @@ impl Agent {
             .arg(folder.join("bin"))
             .arg("--cni-conf-dir")
             .arg(folder.join("net.d"))
-            // The machine's own is not a benchmark's to write.
+            // The machine's own are not a benchmark's to write.
             .args(["--subnet-file", ""])
+            .arg("--gate-socket")
+            .arg(folder.join("gate.sock"))
             .arg("--lock")
             .arg(folder.join("agent.lock"))
             .stdin(Stdio::null())

@@ -88,7 +88,7 @@ pub(crate) struct AgentArgs {
     #[arg(long, default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
     /// What flannel writes of a node, for tools that read it; empty: nowhere.
-    #[arg(long, default_value = "/run/flannel/subnet.env")]
+    #[arg(long, default_value = "/run/flannel/subnet.env", value_parser = subnet_file::path_or_nothing())]
     subnet_file: PathBuf,
     /// Where the CNI plugin asks whether a pod's policies are in force.
     #[arg(long, default_value = "/run/weft/gate.sock")]

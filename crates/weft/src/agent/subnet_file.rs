@@ -9,9 +9,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use ipnet::IpNet;
 
 use super::plugin::{NodeNetwork, write_atomically};
+
+/// A path that may be empty, which clap takes for one that was forgotten.
+pub(super) fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
 
 /// Where it is, and what is the same on all nodes.
 #[derive(Clone, Debug)]
@@ -71,7 +77,23 @@ fn second_address(range: &IpNet) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[arg(long, value_parser = path_or_nothing())]
+        subnet_file: PathBuf,
+    }
+
+    #[test]
+    fn the_path_may_be_empty() {
+        for path in ["", "a/b"] {
+            let parsed = Command::try_parse_from(["agent", "--subnet-file", path]);
+            assert_eq!(parsed.unwrap().subnet_file, PathBuf::from(path));
+        }
+    }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
