@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeBounds;
 
-use weft_model::{ObjectKey, Uid};
+use weft_model::{ObjectKey, Uid, tighten};
 
 /// The older claim wins; of two of one second, the smaller uid. Both are the object's
 /// for life, so the answer does not depend on the order of events.
@@ -105,8 +105,8 @@ impl<K: Ord + Copy> Claims<K> {
 
     /// Keeps the same in less memory, if claims were made in order.
     pub(crate) fn tighten(&mut self) {
-        self.by_key = std::mem::take(&mut self.by_key).into_iter().collect();
-        self.by_owner = std::mem::take(&mut self.by_owner).into_iter().collect();
+        tighten(&mut self.by_key);
+        tighten(&mut self.by_owner);
     }
 
     /// Who has the key.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use weft_desired::{
     Desired, FrontendKey, NodeNat, RouteKey, ServiceKey, ServicePortKey, SocketKey,
 };
-use weft_model::{Change, Cluster, Key, LabelSet, Node, NodeName, ObjectKey, Pod};
+use weft_model::{Change, Cluster, Key, LabelSet, Node, NodeName, ObjectKey, Pod, tighten};
 
 use crate::claim::Holders;
 use crate::fabric::{self, Uplinks};
@@ -236,14 +236,13 @@ impl Compiler {
         )
     }
 
-    /// Keeps the same in less memory: to be called when a whole cluster has come in, in the
-    /// order of names.
+    /// Keeps the same in less memory: to be called while a whole cluster comes in, in the order
+    /// of names, and when it has.
     pub fn tighten(&mut self) {
         self.cluster.tighten();
         self.services.tighten();
-        let desired = &mut self.desired;
-        desired.services = std::mem::take(&mut desired.services).into_iter().collect();
-        desired.frontends = std::mem::take(&mut desired.frontends).into_iter().collect();
+        tighten(&mut self.desired.services);
+        tighten(&mut self.desired.frontends);
     }
 
     /// Takes a change of the cluster in.

@@ -243,8 +243,14 @@ impl Cluster {
 }
 
 /// Built at once a map is full; one that has grown in order is half full.
-fn tighten<K: Ord, V>(map: &mut BTreeMap<K, V>) {
-    *map = std::mem::take(map).into_iter().collect();
+/// Makes every node of a map full: one that grew in order is half empty. Needs no room for a second
+/// map, because nodes are freed as others are filled.
+pub fn tighten<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    if let Some((key, value)) = map.pop_first() {
+        let mut full = BTreeMap::from([(key, value)]);
+        full.append(map);
+        *map = full;
+    }
 }
 
 fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
@@ -253,4 +259,21 @@ fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> 
     }
     map.insert(key, value);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_was_tightened_has_the_same_in_it() {
+        for count in [0, 1, 2, 11, 12, 1000] {
+            let map: BTreeMap<u32, String> = (0..count)
+                .map(|number| (number * 7919 % 1009, number.to_string()))
+                .collect();
+            let mut tight = map.clone();
+            tighten(&mut tight);
+            assert_eq!(tight, map);
+        }
+    }
 }

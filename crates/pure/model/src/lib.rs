@@ -17,7 +17,7 @@ mod pod;
 mod pod_names;
 mod service;
 
-pub use cluster::{Change, Cluster, Key, Object, Rejection};
+pub use cluster::{Change, Cluster, Key, Object, Rejection, tighten};
 pub use endpoint::{Addresses, Details, Endpoint, EndpointPort, EndpointSlice, Hints, RareDetails};
 pub use name::{LabelSet, NodeName, ObjectKey, PortName, Uid};
 pub use names::Names;

@@ -2,6 +2,7 @@
 //! makes the kernel hold it.
 
 mod announcing;
+mod arriving;
 mod asked;
 mod config;
 mod fabric;
@@ -40,6 +41,7 @@ use weft_serve::metrics::{BackEnd, Metrics, Sync};
 use weft_serve::proxy_health::ProxyHealth;
 
 use self::announcing::Announcing;
+use self::arriving::Arriving;
 use self::asked::Asked;
 use self::config::{Config, Mode};
 use self::held::HeldPorts;
@@ -88,7 +90,11 @@ pub(crate) struct AgentArgs {
     #[arg(long, default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
     /// What flannel writes of a node, for tools that read it; empty: nowhere.
-    #[arg(long, default_value = "/run/flannel/subnet.env", value_parser = subnet_file::path_or_nothing())]
+    #[arg(
+        long,
+        default_value = "/run/flannel/subnet.env",
+        value_parser = subnet_file::path_or_nothing()
+    )]
     subnet_file: PathBuf,
     /// Where the CNI plugin asks whether a pod's policies are in force.
     #[arg(long, default_value = "/run/weft/gate.sock")]
@@ -191,6 +197,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         bridge: config.cni.bridge,
         gate: config.cni.wait_for_policy.then_some(args.gate_socket),
         in_sync: false,
+        arriving: Arriving::default(),
         pending: Touched::default(),
         retry: Retry::default(),
         problems: Problems::default(),
@@ -309,6 +316,7 @@ struct Agent {
     /// Whether all watches have reported everything once. Before that nothing is written:
     /// what the kernel holds is a better truth than half a cluster.
     in_sync: bool,
+    arriving: Arriving,
     pending: Touched,
     retry: Retry,
     problems: Problems,
@@ -333,15 +341,23 @@ impl Agent {
             }
         }
         self.reporter.arrived(&changes, Instant::now());
-        self.pending.merge(self.compiler.apply_all(changes));
+        let count = changes.len();
+        let touched = self.compiler.apply_all(changes);
+        match self.in_sync {
+            true => self.pending.merge(touched),
+            // All of it is compared when all is there.
+            false if self.arriving.grows_by(count) => self.compiler.tighten(),
+            false => {}
+        }
         if first_sync || self.in_sync {
             self.hold_node_ports();
         }
         if first_sync {
             self.in_sync = true;
-            self.reconcile(Why::Start);
-            // The lists as they came from the API are gone.
+            // The lists as they came from the API are gone: writing takes their room.
             self.compiler.tighten();
+            weft_sys::memory::give_back();
+            self.reconcile(Why::Start);
             weft_sys::memory::give_back();
         } else if self.in_sync && !self.pending.is_empty() {
             self.write_pending();

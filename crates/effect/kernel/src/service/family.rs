@@ -251,7 +251,7 @@ impl FamilyTable {
     ) -> Result<(), Error> {
         let name = self.name.clone();
         self.set_shape(connection, frontends, nat)?;
-        let (survey, start) = match self.standing(connection)? {
+        let (mut survey, start) = match self.standing(connection)? {
             Standing::Ours => {
                 self.own(connection)?;
                 let survey = Survey::of(connection, &name, self.family, &self.sets())?;
@@ -293,14 +293,8 @@ impl FamilyTable {
         let nat = nat_items(nat, self.family);
         writer.put(&name, &steps(&survey.nat, &nat))?;
 
-        let addresses = service_addresses(&wanted);
-        let kept = |step: &Step<'_>| !matches!(step, Step::Remove(..));
-        let (first, last): (Vec<_>, Vec<_>) = steps(&survey.addresses, &addresses)
-            .into_iter()
-            .partition(kept);
-        writer.put(&name, &first)?;
-
         let nothing = Items::new();
+        let leaving = self.put_addresses(&mut writer, &mut survey, &wanted)?;
         let (changed, gone): (Vec<_>, Vec<_>) =
             other.iter().partition(|key| wanted.contains_key(*key));
         for key in changed.into_iter().chain(gone) {
@@ -308,7 +302,7 @@ impl FamilyTable {
             let new = wanted.get(key).map(|new| new.items(key, None));
             writer.put(&name, &steps(old, new.as_ref().unwrap_or(&nothing)))?;
         }
-        writer.put(&name, &last)?;
+        writer.put(&name, &steps(&leaving, &nothing))?;
         writer.put(&name, &steps(&survey.strays, &nothing))?;
         writer.finish(report)?;
         for (key, installed) in &wanted {
@@ -337,6 +331,31 @@ impl FamilyTable {
         let tables = connection.tables(self.name.family)?;
         let found = tables.into_iter().find(|table| table.name == self.name);
         Ok(found.map_or(TableFlags::default(), |table| table.flags))
+    }
+
+    /// Makes addresses those of Services that are not; returns those that have to leave in the
+    /// end. What is as it has to be is not kept until then.
+    fn put_addresses(
+        &self,
+        writer: &mut Writer<'_>,
+        survey: &mut Survey,
+        wanted: &BTreeMap<FrontendKey, Installed>,
+    ) -> Result<Items, Error> {
+        let mut old = std::mem::take(&mut survey.addresses);
+        let mut new = Items::new();
+        let addresses: BTreeSet<IpAddr> = exclusive(wanted).collect();
+        for (key, value) in addresses.into_iter().map(service_address) {
+            if old.get(&key) == Some(&value) {
+                old.remove(&key);
+            } else {
+                new.insert(key, value);
+            }
+        }
+        let mut first = steps(&old, &new);
+        first.retain(|step| !matches!(step, Step::Remove(..)));
+        writer.put(&self.name, &first)?;
+        old.retain(|key, _| !new.contains_key(key));
+        Ok(old)
     }
 
     /// The frontends there must be. Endpoints that stand keep their slots.
@@ -557,10 +576,6 @@ fn pod_sources(nat: &NodeNat) -> Vec<IpNet> {
         | LocalDetection::InterfacePrefix(_)
         | LocalDetection::Nothing => Vec::new(),
     }
-}
-
-fn service_addresses(wanted: &BTreeMap<FrontendKey, Installed>) -> Items {
-    exclusive(wanted).map(service_address).collect()
 }
 
 fn count_addresses(wanted: &BTreeMap<FrontendKey, Installed>) -> BTreeMap<IpAddr, usize> {

@@ -341,13 +341,14 @@ impl Survey {
 }
 
 impl Standing {
-    fn merge(&mut self, other: Self) {
+    fn merge(&mut self, mut other: Self) {
         self.print.merge(other.print);
         for (room, other) in self.room.iter_mut().zip(other.room) {
             *room = other.max(*room);
         }
-        self.slots.all.extend(other.slots.all);
-        self.slots.outside.extend(other.slots.outside);
+        // Nearly always all of one scope come at once: then the map itself is taken.
+        self.slots.all.append(&mut other.slots.all);
+        self.slots.outside.append(&mut other.slots.outside);
     }
 
     /// The keys of the slots that it may have, in their order: none is filled behind one that is
