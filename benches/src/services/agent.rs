@@ -48,6 +48,8 @@ impl Agent {
             .args(["--subnet-file", ""])
             .arg("--gate-socket")
             .arg(folder.join("gate.sock"))
+            .arg("--fabric-socket")
+            .arg(folder.join("fabric.sock"))
             .arg("--lock")
             .arg(folder.join("agent.lock"))
             .stdin(Stdio::null())
