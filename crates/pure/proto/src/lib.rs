@@ -5,5 +5,6 @@ pub mod cri;
 pub mod dns;
 pub mod grpc;
 pub mod kubelet;
+pub mod packet;
 pub mod protobuf;
 pub mod spdy;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use weft_proto::{cni, cri, dns, kubelet, spdy};
+use weft_proto::{cni, cri, dns, kubelet, packet, spdy};
 
 fn replay(target: &str, exercise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -52,4 +52,9 @@ fn kubelet_requests() {
 #[test]
 fn spdy_frames() {
     replay("spdy_frames", spdy::exercise);
+}
+
+#[test]
+fn fabric_packets() {
+    replay("fabric_packet", packet::exercise);
 }

@@ -1,0 +1,5 @@
+//! Packets between a TUN device and the datagrams of other nodes.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weft_proto::packet::exercise(data));
