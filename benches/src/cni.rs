@@ -1,6 +1,6 @@
 //! The CNI plugin beside Debian's chain of plugins, and beside the kernel alone.
 
-mod crowd;
+pub(crate) mod crowd;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -72,11 +72,7 @@ impl<'a> Node<'a> {
         container: &str,
         pod: &Namespace,
     ) -> anyhow::Result<Command> {
-        let netns = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            pod.as_fd().as_raw_fd()
-        );
+        let netns = pod_path(pod);
         let mut command = self.namespace.command(plugin)?;
         command
             .env_clear()
@@ -169,6 +165,12 @@ impl<'a> Node<'a> {
         self.del("peak", pod, &result)?;
         Ok(peak)
     }
+}
+
+/// A path that leads to a namespace as long as this process holds it.
+fn pod_path(pod: &Namespace) -> String {
+    let descriptor = pod.as_fd().as_raw_fd();
+    format!("/proc/{}/fd/{descriptor}", std::process::id())
 }
 
 /// A node's namespace, on a node network.

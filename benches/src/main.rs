@@ -41,7 +41,8 @@ Sections:
   memory      what every process of a two-node lab keeps resident
   cni         the plugin's ADD and DEL beside bridge + host-local + portmap (Debian's package
               containernetworking-plugins), DEL beside the kernel's own deletion of a link; 200 pods
-              at once; ADD and `weft ipam check` with 65,000 addresses taken
+              at once, beside as many processes that only make a link; ADD and `weft ipam check`
+              with 65,000 addresses taken
   services    programming of 10,000 and 30,000 Services of 10 endpoints, beside `nft -f` and
               `iptables-restore` of the same state; a change at 100 and at 30,000; the mode
               iptables; what packets
@@ -108,8 +109,8 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match measure(&args) {
+    let done = cni::crowd::bare_link().unwrap_or_else(|| measure(&Args::parse()));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("benches/run: {error:#}");

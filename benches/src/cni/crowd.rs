@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
 use weft_netlab::Namespace;
+use weft_netlab::link::Network;
 
-use super::{Node, PEER};
+use super::{Node, PEER, pod_path};
 use crate::report::{Report, Samples, Unit};
 
 /// Pods that start at once.
@@ -19,19 +21,21 @@ const ROUNDS: usize = 5;
 /// Addresses that are taken.
 const TAKEN: u32 = 65_000;
 
-/// Adds as many pods as there are namespaces at once, then deletes them; gives the total time
-/// of the adds and each one's.
-fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
-    let name = |number: usize| format!("crowd-{number}");
+/// Does something for every pod at once; gives the total time, each one's, and what came of it.
+fn together<T: Send>(
+    pods: &[Namespace],
+    start: impl Fn(usize, &Namespace) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<(Duration, Samples, Vec<T>)> {
     let started = Instant::now();
-    let added = std::thread::scope(|scope| {
+    let done = std::thread::scope(|scope| {
+        let start = &start;
         let calls: Vec<_> = pods
             .iter()
             .enumerate()
             .map(|(number, pod)| {
                 scope.spawn(move || {
                     let started = Instant::now();
-                    let result = node.add(&name(number), pod)?;
+                    let result = start(number, pod)?;
                     anyhow::Ok((started.elapsed(), result))
                 })
             })
@@ -43,9 +47,58 @@ fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Sam
     })?;
     let total = started.elapsed();
     let mut each = Samples::default();
-    for (number, (pod, (time, result))) in pods.iter().zip(&added).enumerate() {
-        each.push_time(*time);
+    let mut results = Vec::new();
+    for (time, result) in done {
+        each.push_time(time);
+        results.push(result);
+    }
+    Ok((total, each, results))
+}
+
+/// Adds as many pods as there are namespaces at once, then deletes them; gives the total time
+/// of the adds and each one's.
+fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
+    let name = |number: usize| format!("crowd-{number}");
+    let (total, each, results) = together(pods, |number, pod| node.add(&name(number), pod))?;
+    for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
         node.del(&name(number), pod, result)?;
+    }
+    Ok((total, each))
+}
+
+/// In the environment of a process that only makes a link: its name, and the other end's
+/// namespace.
+const BARE: [&str; 2] = ["WEFT_BENCH_LINK", "WEFT_BENCH_NAMESPACE"];
+
+/// Whether this is such a process, and what came of it.
+pub(crate) fn bare_link() -> Option<anyhow::Result<()>> {
+    let [name, namespace] = BARE.map(std::env::var);
+    let (name, namespace) = (name.ok()?, namespace.ok()?);
+    let make = || {
+        let pod = fs::File::open(namespace)?;
+        Network::here("node")?.veth(&name, "eth0", pod.as_fd())?;
+        Ok(())
+    };
+    Some(make())
+}
+
+/// The kernel's own part, as [`at_once`]: as many processes, each of which makes a link.
+fn links_at_once(node: &Namespace, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
+    let program = std::env::current_exe()?;
+    let name = |number: usize| format!("bare{number}");
+    let (total, each, _) = together(pods, |number, pod| {
+        let path = pod_path(pod);
+        let made = node
+            .command(&program)?
+            .env_clear()
+            .envs(BARE.into_iter().zip([name(number), path]))
+            .output()?;
+        anyhow::ensure!(made.status.success(), "{made:?}");
+        Ok(())
+    })?;
+    let mut network = Network::of(node)?;
+    for number in 0..pods.len() {
+        network.delete(&name(number))?;
     }
     Ok((total, each))
 }
@@ -55,17 +108,23 @@ pub(super) fn start(ours: &Node<'_>, theirs: &Node<'_>, report: &mut Report) -> 
     let pods = (0..AT_ONCE)
         .map(|number| Namespace::new(&format!("crowd-{number}")))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut totals: [Samples; 2] = Default::default();
-    let mut each: [Samples; 2] = Default::default();
+    let mut totals: [Samples; 3] = Default::default();
+    let mut each: [Samples; 3] = Default::default();
     for _ in 0..ROUNDS {
-        for (side, node) in [ours, theirs].into_iter().enumerate() {
-            let (total, times) = at_once(node, &pods)?;
+        let rounds = [
+            at_once(ours, &pods)?,
+            at_once(theirs, &pods)?,
+            links_at_once(&ours.namespace, &pods)?,
+        ];
+        for (side, (total, times)) in rounds.into_iter().enumerate() {
             totals[side].push_time(total);
             each[side].extend(&times);
         }
     }
     let name = format!("{AT_ONCE} ADDs at once, all of them");
     report.pairs(&name, Unit::Seconds, &totals[0], PEER, &totals[1]);
+    let floor = "processes that only make a link";
+    report.pairs(&name, Unit::Seconds, &totals[0], floor, &totals[2]);
     let name = format!("{AT_ONCE} ADDs at once, one of them");
     report.compare(
         &name,

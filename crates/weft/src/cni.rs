@@ -1,7 +1,8 @@
 //! `weft` as a CNI plugin: what runs when `CNI_COMMAND` is set.
 //!
-//! One process, no threads but short ones (inside the pod's namespace, and one that waits
-//! for the disk), no runtime, no argument parser: an ADD is a few files and two netlink conversations.
+//! One process, no threads but short ones (inside the pod's namespace, and those that wait for
+//! the disk or for the kernel to see a link out), no runtime, no argument parser: an ADD is a few
+//! files and three netlink conversations.
 //!
 //! Order of an ADD: an incomplete record, the addresses, the complete record, the
 //! kernel; and a DEL goes the other way. So whatever stands in the kernel has a record,
@@ -20,6 +21,7 @@ pub(crate) mod install;
 mod link;
 pub(crate) mod live;
 mod loopback;
+mod node;
 pub(crate) mod pod_rules;
 mod status;
 mod sysctl;

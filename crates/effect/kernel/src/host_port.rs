@@ -54,8 +54,12 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`]; a family has all of its ports or those from before.
-pub fn set(ports: &[HostPort], pods: &[IpAddr], link: &str) -> Result<(), Error> {
-    let mut connection = Connection::open()?;
+pub fn set(
+    connection: &mut Connection,
+    ports: &[HostPort],
+    pods: &[IpAddr],
+    link: &str,
+) -> Result<(), Error> {
     let mut changed = Vec::new();
     for family in IpFamily::BOTH {
         let wanted: Vec<&HostPort> = ports.iter().filter(|port| family.has(port.pod)).collect();
@@ -65,15 +69,15 @@ pub fn set(ports: &[HostPort], pods: &[IpAddr], link: &str) -> Result<(), Error>
             .filter(|pod| family.has(*pod))
             .collect();
         let layout = layout(family);
-        let there = layout.exists(&mut connection)?;
+        let there = layout.exists(connection)?;
         if wanted.is_empty() && !there {
             continue;
         }
         let mut batch = Batch::new();
-        if !there || !layout.holds(&mut connection)? {
+        if !wanted.is_empty() && !layout.holds(connection)? {
             layout.write(&mut batch);
         }
-        let keys = replace(&mut connection, &mut batch, &layout, there, &wanted, &pods)?;
+        let keys = replace(connection, &mut batch, &layout, there, &wanted, &pods)?;
         if !batch.is_empty() {
             connection.commit(batch)?;
         }
@@ -88,6 +92,24 @@ pub fn set(ports: &[HostPort], pods: &[IpAddr], link: &str) -> Result<(), Error>
         sysctl::set(Setting::RouteLocalnet(Scope::Link(link), true))?;
     }
     Ok(())
+}
+
+/// Whether a port leads to one of these pods, without a look at those of others.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub fn any_leads_to(connection: &mut Connection, pods: &[IpAddr]) -> Result<bool, Error> {
+    let mut found = Vec::new();
+    for family in IpFamily::BOTH {
+        let table = PluginTable::of(family, mark::HOST_PORTS).name;
+        let pods = pods.iter().filter(|pod| family.has(**pod));
+        found.extend(pods.map(|pod| (table.clone(), itself(&octets(*pod)))));
+    }
+    let elements: Vec<_> = found
+        .iter()
+        .map(|(table, key)| (table, HAIRPIN, key.as_slice()))
+        .collect();
+    Ok(connection.any_stands(&elements)?)
 }
 
 /// Ends connections by UDP to ports that led elsewhere: their packets would go on to there.
@@ -183,7 +205,7 @@ fn replace(
         changed.insert(key);
     }
     for pod in &own {
-        let itself = [pod.as_slice(), pod.as_slice()].concat();
+        let itself = itself(pod);
         let known = hairpin.iter().any(|element| element.key == itself);
         match (known, wanted.is_empty()) {
             (false, false) => batch.add_element(table, HAIRPIN, of_key(&itself)),
@@ -192,6 +214,11 @@ fn replace(
         }
     }
     Ok(changed)
+}
+
+/// The key of a pod in the set of those with ports.
+fn itself(pod: &[u8]) -> Vec<u8> {
+    [pod, pod].concat()
 }
 
 fn of_key(key: &[u8]) -> ElementRef<'_> {

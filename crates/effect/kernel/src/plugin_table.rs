@@ -129,13 +129,17 @@ impl PluginTable {
         address(self.family(), DESTINATION_V4, DESTINATION_V6, into)
     }
 
+    pub(crate) fn has_set(&self, name: &str) -> bool {
+        self.sets.iter().any(|set| set.name == name)
+    }
+
     /// Whether there is such a table, whatever is in it.
     pub(crate) fn exists(&self, connection: &mut Connection) -> Result<bool, netlink::Error> {
         let tables = connection.tables(self.name.family)?;
         Ok(tables.iter().any(|table| table.name == self.name))
     }
 
-    /// Whether chains and rules stand as they should.
+    /// Whether chains and rules stand as they should; where there is no table they do not.
     pub(crate) fn holds(&self, connection: &mut Connection) -> Result<bool, netlink::Error> {
         let rules = connection.rules(&self.name)?;
         let chains = connection.chains(&self.name)?;

@@ -18,6 +18,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::thread;
 
 use ipnet::IpNet;
 use weft_desired::{PodLink, mark};
@@ -99,19 +100,19 @@ pub enum Error {
 }
 
 /// Makes a pod's link. `interface` is the pod's end's name in `pod`, the pod's network
-/// namespace; `host` is a conversation about the node's, which the calling thread is in.
+/// namespace, which `inside` is a conversation about; `host` is one about the node's, which the
+/// calling thread is in.
 ///
 /// # Errors
 /// See [`Error`]. Nothing is left of a link that could not be made whole.
 pub fn set_up(
     host: &mut Conversation,
+    inside: &mut Conversation,
     pod: BorrowedFd<'_>,
     interface: &str,
     link: &PodLink,
 ) -> Result<Standing, Error> {
     let on_host = on_host(link);
-    let in_pod = in_pod(interface);
-    let mut inside = Conversation::in_namespace(pod).map_err(in_pod("enter its namespace"))?;
     let master = match &link.bridge {
         None => None,
         Some(bridge) => Some(bridge::stand(host, bridge)?),
@@ -128,7 +129,7 @@ pub fn set_up(
             master,
         })
         .map_err(on_host("make the pair"))?;
-    let finished = finish_pod(&mut inside, pod, interface, link).and_then(|pod_index| {
+    let finished = finish_pod(inside, pod, interface, link, made.peer).and_then(|pod_index| {
         ignore_routers(link)?;
         host.run_all(&host_steps(&made, link))
             .map_err(on_host("configure the node's end"))?;
@@ -155,33 +156,89 @@ pub fn set_up(
     }
 }
 
-/// Removes a pod's link, and with it everything on it. `false` if there was none.
+/// Removes a link by its number, and runs `meanwhile` as soon as nothing comes by it any more:
+/// the kernel takes longer to see it out, until nobody can be looking at what it was.
+///
+/// # Errors
+/// See [`rtnl::Error`]; a link that could not be removed has had no `meanwhile`.
+pub fn delete_while<T>(
+    host: &mut Conversation,
+    index: u32,
+    meanwhile: impl FnOnce(&mut Conversation) -> T,
+) -> Result<T, rtnl::Error> {
+    thread::scope(|scope| {
+        let delete = || gone(Conversation::open()?.delete_link(index));
+        let deletion = thread::Builder::new().spawn_scoped(scope, delete);
+        let mut deletion = deletion.ok();
+        // A link leaves everybody's sight, with all packets on their way by it, under the lock
+        // that a look takes too.
+        while is_seen(host, index)? {
+            match deletion.take_if(|deletion| deletion.is_finished()) {
+                Some(ended) => end(host, index, Some(ended))?,
+                None if deletion.is_none() => end(host, index, None)?,
+                None => thread::yield_now(),
+            }
+        }
+        let done = meanwhile(host);
+        end(host, index, deletion)?;
+        Ok(done)
+    })
+}
+
+type Deletion<'scope> = thread::ScopedJoinHandle<'scope, Result<(), rtnl::Error>>;
+
+/// Waits for the end of a deletion. Without a thread for it, or one that died, it is made here.
+fn end(
+    host: &mut Conversation,
+    index: u32,
+    deletion: Option<Deletion<'_>>,
+) -> Result<(), rtnl::Error> {
+    match deletion.map(Deletion::join) {
+        Some(Ok(deleted)) => deleted,
+        Some(Err(_)) | None => gone(host.delete_link(index)),
+    }
+}
+
+/// What took its namespace away may have taken the link along.
+fn gone(deleted: Result<(), rtnl::Error>) -> Result<(), rtnl::Error> {
+    match deleted {
+        Err(error) if !error.is_absent() => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn is_seen(host: &mut Conversation, index: u32) -> Result<bool, rtnl::Error> {
+    match host.link(index) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_absent() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The number of a pod's link, if there is one.
 ///
 /// # Errors
 /// [`Error::Foreign`] for a link that is not weft's; [`Error::Host`].
-pub fn tear_down(host: &mut Conversation, host_name: &str) -> Result<bool, Error> {
-    let on_host = |step| {
-        move |source| Error::Host {
-            link: host_name.into(),
-            step,
-            source,
-        }
+pub fn find(host: &mut Conversation, host_name: &str) -> Result<Option<u32>, Error> {
+    let found = host.find_link(host_name);
+    let Some(link) = found.map_err(of_host(host_name, "look it up"))? else {
+        return Ok(None);
     };
-    let Some(link) = host.find_link(host_name).map_err(on_host("look it up"))? else {
-        return Ok(false);
-    };
-    if !is_ours(&link) {
-        return Err(Error::Foreign {
-            link: host_name.into(),
-            kind: link.kind.unwrap_or_else(|| "none".to_owned()),
-            alias: link.alias.unwrap_or_default(),
-        });
+    if is_ours(&link) {
+        return Ok(Some(link.index));
     }
-    match host.delete_link(link.index) {
-        Ok(()) => Ok(true),
-        // The pod's namespace went away meanwhile and took both ends along.
-        Err(error) if error.is_absent() => Ok(false),
-        Err(error) => Err(on_host("remove it")(error)),
+    Err(Error::Foreign {
+        link: host_name.into(),
+        kind: link.kind.unwrap_or_else(|| "none".to_owned()),
+        alias: link.alias.unwrap_or_default(),
+    })
+}
+
+fn of_host(link: &str, step: &'static str) -> impl FnOnce(rtnl::Error) -> Error {
+    move |source| Error::Host {
+        link: link.into(),
+        step,
+        source,
     }
 }
 
@@ -301,6 +358,7 @@ fn finish_pod(
     pod: BorrowedFd<'_>,
     interface: &str,
     link: &PodLink,
+    index: Option<u32>,
 ) -> Result<u32, Error> {
     let in_pod = in_pod(interface);
     for setting in pod_settings(interface, link) {
@@ -309,10 +367,13 @@ fn finish_pod(
             source,
         })?;
     }
-    let index = inside
-        .link_by_name(interface)
-        .map_err(in_pod("look it up"))?
-        .index;
+    let index = match index {
+        Some(index) => index,
+        None => {
+            let link = inside.link_by_name(interface);
+            link.map_err(in_pod("look it up"))?.index
+        }
+    };
     let (mut batch, flags) = match &link.bridge {
         None => (switched_on(index), AS_IT_IS),
         Some(_) => (Batch::new(), WITH_ITS_NETWORK),

@@ -43,34 +43,77 @@ use weft_sys::nft::{Batch, Connection, Element};
 
 use crate::plugin_table::{PluginTable, until_undisturbed};
 
-use self::item::{INSIDE, Item, LEAVING, LINKS, MACS, PLACES, SOURCES, SOURCES_V6, elements};
+use self::item::{Item, PLACES, SETS, elements, heads};
 use self::layout::layout;
 
 pub use self::rehearsal::rehearse;
 
-/// Makes the rules about one link exactly these.
+/// Makes the rules about one link exactly these, all of them or none.
 ///
 /// # Errors
-/// See [`Error`]; a family has all of its rules or those from before.
-pub fn set(rules: &PodRules) -> Result<(), Error> {
-    let mut connection = Connection::open()?;
+/// See [`Error`].
+pub fn set(connection: &mut Connection, rules: &PodRules) -> Result<(), Error> {
+    until_undisturbed(|| {
+        let mut batch = Batch::new();
+        for place in PLACES {
+            let layout = layout(place);
+            let wanted = elements(rules, place);
+            if !wanted.is_empty() && !layout.holds(connection)? {
+                layout.write(&mut batch);
+            }
+            let there: BTreeSet<Item> = own(connection, &layout, rules)?.into_iter().collect();
+            for item in there.difference(&wanted) {
+                batch.delete_element(&layout.name, item.set, item.element(""));
+            }
+            for item in wanted.difference(&there) {
+                batch.add_element(&layout.name, item.set, item.element(&rules.comment));
+            }
+        }
+        connection.commit(batch)
+    })
+}
+
+/// The same of a link that nothing was said about before. It takes as long however many pods
+/// there are: everything is looked through only if something stands there all the same.
+///
+/// # Errors
+/// See [`Error`].
+pub fn begin(connection: &mut Connection, rules: &PodRules) -> Result<(), Error> {
+    let mut batch = Batch::new();
+    let mut unwanted = Vec::new();
     for place in PLACES {
         let layout = layout(place);
         let wanted = elements(rules, place);
-        if wanted.is_empty() && !layout.exists(&mut connection)? {
-            continue;
+        if !wanted.is_empty() && !layout.holds(connection)? {
+            layout.write(&mut batch);
         }
-        until_undisturbed(|| replace(&mut connection, &layout, rules, &wanted))?;
+        for item in &wanted {
+            batch.add_element(&layout.name, item.set, item.element(&rules.comment));
+        }
+        let heads = heads(rules, place).into_iter();
+        unwanted.extend(
+            heads
+                .filter(|head| !wanted.contains(head))
+                .map(|head| (layout.name.clone(), head)),
+        );
     }
-    Ok(())
+    let unwanted: Vec<_> = unwanted
+        .iter()
+        .map(|(table, item)| (table, item.set, item.key.as_slice()))
+        .collect();
+    // Of what is wanted nothing may be there either: the transaction would be refused.
+    if !connection.any_stands(&unwanted)? && connection.commit(batch).is_ok() {
+        return Ok(());
+    }
+    set(connection, rules)
 }
 
 /// Removes everything about a link and the addresses of a pod on it.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn clear(link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
-    set(&PodRules {
+pub fn clear(connection: &mut Connection, link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
+    let nothing = PodRules {
         link: link.into(),
         is_port: false,
         mac: [0; 6],
@@ -80,7 +123,8 @@ pub fn clear(link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
         is_guarded: false,
         masquerade_beyond: None,
         comment: "".into(),
-    })
+    };
+    set(connection, &nothing)
 }
 
 /// What is not as [`set`] makes it, in words.
@@ -207,33 +251,6 @@ pub fn subjects() -> Result<Subjects, Error> {
     Ok(subjects)
 }
 
-fn replace(
-    connection: &mut Connection,
-    layout: &PluginTable,
-    rules: &PodRules,
-    wanted: &BTreeSet<Item>,
-) -> Result<(), Error> {
-    let mut batch = Batch::new();
-    let exists = layout.exists(connection)?;
-    if !exists || !layout.holds(connection)? {
-        layout.write(&mut batch);
-    }
-    let there: BTreeSet<Item> = match exists {
-        true => own(connection, layout, rules)?.into_iter().collect(),
-        false => BTreeSet::new(),
-    };
-    for item in there.difference(wanted) {
-        batch.delete_element(&layout.name, item.set, item.element(""));
-    }
-    for item in wanted.difference(&there) {
-        batch.add_element(&layout.name, item.set, item.element(&rules.comment));
-    }
-    if batch.is_empty() {
-        return Ok(());
-    }
-    connection.commit(batch)
-}
-
 /// What stands about a link and its pod's addresses.
 fn own(
     connection: &mut Connection,
@@ -246,14 +263,13 @@ fn own(
 }
 
 fn standing(connection: &mut Connection, layout: &PluginTable) -> Result<Vec<Item>, Error> {
-    let sets = connection.sets(&layout.name)?;
     let mut items = Vec::new();
-    for set in [LINKS, MACS, SOURCES, SOURCES_V6, LEAVING, INSIDE] {
-        if !sets.iter().flatten().any(|there| there.name == set) {
-            continue;
-        }
-        let elements = connection.elements(&layout.name, set)?;
-        let elements = elements.into_iter();
+    for set in SETS.into_iter().filter(|set| layout.has_set(set)) {
+        let elements = match connection.elements(&layout.name, set) {
+            // There is no such set, or no table.
+            Err(error) if error.is_absent() => continue,
+            other => other?.into_iter(),
+        };
         items.extend(elements.map(|Element { key, key_end, .. }| Item { set, key, key_end }));
     }
     Ok(items)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use weft_desired::{HostPort, Protocol, SocketKey};
 use weft_kernel::host_port;
 use weft_netlab::{Namespace, link, probe};
+use weft_sys::nft::Connection;
 
 use pod::{pod, pod_addresses};
 
@@ -32,7 +33,7 @@ fn set(node: &Namespace, number: u8, open: bool) {
     });
     let ports: Vec<HostPort> = ports.filter(|_| open).collect();
     let link = format!("pod{number}");
-    node.run(|| host_port::set(&ports, &pods, &link))
+    node.run(|| host_port::set(&mut Connection::open().unwrap(), &ports, &pods, &link))
         .unwrap()
         .unwrap();
 }

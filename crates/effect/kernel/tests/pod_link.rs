@@ -37,10 +37,25 @@ impl Node {
         link: &PodLink,
     ) -> Result<Standing, Error> {
         let host = &mut self.conversation;
+        let mut inside = Conversation::in_namespace(pod).unwrap();
         namespace::in_net(self.namespace.as_fd(), || {
-            pod_link::set_up(host, pod, interface, link)
+            pod_link::set_up(host, &mut inside, pod, interface, link)
         })
         .unwrap()
+    }
+}
+
+impl Node {
+    fn delete_while<T: Send>(
+        &mut self,
+        index: u32,
+        meanwhile: impl FnOnce(&mut Conversation) -> T + Send,
+    ) -> T {
+        let host = &mut self.conversation;
+        let delete = || pod_link::delete_while(host, index, meanwhile);
+        namespace::in_net(self.namespace.as_fd(), delete)
+            .unwrap()
+            .unwrap()
     }
 }
 
@@ -206,8 +221,19 @@ fn tearing_down_leaves_nothing_and_may_be_repeated() {
     let link = link(7);
     node.set_up(pod, "eth0", &link).unwrap();
     assert_ne!(snapshot(&mut node.conversation), before);
-    assert!(pod_link::tear_down(&mut node.conversation, &link.host_name).unwrap());
-    assert!(!pod_link::tear_down(&mut node.conversation, &link.host_name).unwrap());
+    let index = pod_link::find(&mut node.conversation, &link.host_name);
+    let index = index.unwrap().unwrap();
+    for _ in 0..2 {
+        // Nobody sees it any more when the rest is done, on the node or in the pod.
+        let mut inside = Conversation::in_namespace(pod).unwrap();
+        let seen = node.delete_while(index, |host| {
+            let host = host.find_link(&link.host_name).unwrap();
+            (host, inside.find_link("eth0").unwrap())
+        });
+        assert_eq!(seen, (None, None));
+    }
+    let index = pod_link::find(&mut node.conversation, &link.host_name);
+    assert_eq!(index.unwrap(), None);
     assert_eq!(snapshot(&mut node.conversation), before);
     let mut inside = Conversation::in_namespace(pod).unwrap();
     assert!(inside.find_link("eth0").unwrap().is_none());
@@ -270,7 +296,7 @@ fn a_link_that_is_not_ours_is_left_alone() {
                 ..VethSpec::new(name, "p")
             })
             .unwrap();
-        let error = pod_link::tear_down(&mut node.conversation, name).unwrap_err();
+        let error = pod_link::find(&mut node.conversation, name).unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
         assert!(node.conversation.find_link(name).unwrap().is_some());
         node.conversation.delete_link_by_name(name).unwrap();

@@ -11,8 +11,10 @@ use weft_nodestate::{
 };
 use weft_proto::cni::{AddResult, Attach, Code, Error, Interface, IpConfig, Link, Route};
 use weft_sys::namespace;
+use weft_sys::nft::Connection;
 use weft_sys::rtnl::Mac;
 
+use super::node::Node;
 use super::{
     bandwidth, chained, compiled, del, gate, host_port, link, note, open_namespace, pod_rules,
     pool_error, record_error, sysctl,
@@ -84,18 +86,23 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     } else {
         records.begin(&record).map(Some)
     };
+    let is_new = before.is_none();
     let mut is_unlinked = false;
     let attached = written
         .map_err(|error| record_error(&error))
         .and_then(|unsynced| {
             while_synced(unsynced.as_ref(), || {
+                let pod = namespace.as_fd();
+                let mut node = Node::open()?;
+                let mut inside = pod_rules::inside(&record.key, pod)?;
                 // Before the link: no packet of it passes them by.
-                pod_rules::set(&records, &record, namespace.as_fd())?;
-                link::attach(&record.key, namespace.as_fd(), &link)
+                pod_rules::set(&mut node, &mut inside, &records, &record, is_new)?;
+                let Node { links, rules } = &mut node;
+                link::attach(links, &mut inside, pod, &record.key, &link, is_new)
                     .inspect_err(|_| is_unlinked = true)?;
-                sysctl::apply(request, namespace.as_fd())?;
-                bandwidth::set(request, &link, before.is_none())?;
-                open_ports(request, &record, &link)?;
+                sysctl::apply(request, pod)?;
+                bandwidth::set(links, request, &link, is_new)?;
+                open_ports(rules, request, &record, &link, is_new)?;
                 gate::pass(request, &record)
             })
         });
@@ -167,7 +174,13 @@ fn while_synced(
 }
 
 /// The pod's ports on the node. A pod without has those closed that led to its address before.
-fn open_ports(request: &Attach, record: &Attachment, link: &PodLink) -> Result<(), Error> {
+fn open_ports(
+    rules: &mut Connection,
+    request: &Attach,
+    record: &Attachment,
+    link: &PodLink,
+    is_new: bool,
+) -> Result<(), Error> {
     let node = &request.node_addresses;
     let ports = host_port::compiled(&request.mappings, node, &record.addresses);
     // What answers at the node's own loopback address comes in by the bridge.
@@ -175,7 +188,11 @@ fn open_ports(request: &Attach, record: &Attachment, link: &PodLink) -> Result<(
         .bridge
         .as_ref()
         .map_or(&link.host_name, |bridge| &bridge.name);
-    host_port::set(&record.key, &ports, &record.addresses, device)
+    let write = match is_new {
+        true => host_port::begin,
+        false => host_port::set,
+    };
+    write(rules, &record.key, &ports, &record.addresses, device)
 }
 
 /// The record of an ADD that has begun.

@@ -14,7 +14,12 @@ use super::{chain, note, record_error};
 const SMALLEST_BURST: u64 = 64 << 10;
 
 /// Makes the limits those that were asked for. `is_new`: the link can't have any yet.
-pub(super) fn set(request: &Attach, link: &PodLink, is_new: bool) -> Result<(), Error> {
+pub(super) fn set(
+    node: &mut Conversation,
+    request: &Attach,
+    link: &PodLink,
+    is_new: bool,
+) -> Result<(), Error> {
     let limits = compiled(&request.bandwidth);
     if is_new && !request.bandwidth.is_limited() {
         return Ok(());
@@ -22,16 +27,15 @@ pub(super) fn set(request: &Attach, link: &PodLink, is_new: bool) -> Result<(), 
     let device = device(&request.key);
     let names = names(link, &device);
     let failed = |error: bandwidth::Error| failed(&request.key, &error);
-    let mut node = conversation(&request.key)?;
     if !is_new
         || node
             .find_link(&device)
             .map_err(|e| failed(e.into()))?
             .is_some()
     {
-        bandwidth::release(&mut node, names.link, names.device).map_err(failed)?;
+        bandwidth::release(node, names.link, names.device).map_err(failed)?;
     }
-    bandwidth::limit(&mut node, names, limits).map_err(|error| {
+    bandwidth::limit(node, names, limits).map_err(|error| {
         if let bandwidth::Error::Missing { .. } = error {
             let asked = &request.bandwidth;
             Error::new(
@@ -49,9 +53,8 @@ pub(super) fn set(request: &Attach, link: &PodLink, is_new: bool) -> Result<(), 
 }
 
 /// Removes what the link does not take along.
-pub(super) fn remove(key: &AttachmentKey) -> Result<(), Error> {
-    bandwidth::remove_device(&mut conversation(key)?, &device(key))
-        .map_err(|error| failed(key, &error))
+pub(super) fn remove(node: &mut Conversation, key: &AttachmentKey) -> Result<(), Error> {
+    bandwidth::remove_device(node, &device(key)).map_err(|error| failed(key, &error))
 }
 
 /// What differs, in words.

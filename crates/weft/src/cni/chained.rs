@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 
 use weft_proto::cni::{AddResult, Attach, AttachmentKey, Detach, Error, Interface};
 
-use super::{host_port, note, sysctl};
+use super::{host_port, node, note, sysctl};
 
 /// Passes `previous` through.
 pub(super) fn add(
@@ -20,7 +20,8 @@ pub(super) fn add(
     let pod = addresses(&request.key, Some(&request.netns), previous);
     let ports = host_port::compiled(&request.mappings, &request.node_addresses, &pod);
     if !ports.is_empty() {
-        host_port::set(&request.key, &ports, &pod, device(previous))?;
+        let mut rules = node::rules()?;
+        host_port::set(&mut rules, &request.key, &ports, &pod, device(previous))?;
     }
     Ok(previous.clone())
 }
@@ -50,7 +51,10 @@ pub(super) fn del(request: &Detach) -> Result<(), Error> {
     let pod = addresses(&request.key, request.netns.as_deref(), previous);
     match pod.is_empty() {
         true => Ok(()),
-        false => host_port::set(&request.key, &[], &pod, device(previous)),
+        false => {
+            let mut rules = node::rules()?;
+            host_port::set(&mut rules, &request.key, &[], &pod, device(previous))
+        }
     }
 }
 

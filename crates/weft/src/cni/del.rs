@@ -6,6 +6,7 @@ use weft_compile::attachment;
 use weft_nodestate::{Attachment, Attachments, Held, Pool, RecordError, digest};
 use weft_proto::cni::{AttachmentKey, Detach, Error};
 
+use super::node::Node;
 use super::{bandwidth, chained, host_port, link, note, pod_rules, pool_error, record_error};
 
 /// Detaches a container. What is gone already is no error, and the pod's namespace is
@@ -57,20 +58,26 @@ fn remove(
 ) -> Result<(), Error> {
     let name = attachment::host_name(&digest(key));
     let is_interrupted = matches!(held, Held::Unknown);
-    link::detach(&name)?;
-    bandwidth::remove(key)?;
-    // What a DEL before this one had released may be another's by now, with its ports and rules,
-    // or become so between a look and a write: nobody gets an address from here on.
-    let release = pool
-        .begin_release(key, held)
-        .map_err(|error| pool_error(&error))?;
-    let own = release.addresses();
-    if !own.is_empty() {
-        host_port::set(key, &[], own, &name)?;
-    }
-    // After the link, which nothing may come by unseen.
-    pod_rules::clear(key, &name, own)?;
-    release.finish().map_err(|error| pool_error(&error))?;
+    let Node {
+        mut links,
+        mut rules,
+    } = Node::open()?;
+    // What is about the link goes after it, for nothing may come by it unseen, but while the
+    // kernel sees it out: both take the kernel the same wait.
+    link::detach(&mut links, &name, |links| {
+        bandwidth::remove(links, key)?;
+        // What a DEL before this one had released may be another's by now, with its ports and
+        // rules, or become so between a look and a write: nobody gets an address from here on.
+        let release = pool
+            .begin_release(key, held)
+            .map_err(|error| pool_error(&error))?;
+        let own = release.addresses();
+        if !own.is_empty() {
+            host_port::set(&mut rules, key, &[], own, &name)?;
+        }
+        pod_rules::clear(&mut rules, key, &name, own)?;
+        release.finish().map_err(|error| pool_error(&error))
+    })?;
     records.remove(key).map_err(|error| record_error(&error))?;
     if is_interrupted {
         // An ADD that died left, at worst, a file that never got its name.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use weft_desired::{HostPort, Protocol, SocketKey};
 use weft_kernel::host_port;
 use weft_proto::cni::{AttachmentKey, Code, Error, PortMapping};
+use weft_sys::nft::Connection;
 
 use super::chain;
 
@@ -48,20 +49,40 @@ pub(super) fn compiled(mappings: &[PortMapping], node: &[IpAddr], pod: &[IpAddr]
 
 /// Makes a pod's ports exactly these; none removes them.
 pub(super) fn set(
+    rules: &mut Connection,
     key: &AttachmentKey,
     ports: &[HostPort],
     pods: &[IpAddr],
     link: &str,
 ) -> Result<(), Error> {
-    host_port::set(ports, pods, link).map_err(|error| {
-        Error::new(
-            Code::Kernel,
-            format!(
-                "cannot write the ports of {key} on the node: {}",
-                chain(&error)
-            ),
-        )
-    })
+    host_port::set(rules, ports, pods, link).map_err(|error| not_written(key, &error))
+}
+
+/// The same of a pod that had none before: what still leads to its addresses was another's.
+pub(super) fn begin(
+    rules: &mut Connection,
+    key: &AttachmentKey,
+    ports: &[HostPort],
+    pods: &[IpAddr],
+    link: &str,
+) -> Result<(), Error> {
+    let mut write = || {
+        if ports.is_empty() && !host_port::any_leads_to(rules, pods)? {
+            return Ok(());
+        }
+        host_port::set(rules, ports, pods, link)
+    };
+    write().map_err(|error| not_written(key, &error))
+}
+
+fn not_written(key: &AttachmentKey, error: &host_port::Error) -> Error {
+    Error::new(
+        Code::Kernel,
+        format!(
+            "cannot write the ports of {key} on the node: {}",
+            chain(error)
+        ),
+    )
 }
 
 /// What is wrong with a pod's ports, in words.

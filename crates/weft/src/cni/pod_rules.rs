@@ -10,8 +10,10 @@ use weft_kernel::pod_rules::{self, Subjects};
 use weft_kernel::{bridge_rules, router};
 use weft_nodestate::{Attachment, Attachments};
 use weft_proto::cni::{AttachmentKey, Code, Error, InterfaceName};
+use weft_sys::nft::Connection;
 use weft_sys::rtnl::Conversation;
 
+use super::node::{self, Node};
 use super::{chain, compiled, live, note, record_error};
 
 /// The rules about an attachment, among those of the pod's other interfaces.
@@ -43,17 +45,24 @@ fn compiled_rules(record: &Attachment, siblings: &[&Attachment]) -> PodRules {
     }
 }
 
-/// Makes the rules about an attachment what its record says.
+/// Makes the rules about an attachment what its record says. `inside` is about the pod's
+/// namespace; `is_new`: there was no record before.
 pub(super) fn set(
+    node: &mut Node,
+    inside: &mut Conversation,
     records: &Attachments,
     record: &Attachment,
-    pod: BorrowedFd<'_>,
+    is_new: bool,
 ) -> Result<(), Error> {
-    let rules = of(records, record, pod)?;
+    let rules = of(records, record, inside)?;
     if rules.masquerade_beyond.is_some() {
-        forward(record)?;
+        forward(&mut node.links, record)?;
     }
-    pod_rules::set(&rules).map_err(|error| {
+    let write = match is_new {
+        true => pod_rules::begin,
+        false => pod_rules::set,
+    };
+    write(&mut node.rules, &rules).map_err(|error| {
         failed(
             &record.key,
             "write the rules about what it sends",
@@ -63,8 +72,13 @@ pub(super) fn set(
 }
 
 /// Removes the rules about a link and these addresses.
-pub(super) fn clear(key: &AttachmentKey, link: &str, addresses: &[IpAddr]) -> Result<(), Error> {
-    pod_rules::clear(link, addresses)
+pub(super) fn clear(
+    rules: &mut Connection,
+    key: &AttachmentKey,
+    link: &str,
+    addresses: &[IpAddr],
+) -> Result<(), Error> {
+    pod_rules::clear(rules, link, addresses)
         .map_err(|error| failed(key, "remove the rules about what it sends", &chain(&error)))
 }
 
@@ -74,7 +88,8 @@ pub(super) fn verify(
     record: &Attachment,
     pod: BorrowedFd<'_>,
 ) -> Result<Vec<String>, Error> {
-    pod_rules::deviations(&of(records, record, pod)?).map_err(|error| {
+    let rules = of(records, record, &mut inside(&record.key, pod)?)?;
+    pod_rules::deviations(&rules).map_err(|error| {
         failed(
             &record.key,
             "check the rules about what it sends",
@@ -120,8 +135,9 @@ fn forget_gone(records: &Attachments, mut written: Vec<Attachment>) -> anyhow::R
             return Ok(());
         }
         let mut cleared = Subjects::default();
+        let mut rules = Connection::open()?;
         for gone in written {
-            pod_rules::clear(&gone.host_link, &gone.addresses)?;
+            pod_rules::clear(&mut rules, &gone.host_link, &gone.addresses)?;
             cleared.addresses.extend(gone.addresses);
             cleared.links.insert(gone.host_link);
         }
@@ -140,8 +156,9 @@ fn set_heirs(records: &Attachments, cleared: &Subjects) -> anyhow::Result<Vec<At
             || addresses.any(|address| cleared.addresses.contains(address))
     };
     let heirs: Vec<Attachment> = all.iter().filter(is_heir).cloned().collect();
+    let mut rules = Connection::open()?;
     for heir in &heirs {
-        pod_rules::set(&among(heir, &all))?;
+        pod_rules::set(&mut rules, &among(heir, &all))?;
     }
     Ok(heirs)
 }
@@ -211,14 +228,16 @@ pub(super) fn sweep(records: &Attachments, sees_all: bool) -> Result<(), Error> 
             dead.addresses.retain(|address| !live.contains_key(address));
         }
     }
+    let mut rules = node::rules()?;
     for link in &dead.links {
-        pod_rules::clear(link, &[]).map_err(|error| failed("remove rules", &error))?;
+        pod_rules::clear(&mut rules, link, &[]).map_err(|error| failed("remove rules", &error))?;
         note(&format_args!("rules about link {link} are gone"));
     }
     let addresses: Vec<IpAddr> = dead.addresses.iter().copied().collect();
     if !addresses.is_empty() {
         // A name that no link has.
-        pod_rules::clear("", &addresses).map_err(|error| failed("remove rules", &error))?;
+        pod_rules::clear(&mut rules, "", &addresses)
+            .map_err(|error| failed("remove rules", &error))?;
     }
     for address in addresses {
         note(&format_args!("rules about address {address} are gone"));
@@ -230,9 +249,13 @@ pub(super) fn sweep(records: &Attachments, sees_all: bool) -> Result<(), Error> 
 
 /// The pod's other interfaces are those in its namespace: looking for them among all records would
 /// take the longer the more pods there are.
-fn of(records: &Attachments, record: &Attachment, pod: BorrowedFd<'_>) -> Result<PodRules, Error> {
-    let links = Conversation::in_namespace(pod)
-        .and_then(|mut inside| inside.links())
+fn of(
+    records: &Attachments,
+    record: &Attachment,
+    inside: &mut Conversation,
+) -> Result<PodRules, Error> {
+    let links = inside
+        .links()
         .map_err(|error| failed(&record.key, "list the interfaces", &chain(&error)))?;
     let mut siblings = Vec::new();
     for link in links.iter().filter(|link| !link.loopback) {
@@ -251,16 +274,21 @@ fn of(records: &Attachments, record: &Attachment, pod: BorrowedFd<'_>) -> Result
     Ok(compiled_rules(record, &siblings.iter().collect::<Vec<_>>()))
 }
 
+/// A conversation about a pod's namespace.
+pub(super) fn inside(key: &AttachmentKey, pod: BorrowedFd<'_>) -> Result<Conversation, Error> {
+    Conversation::in_namespace(pod)
+        .map_err(|error| failed(key, "list the interfaces", &chain(&error)))
+}
+
 /// Whoever masquerades hands packets on: no agent has made the node a router, perhaps.
-fn forward(record: &Attachment) -> Result<(), Error> {
+fn forward(links: &mut Conversation, record: &Attachment) -> Result<(), Error> {
     let failed =
         |error: router::Error| failed(&record.key, "make the node a router", &chain(&error));
     if record.addresses.iter().any(IpAddr::is_ipv4) {
         router::forward_v4().map_err(failed)?;
     }
     if record.addresses.iter().any(IpAddr::is_ipv6) {
-        let mut node = Conversation::open().map_err(|error| failed(error.into()))?;
-        router::forward_v6(&mut node).map_err(failed)?;
+        router::forward_v6(links).map_err(failed)?;
     }
     Ok(())
 }

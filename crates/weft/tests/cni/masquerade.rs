@@ -164,3 +164,46 @@ fn a_pod_on_a_bridge_leaves_as_the_node_too() {
         reaches(&pods[0], &pods[1], address(&results[1], family), own);
     }
 }
+
+#[test]
+fn what_was_left_about_an_address_is_not_its_next_owners() {
+    let node = Node::new(DUAL);
+    let mut open = masquerading(&node);
+    open["runtimeConfig"] =
+        json!({"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]});
+    let first = pod("first");
+    node.call("ADD", "c1", &path(&first), &open).ok();
+    let nft = |arguments: &[&str]| node.namespace.output("nft", arguments).unwrap();
+    for (container, own, config) in [
+        ("c2", "10.244.1.2", node.config()),
+        ("c3", "10.244.1.3", masquerading(&node)),
+    ] {
+        // As if the address's last owner had gone without a DEL.
+        for (table, set, element) in [
+            ("weft-pods", "leaving", own.to_owned()),
+            ("weft-pods", "inside", format!("{own} . 10.244.7.0/24")),
+            ("weft-host-ports", "hairpin", format!("{own} . {own}")),
+            (
+                "weft-host-ports",
+                "ports",
+                format!("172.30.0.11 . tcp . 9090 : {own} . 80"),
+            ),
+        ] {
+            let element = format!("{{ {element} }}");
+            nft(&["add", "element", "ip", table, set, &element]);
+        }
+        let pod = pod(container);
+        let result = node.call("ADD", container, &path(&pod), &config).ok();
+        assert_eq!(address(&result, 0), ip(own));
+        let mut check = config.clone();
+        check["prevResult"] = result;
+        node.call("CHECK", container, &path(&pod), &check).ok();
+        let ports = nft(&["list", "table", "ip", "weft-host-ports"]);
+        assert!(!ports.contains("9090") && !ports.contains(own), "{ports}");
+        let rules = nft(&["list", "table", "ip", "weft-pods"]);
+        assert!(!rules.contains("10.244.7.0"), "{rules}");
+        node.del(container).ok();
+    }
+    node.del("c1").ok();
+    node.assert_clean();
+}

@@ -21,6 +21,8 @@ pub(super) const LEAVING: &str = "leaving";
 /// Where each of them is not.
 pub(super) const INSIDE: &str = "inside";
 
+pub(super) const SETS: [&str; 6] = [LINKS, MACS, SOURCES, SOURCES_V6, LEAVING, INSIDE];
+
 /// IFNAMSIZ.
 const NAME_LENGTH: usize = 16;
 
@@ -143,6 +145,16 @@ impl Place {
 /// Each part of a key takes whole words.
 fn ethernet_key(link: &str, mac: [u8; 6]) -> Vec<u8> {
     [device_name(link).as_slice(), &mac, &[0; 2]].concat()
+}
+
+/// Of whatever else a table says about a link or about a pod's address, one of these is a part.
+pub(super) fn heads(rules: &PodRules, place: Place) -> Vec<Item> {
+    let mut heads = vec![Item::of(LINKS, device_name(&rules.link))];
+    if let Place::Routed(family) = place {
+        let own = rules.addresses.iter().filter(|own| family.has(**own));
+        heads.extend(own.map(|own| Item::of(LEAVING, octets(*own))));
+    }
+    heads
 }
 
 /// What the sets of a table hold for a link.

@@ -461,16 +461,18 @@ impl Socket {
         while !rest.is_empty() {
             bytes.clear();
             let first = self.take_sequences(most_requests);
-            let mut count = 0;
+            let (mut count, mut last) = (0, 0);
             for (request, sequence) in rest.iter().take(most_requests).zip(first..) {
                 let length = (HEADER_LENGTH + request.payload.len()).next_multiple_of(4);
                 if count > 0 && bytes.len() + length > most_bytes {
                     break;
                 }
-                let flags = request.flags | CALL;
+                let flags = request.flags | NLM_F_REQUEST;
+                last = bytes.len();
                 put_message(&mut bytes, request.kind, flags, sequence, &request.payload);
                 count += 1;
             }
+            ask_for_acknowledgement(&mut bytes, last);
             let (sent, later) = rest.split_at(count);
             self.send(&bytes)?;
             results.extend(self.acknowledgements(sent, first)?);
@@ -479,7 +481,8 @@ impl Socket {
         Ok(results)
     }
 
-    /// Waits for the acknowledgement of every request.
+    /// Waits for the acknowledgement of the last request: what is refused is answered before, and
+    /// what is not was done.
     fn acknowledgements(
         &mut self,
         requests: &[Request],
@@ -488,18 +491,18 @@ impl Socket {
         let Some(operation) = requests.first().map(|request| request.operation) else {
             return Ok(Vec::new());
         };
-        let mut results: Vec<Option<Result<(), Error>>> = requests.iter().map(|_| None).collect();
-        let mut missing = requests.len();
-        while missing > 0 {
+        let mut results: Vec<Result<(), Error>> = requests.iter().map(|_| Ok(())).collect();
+        let mut is_done = false;
+        while !is_done {
             self.receive(operation, |message| {
                 let slot = message.sequence.wrapping_sub(first) as usize;
                 if let (Some(outcome), Some(request)) = (message.outcome(), requests.get(slot)) {
-                    missing -= usize::from(results[slot].is_none());
-                    results[slot] = Some(outcome.map_err(|failure| refused(request, failure)));
+                    is_done |= slot + 1 == requests.len();
+                    results[slot] = outcome.map_err(|failure| refused(request, failure));
                 }
             })?;
         }
-        Ok(results.into_iter().flatten().collect())
+        Ok(results)
     }
 
     /// Joins a multicast group (`RTNLGRP_*`, `NFNLGRP_*`): its notifications are
@@ -524,6 +527,13 @@ fn refused(request: &Request, failure: super::Failure) -> Error {
         operation: request.operation,
         object: request.object.clone(),
         failure,
+    }
+}
+
+/// Has the message that begins here acknowledged.
+fn ask_for_acknowledgement(bytes: &mut [u8], start: usize) {
+    if let Some(flags) = bytes.get_mut(start + 6..start + 8) {
+        flags.copy_from_slice(&(u16::from_ne_bytes([flags[0], flags[1]]) | CALL).to_ne_bytes());
     }
 }
 

@@ -78,6 +78,28 @@ impl Connection {
         self.take_found(table, set, &requests, &mut each)
     }
 
+    /// Whether one of these elements is there, each told by its table, its set and its key. A table
+    /// or a set that is not there has none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the first lookup that failed in another way, or a failure of the
+    /// socket.
+    pub fn any_stands(&mut self, elements: &[(&TableName, &str, &[u8])]) -> Result<bool, Error> {
+        let requests: Vec<Request> = elements
+            .iter()
+            .map(|(table, set, key)| look_up(table, set, &[key]))
+            .collect();
+        let mut stands = false;
+        for outcome in self.socket.batch(&requests)? {
+            match outcome {
+                Ok(()) => stands = true,
+                Err(error) if error.is_absent() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stands)
+    }
+
     /// Sends lookups and takes all of their answers.
     fn take_found(
         &mut self,
