@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Looks at how this node reaches the pods of others.
+use crate::agent::etcd;
+
+/// Looks at how this node reaches the pods of others, or sees to it without Kubernetes.
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -25,6 +27,8 @@ enum Command {
     Peers(peers::Args),
     /// Print what a Docker daemon needs to be on this node's pod network
     DockerOptions(docker_options::Args),
+    /// Join hosts without Kubernetes to a network: subnets are leased in etcd, as flannel does it
+    Etcd(etcd::EtcdArgs),
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -32,6 +36,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Routes(args) => routes::run(&args)?,
         Command::Peers(args) => peers::run(&args)?,
         Command::DockerOptions(args) => docker_options::run(&args)?,
+        Command::Etcd(args) => etcd::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    /// Whether it runs until it is told to end.
+    pub(crate) fn is_daemon(&self) -> bool {
+        match self.command {
+            Command::Etcd(_) => true,
+            Command::Routes(_) | Command::Peers(_) | Command::DockerOptions(_) => false,
+        }
+    }
 }

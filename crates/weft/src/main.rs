@@ -91,7 +91,10 @@ fn main() -> ExitCode {
             service::run(args)
         }
         Command::Fabric(args) => {
-            output::log_for_person();
+            match args.is_daemon() {
+                true => output::log_for_machine(),
+                false => output::log_for_person(),
+            }
             fabric::run(args)
         }
         Command::Ipam(args) => {

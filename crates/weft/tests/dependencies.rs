@@ -22,6 +22,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("weft-nodestate", &["weft-proto"]),
     ("weft-runtime", &["weft-proto"]),
+    ("weft-etcd", &["weft-proto"]),
     ("weft-serve", &["weft-desired", "weft-proto", "weft-sys"]),
     ("weft-apiserver", &[]),
     ("weft-netlab", &["weft-sys"]),

@@ -32,7 +32,9 @@ impl Message {
         &self.0
     }
 
-    fn bytes(mut self, field: u32, bytes: &[u8]) -> Self {
+    /// A field of bytes.
+    #[must_use]
+    pub fn bytes(mut self, field: u32, bytes: &[u8]) -> Self {
         self.varint(u64::from(field) << 3 | 2);
         self.varint(bytes.len() as u64);
         self.0.extend_from_slice(bytes);

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use weft_proto::{cni, cri, dns, kubelet, packet, spdy};
+use weft_proto::{cni, cri, dns, flannel, kubelet, packet, spdy};
 
 fn replay(target: &str, exercise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -57,4 +57,9 @@ fn spdy_frames() {
 #[test]
 fn fabric_packets() {
     replay("fabric_packet", packet::exercise);
+}
+
+#[test]
+fn flannel_s_configurations_and_leases() {
+    replay("flannel", flannel::exercise);
 }

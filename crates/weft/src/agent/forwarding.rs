@@ -81,6 +81,16 @@ impl Forwarding {
         })
     }
 
+    /// The addresses of a link that others are reached by.
+    pub(super) fn addresses_of(&mut self, device: &str) -> Result<Vec<IpAddr>> {
+        let uplinks = link::uplinks(&mut self.conversation).context("the node's own links")?;
+        let all = uplinks.addresses.into_iter();
+        Ok(all
+            .filter(|(_, link)| link.name == device)
+            .map(|(it, _)| it)
+            .collect())
+    }
+
     /// The node's own addresses.
     pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
         link::own_addresses(&mut self.conversation).context("the node's own addresses")

@@ -5,6 +5,7 @@ mod announcing;
 mod arriving;
 mod asked;
 mod config;
+pub(crate) mod etcd;
 mod fabric;
 mod forwarding;
 mod gate;
@@ -148,6 +149,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let subnet_file = SubnetFile {
         path: args.subnet_file,
         networks: config.pod_cidrs.clone(),
+        masquerades: true,
     };
     let ranges = [&*config.pod_cidrs, &config.service_cidrs].concat();
     let mut kernel = Kernel::adopt(
@@ -615,7 +617,7 @@ impl Agent {
             gate: self.gate.clone(),
         };
         // For others to read: pods start without it.
-        let told = self.subnet_file.write(&network);
+        let told = self.subnet_file.write(&network.ranges, network.mtu);
         // Last: it tells the runtime that pods can start.
         if self.directories.write_configuration(&network)? {
             info!(ranges = ?network.ranges, mtu = network.mtu, "node open for pods");

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use ipnet::IpNet;
 
-use super::plugin::{NodeNetwork, write_atomically};
+use super::plugin::write_atomically;
 
 /// A path that may be empty, which clap takes for one that was forgotten.
 pub(super) fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
@@ -26,15 +26,17 @@ pub(super) struct SubnetFile {
     pub(super) path: PathBuf,
     /// The cluster's pod ranges.
     pub(super) networks: Vec<IpNet>,
+    /// Whether pods' traffic that leaves the cluster is masqueraded already.
+    pub(super) masquerades: bool,
 }
 
 impl SubnetFile {
     /// Writes it, atomically, and only if it says something new.
-    pub(super) fn write(&self, node: &NodeNetwork) -> Result<()> {
+    pub(super) fn write(&self, ranges: &[IpNet], mtu: u32) -> Result<()> {
         if self.path.as_os_str().is_empty() {
             return Ok(());
         }
-        let text = self.text(node);
+        let text = self.text(ranges, mtu);
         if fs::read(&self.path).is_ok_and(|present| present == text.as_bytes()) {
             return Ok(());
         }
@@ -42,7 +44,7 @@ impl SubnetFile {
             .with_context(|| format!("flannel's subnet file {}", self.path.display()))
     }
 
-    fn text(&self, node: &NodeNetwork) -> String {
+    fn text(&self, ranges: &[IpNet], mtu: u32) -> String {
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             // A String takes everything.
@@ -51,7 +53,7 @@ impl SubnetFile {
         for (family, is_ipv4) in [("", true), ("IPV6_", false)] {
             let is_same = |range: &&IpNet| range.addr().is_ipv4() == is_ipv4;
             let network = self.networks.iter().find(is_same);
-            let subnet = node.ranges.iter().find(is_same);
+            let subnet = ranges.iter().find(is_same);
             let (Some(network), Some(subnet)) = (network, subnet) else {
                 continue;
             };
@@ -59,11 +61,22 @@ impl SubnetFile {
             let first = format!("{}/{}", second_address(subnet), subnet.prefix_len());
             line(&format!("{family}SUBNET"), first);
         }
-        line("MTU", node.mtu.to_string());
-        // Flannel's plugin has pods' traffic masqueraded where the daemon does not, other nodes'
-        // pods included: the agent does it.
-        line("IPMASQ", "true".to_owned());
+        line("MTU", mtu.to_string());
+        // Flannel's plugin, or Docker, has pods' traffic masqueraded where the daemon does not,
+        // other nodes' pods included.
+        line("IPMASQ", self.masquerades.to_string());
         text
+    }
+
+    /// The subnets of the file that is there, as far as it can be read.
+    pub(super) fn subnets(&self) -> Vec<IpNet> {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        let values = text.lines().filter_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            matches!(name, "FLANNEL_SUBNET" | "FLANNEL_IPV6_SUBNET").then_some(value)
+        });
+        let nets = values.filter_map(|value| value.parse::<IpNet>().ok());
+        nets.map(|net| net.trunc()).collect()
     }
 }
 
@@ -99,33 +112,25 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn node(ranges: &[&str]) -> NodeNetwork {
-        NodeNetwork {
-            ranges: nets(ranges),
-            addresses: Vec::new(),
-            mtu: 1450,
-            bridge: None,
-            masquerade_beyond: None,
-            gate: None,
-        }
-    }
-
     #[test]
     fn it_says_what_flannel_would() {
         let folder = tempfile::tempdir().unwrap();
         let file = SubnetFile {
             path: folder.path().join("flannel/subnet.env"),
             networks: nets(&["10.244.0.0/16", "fd00:10:244::/56"]),
+            masquerades: true,
         };
         let read = || fs::read_to_string(&file.path).unwrap();
-        file.write(&node(&["10.244.1.0/24"])).unwrap();
+        file.write(&nets(&["10.244.1.0/24"]), 1450).unwrap();
         assert_eq!(
             read(),
             "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
              FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
-        file.write(&node(&["10.244.1.0/24", "fd00:10:244:1::/64"]))
-            .unwrap();
+        assert_eq!(file.subnets(), nets(&["10.244.1.0/24"]));
+        let both = nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]);
+        file.write(&both, 1450).unwrap();
+        assert_eq!(file.subnets(), both);
         assert_eq!(
             read(),
             "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
@@ -139,6 +144,7 @@ mod tests {
             path: PathBuf::new(),
             ..file
         };
-        nowhere.write(&node(&["10.244.1.0/24"])).unwrap();
+        nowhere.write(&both, 1450).unwrap();
+        assert_eq!(nowhere.subnets(), []);
     }
 }

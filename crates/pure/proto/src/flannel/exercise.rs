@@ -29,7 +29,10 @@ pub fn exercise(data: &[u8]) {
         assert_eq!(Subnets::parse(&subnets.to_string()), Ok(subnets));
     }
     if let Some(Ok(holder)) = value.map(Holder::parse) {
-        assert_eq!(Holder::parse(holder.to_json().as_bytes()).as_ref(), Ok(&holder));
+        assert_eq!(
+            Holder::parse(holder.to_json().as_bytes()).as_ref(),
+            Ok(&holder)
+        );
         let all = [&holder.backend_data, &holder.backend_v6_data];
         for data in all.into_iter().flatten() {
             if let Ok(end) = VxlanEnd::parse("BackendData", data) {

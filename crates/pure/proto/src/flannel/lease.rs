@@ -43,7 +43,9 @@ impl Subnets {
 
     /// One after the other.
     pub fn all(&self) -> impl Iterator<Item = IpNet> + use<> {
-        [IpNet::V4(self.v4)].into_iter().chain(self.v6.map(IpNet::V6))
+        [IpNet::V4(self.v4)]
+            .into_iter()
+            .chain(self.v6.map(IpNet::V6))
     }
 }
 
@@ -80,7 +82,11 @@ pub struct Holder {
     #[serde(rename = "PublicIP")]
     pub public_ip: Ipv4Addr,
     /// The same for IPv6.
-    #[serde(rename = "PublicIPv6", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "PublicIPv6",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub public_ipv6: Option<Ipv6Addr>,
     /// The back end's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -89,7 +95,11 @@ pub struct Holder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_data: Option<Value>,
     /// The same of its IPv6 half.
-    #[serde(rename = "BackendV6Data", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "BackendV6Data",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub backend_v6_data: Option<Value>,
 }
 
@@ -174,8 +184,20 @@ mod tests {
         for key in ["10.5.34.0-24", "10.5.34.0-24&fd00:10:5:22::-64"] {
             assert_eq!(Subnets::parse(key).unwrap().to_string(), key);
         }
-        for key in ["", "10.5.34.0", "10.5.34.1-24", "10.5.34.0-33", "fd00::-64", "10.5.34.0-24&"] {
-            assert!(Subnets::parse(key).unwrap_err().to_string().starts_with("the key: "));
+        for key in [
+            "",
+            "10.5.34.0",
+            "10.5.34.1-24",
+            "10.5.34.0-33",
+            "fd00::-64",
+            "10.5.34.0-24&",
+        ] {
+            assert!(
+                Subnets::parse(key)
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("the key: ")
+            );
         }
     }
 
@@ -191,7 +213,13 @@ mod tests {
         let text = r#"{"PublicIP":"172.30.0.11","PublicIPv6":null,"BackendType":"host-gw"}"#;
         let holder = Holder::parse(text.as_bytes()).unwrap();
         assert_eq!(holder.addresses().count(), 1);
-        for bad in ["", "{}", "[]", r#"{"PublicIP":"fd00::1"}"#, r#"{"PublicIP":7}"#] {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"PublicIP":"fd00::1"}"#,
+            r#"{"PublicIP":7}"#,
+        ] {
             let error = Holder::parse(bad.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with("the value: "), "{error}");
         }
@@ -203,7 +231,10 @@ mod tests {
             r#"{"VNI":16777216,"VtepMAC":"b2:6d:b8:0c:ff:0a"}"#,
         ] {
             let value = serde_json::from_str(bad).unwrap();
-            assert_eq!(VxlanEnd::parse("BackendData", &value).unwrap_err().field, "BackendData");
+            assert_eq!(
+                VxlanEnd::parse("BackendData", &value).unwrap_err().field,
+                "BackendData"
+            );
         }
     }
 }

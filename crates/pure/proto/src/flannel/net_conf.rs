@@ -81,10 +81,19 @@ impl NetConf {
             return Err(Fault::new("EnableIPv4", reason));
         }
         let conf = Self {
-            v4: pool::<Ipv4Net, Ipv4Addr>(&mut fields, ["Network", "SubnetLen", "SubnetMin", "SubnetMax"], v4)?,
+            v4: pool::<Ipv4Net, Ipv4Addr>(
+                &mut fields,
+                ["Network", "SubnetLen", "SubnetMin", "SubnetMax"],
+                v4,
+            )?,
             v6: pool::<Ipv6Net, Ipv6Addr>(
                 &mut fields,
-                ["IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"],
+                [
+                    "IPv6Network",
+                    "IPv6SubnetLen",
+                    "IPv6SubnetMin",
+                    "IPv6SubnetMax",
+                ],
                 v6,
             )?,
             backend: backend(&mut fields)?,
@@ -164,7 +173,10 @@ fn backend(fields: &mut Fields<'_>) -> Result<Backend, Fault> {
 fn vxlan(section: &mut Fields<'_>) -> Result<Backend, Fault> {
     let vni = match section.number("VNI")? {
         None => VNI,
-        Some(vni) => match u32::try_from(vni).ok().filter(|vni| (1..1 << 24).contains(vni)) {
+        Some(vni) => match u32::try_from(vni)
+            .ok()
+            .filter(|vni| (1..1 << 24).contains(vni))
+        {
             Some(vni) => vni,
             None => {
                 let reason = format!("{vni} is no network identifier (1 to 16777215)");
@@ -174,7 +186,10 @@ fn vxlan(section: &mut Fields<'_>) -> Result<Backend, Fault> {
     };
     let mtu = match section.number("MTU")? {
         None | Some(0) => None,
-        Some(mtu) => match u32::try_from(mtu).ok().filter(|_| (LEAST_MTU..=65_535).contains(&mtu)) {
+        Some(mtu) => match u32::try_from(mtu)
+            .ok()
+            .filter(|_| (LEAST_MTU..=65_535).contains(&mtu))
+        {
             Some(mtu) => Some(mtu),
             None => {
                 let reason = format!("{mtu} is no size of a packet ({LEAST_MTU} to 65535)");
@@ -210,7 +225,11 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn of(path: &'static str, value: &'a Value) -> Result<Self, Fault> {
         let Value::Object(map) = value else {
-            let place = if path.is_empty() { "the configuration" } else { path };
+            let place = if path.is_empty() {
+                "the configuration"
+            } else {
+                path
+            };
             return Err(Fault::new(place, "must be a JSON object"));
         };
         Ok(Self {
@@ -290,7 +309,10 @@ impl<'a> Fields<'a> {
     }
 
     fn unknown(self) -> Vec<String> {
-        let keys = self.map.keys().filter(|key| !self.known.contains(key.as_str()));
+        let keys = self
+            .map
+            .keys()
+            .filter(|key| !self.known.contains(key.as_str()));
         let mut all: Vec<String> = keys.map(|key| self.path(key)).collect();
         all.extend(self.others);
         all.sort();
@@ -351,21 +373,66 @@ mod tests {
             ("[]", "the configuration: must be a JSON object"),
             ("{}", "Network: is missing"),
             (r#"{"Network": 7}"#, "Network: must be a text"),
-            (r#"{"Network": "10.5.0.0"}"#, r#"Network: "10.5.0.0" is not a network"#),
-            (r#"{"Network": "fd00::/48"}"#, r#"Network: "fd00::/48" is not a network"#),
-            (r#"{"EnableIPv4": "no"}"#, "EnableIPv4: must be true or false"),
-            (r#"{"EnableIPv4": false}"#, "EnableIPv4: is false, and so is EnableIPv6"),
-            (r#"{"Network": "10.5.0.0/16", "SubnetLen": 40}"#, "SubnetLen: 40 is not between 18 and 30"),
-            (r#"{"Network": "10.5.0.0/16", "SubnetLen": -1}"#, "SubnetLen: must be a whole number"),
-            (r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.6.0.0"}"#, "SubnetMin: 10.6.0.0 is not in"),
-            (r#"{"Network": "10.5.0.0/16", "SubnetMin": "x"}"#, "SubnetMin: \"x\" is not an address"),
-            (r#"{"Network": "10.5.0.0/16", "Backend": 1}"#, "Backend: must be a JSON object"),
-            (r#"{"Network": "10.5.0.0/16", "Backend": {}}"#, "Backend.Type: is missing"),
-            (r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "wireguard"}}"#, "Backend.Type: \"wireguard\""),
-            (r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "VNI": 16777216}}"#, "Backend.VNI: 16777216"),
-            (r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "Port": 65536}}"#, "Backend.Port: 65536"),
-            (r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "MTU": 20}}"#, "Backend.MTU: 20"),
-            (r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "GBP": true}}"#, "Backend.GBP: "),
+            (
+                r#"{"Network": "10.5.0.0"}"#,
+                r#"Network: "10.5.0.0" is not a network"#,
+            ),
+            (
+                r#"{"Network": "fd00::/48"}"#,
+                r#"Network: "fd00::/48" is not a network"#,
+            ),
+            (
+                r#"{"EnableIPv4": "no"}"#,
+                "EnableIPv4: must be true or false",
+            ),
+            (
+                r#"{"EnableIPv4": false}"#,
+                "EnableIPv4: is false, and so is EnableIPv6",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "SubnetLen": 40}"#,
+                "SubnetLen: 40 is not between 18 and 30",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "SubnetLen": -1}"#,
+                "SubnetLen: must be a whole number",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.6.0.0"}"#,
+                "SubnetMin: 10.6.0.0 is not in",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "SubnetMin": "x"}"#,
+                "SubnetMin: \"x\" is not an address",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "Backend": 1}"#,
+                "Backend: must be a JSON object",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "Backend": {}}"#,
+                "Backend.Type: is missing",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "wireguard"}}"#,
+                "Backend.Type: \"wireguard\"",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "VNI": 16777216}}"#,
+                "Backend.VNI: 16777216",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "Port": 65536}}"#,
+                "Backend.Port: 65536",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "MTU": 20}}"#,
+                "Backend.MTU: 20",
+            ),
+            (
+                r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "GBP": true}}"#,
+                "Backend.GBP: ",
+            ),
             (
                 r#"{"Network": "10.5.0.0/16", "EnableIPv6": true}"#,
                 "IPv6Network: is missing",

@@ -77,7 +77,7 @@ impl Pool {
                 let reason = format!("{address} is not in {network}");
                 return Err(Fault::new(name, reason));
             }
-            if number(address) % size != 0 {
+            if !number(address).is_multiple_of(size) {
                 let reason =
                     format!("{address} is not the first address of a subnet /{subnet_len}");
                 return Err(Fault::new(name, reason));
@@ -125,21 +125,24 @@ impl Pool {
         let mut free = Vec::new();
         // Every subnet before it has been looked at.
         let mut at = Some(self.first);
-        // Behind the last one nothing is.
-        let end = (u128::MAX, u128::MAX);
-        for (first, last) in taken.into_iter().chain([end]) {
+        let taken = taken.into_iter().map(Some);
+        for next in taken.chain([None]) {
+            let is_before = |end: u128| next.is_none_or(|(first, _)| end < first);
             while let Some(start) = at
                 && start <= self.last
                 && free.len() < DRAWN_FROM
-                && (start + (size - 1)) < first
+                && is_before(start + (size - 1))
             {
                 free.push(start);
                 at = start.checked_add(size);
             }
-            at = at.and_then(|start| match last < start {
-                true => Some(start),
-                false => (last / size + 1).checked_mul(size),
-            });
+            let Some((_, last)) = next else {
+                break;
+            };
+            at = match at {
+                Some(start) if start <= last => (last / size + 1).checked_mul(size),
+                at => at,
+            };
         }
         let many = u64::try_from(free.len()).ok()?;
         let chosen = usize::try_from(draw.checked_rem(many)?).ok()?;
@@ -199,7 +202,10 @@ mod tests {
             let pool = pool(network, None, "", "").unwrap();
             assert_eq!(pool.subnet_len, length, "{network}");
         }
-        assert_eq!(pool("10.5.0.0/29", None, "", "").unwrap_err().field, "Network");
+        assert_eq!(
+            pool("10.5.0.0/29", None, "", "").unwrap_err().field,
+            "Network"
+        );
     }
 
     #[test]
@@ -252,7 +258,10 @@ mod tests {
             (pool("10.5.0.0/16", Some(24), "10.6.0.0", ""), "SubnetMin"),
             (pool("10.5.0.0/16", Some(24), "fd00::", ""), "SubnetMin"),
             (pool("10.5.0.0/16", Some(24), "", "10.5.9.128"), "SubnetMax"),
-            (pool("10.5.0.0/16", Some(24), "10.5.9.0", "10.5.8.0"), "SubnetMin"),
+            (
+                pool("10.5.0.0/16", Some(24), "10.5.9.0", "10.5.8.0"),
+                "SubnetMin",
+            ),
         ] {
             assert_eq!(asked.unwrap_err().field, field);
         }

@@ -1,0 +1,143 @@
+//! By which address this host is reached.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use weft_proto::flannel::{Backend, Holder};
+
+use crate::agent::forwarding::Forwarding;
+
+/// Addresses of nobody's, for documentation (RFC 5737, RFC 3849): which way leads there is the way
+/// of the default route.
+const ANYWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+/// Any (RFC 863: "discard"): nothing is sent.
+const PORT: u16 = 9;
+
+/// What a person says of it.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) interface: Option<String>,
+    pub(super) public_v4: Option<Ipv4Addr>,
+    pub(super) public_v6: Option<Ipv6Addr>,
+}
+
+/// The host's addresses, at most one a family, IPv4's first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OwnAddresses {
+    /// On its own links.
+    pub(super) local: Vec<IpAddr>,
+    /// Where others send to.
+    pub(super) public: (Ipv4Addr, Option<Ipv6Addr>),
+}
+
+impl OwnAddresses {
+    /// None of them is in `networks`: containers of this host have those.
+    pub(super) fn find(
+        wish: &Wish,
+        networks: &[IpNet],
+        forwarding: &mut Forwarding,
+    ) -> Result<Self> {
+        let dual = networks.iter().any(|network| network.addr().is_ipv6());
+        let within = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
+        let mut candidates = candidates(wish.interface.as_deref(), forwarding)?;
+        candidates.retain(|address| !within(address));
+        let mut v4 = None;
+        let mut v6 = None;
+        for address in candidates {
+            match address {
+                IpAddr::V4(address) => v4 = v4.or(Some(address)),
+                IpAddr::V6(address) => v6 = v6.or(Some(address)),
+            }
+        }
+        let at = match &wish.interface {
+            Some(interface) => format!("{interface} (--iface)"),
+            None => "this host's default route".to_owned(),
+        };
+        let Some(v4) = v4 else {
+            bail!("{at} has no IPv4 address that others could send to; name a link with --iface");
+        };
+        if dual && v6.is_none() {
+            bail!(
+                "{at} has no IPv6 address, and the network has IPv6 (EnableIPv6); name a link \
+                 that has both with --iface"
+            );
+        }
+        let v6 = v6.filter(|_| dual);
+        let local = [IpAddr::V4(v4)].into_iter().chain(v6.map(IpAddr::V6));
+        Ok(Self {
+            local: local.collect(),
+            public: (
+                wish.public_v4.unwrap_or(v4),
+                wish.public_v6.filter(|_| dual).or(v6),
+            ),
+        })
+    }
+
+    /// Where others send to, IPv4's first.
+    pub(super) fn public(&self) -> Vec<IpAddr> {
+        let (v4, v6) = self.public;
+        [IpAddr::V4(v4)]
+            .into_iter()
+            .chain(v6.map(IpAddr::V6))
+            .collect()
+    }
+
+    /// What the lease says before there is a tunnel.
+    pub(super) fn holder(&self, backend: &Backend) -> Holder {
+        Holder {
+            public_ip: self.public.0,
+            public_ipv6: self.public.1,
+            backend_type: backend.name().to_owned(),
+            backend_data: None,
+            backend_v6_data: None,
+        }
+    }
+}
+
+fn candidates(interface: Option<&str>, forwarding: &mut Forwarding) -> Result<Vec<IpAddr>> {
+    let all = forwarding.uplinks()?.addresses;
+    let Some(interface) = interface else {
+        let sources = ANYWHERE.into_iter().filter_map(source);
+        return Ok(
+            match sources
+                .filter(|it| all.contains_key(it))
+                .collect::<Vec<_>>()
+            {
+                // Nothing leads out: there may be one address only.
+                none if none.is_empty() => all.keys().copied().collect(),
+                sources => sources,
+            },
+        );
+    };
+    match interface.parse::<IpAddr>() {
+        Ok(address) if all.contains_key(&address) => Ok(vec![address]),
+        Ok(address) => bail!("--iface: no link of this host that is up has {address}"),
+        Err(_) => {
+            let on_link = forwarding.addresses_of(interface)?;
+            if on_link.is_empty() {
+                bail!("--iface: there is no link {interface} that is up and has an address");
+            }
+            Ok(on_link)
+        }
+    }
+}
+
+/// From which address this host would send there. Nothing is sent.
+fn source(to: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let asked = || -> Result<IpAddr> {
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket
+            .connect(SocketAddr::new(to, PORT))
+            .context("a route")?;
+        Ok(socket.local_addr()?.ip())
+    };
+    asked().ok()
+}

@@ -1,0 +1,530 @@
+//! Hosts without Kubernetes: etcd, the binary, and containers behind a bridge, each in a namespace
+//! of its own on one wire.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use weft_netlab::{Namespace, link};
+
+/// What starts and ends in seconds, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+const PREFIX: &str = "/coreos.com/network";
+const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+const HOST_GW: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+
+/// Waits until something is so, or says why it is not.
+#[track_caller]
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look() {
+            Ok(seen) => return seen,
+            Err(error) if Instant::now() > deadline => panic!("{what}: {error}"),
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// A process that goes with its value, and with the test.
+struct Process(Child);
+
+impl Process {
+    fn start(place: &Namespace, program: &str, arguments: &[String], log: File) -> Self {
+        let mut command = place.command("setpriv").unwrap();
+        command
+            .args(["--pdeathsig", "KILL", program])
+            .args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Self(command.stderr(log).spawn().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+/// A wire with etcd on it.
+struct Wire {
+    place: Namespace,
+    folder: TempDir,
+    certificates: bool,
+    etcd: Option<Process>,
+}
+
+impl Wire {
+    fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn with(certificates: bool) -> Self {
+        let place = Namespace::new("wire").unwrap();
+        link::bridge(&place, "wire").unwrap();
+        link::address(&place, "wire", "172.30.0.10/24").unwrap();
+        let mut wire = Self {
+            place,
+            // In memory: etcd syncs each write.
+            folder: TempDir::new_in("/dev/shm").unwrap(),
+            certificates,
+            etcd: None,
+        };
+        if certificates {
+            wire.sign();
+        }
+        wire.start_etcd();
+        wire
+    }
+
+    fn url(&self) -> String {
+        let scheme = if self.certificates { "https" } else { "http" };
+        format!("{scheme}://172.30.0.10:2379")
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// An authority, and one certificate of it for everybody.
+    fn sign(&self) {
+        let script = "cd \"$1\"
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \\
+              -subj /CN=authority -keyout ca.key -out ca.pem
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=etcd \\
+              -keyout own.key -out own.csr
+            echo subjectAltName=IP:172.30.0.10 > names
+            openssl x509 -req -in own.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \\
+              -extfile names -out own.pem";
+        let folder = self.folder.path();
+        let made = Command::new("sh")
+            .args(["-ec", script, "sh"])
+            .arg(folder)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
+
+    fn start_etcd(&mut self) {
+        let url = self.url();
+        let mut arguments: Vec<String> = vec![
+            format!("--data-dir={}", self.file("etcd")),
+            format!("--listen-client-urls={url}"),
+            format!("--advertise-client-urls={url}"),
+            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+        ];
+        if self.certificates {
+            arguments.extend([
+                format!("--cert-file={}", self.file("own.pem")),
+                format!("--key-file={}", self.file("own.key")),
+                format!("--trusted-ca-file={}", self.file("ca.pem")),
+                "--client-cert-auth".into(),
+            ]);
+        }
+        let log = File::create(self.file("etcd.log")).unwrap();
+        self.etcd = Some(Process::start(&self.place, "etcd", &arguments, log));
+        eventually("etcd answers", || self.try_ctl(&["get", "anything"]));
+    }
+
+    fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = self.place.command("etcdctl").unwrap();
+        command
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", self.url()));
+        if self.certificates {
+            command.args([
+                format!("--cacert={}", self.file("ca.pem")),
+                format!("--cert={}", self.file("own.pem")),
+                format!("--key={}", self.file("own.key")),
+            ]);
+        }
+        let output = command.args(arguments).output().unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    #[track_caller]
+    fn ctl(&self, arguments: &[&str]) -> String {
+        eventually("etcdctl", || self.try_ctl(arguments))
+    }
+
+    fn configure(&self, text: &str) {
+        self.ctl(&["put", &format!("{PREFIX}/config"), text]);
+    }
+
+    /// The leases' names and values.
+    fn leases(&self) -> Vec<(String, Value)> {
+        let prefix = format!("{PREFIX}/subnets/");
+        let text = self.ctl(&["get", "--prefix", &prefix]);
+        let lines: Vec<&str> = text.lines().collect();
+        let pairs = lines.chunks(2).map(|pair| {
+            let name = pair[0].strip_prefix(&prefix).unwrap();
+            (
+                name.to_owned(),
+                serde_json::from_str(pair[1]).unwrap_or_default(),
+            )
+        });
+        pairs.collect()
+    }
+
+    /// The lease of a host, once it has one that says how it is reached.
+    #[track_caller]
+    fn lease(&self, host: &Host) -> (String, Value) {
+        eventually(&format!("{} has a lease", host.address), || {
+            let leases = self.leases();
+            let mut own = leases
+                .iter()
+                .filter(|(_, value)| value["PublicIP"] == *host.address);
+            let whole = |value: &Value| {
+                value["BackendType"] != "vxlan" || value["BackendData"]["VtepMAC"].is_string()
+            };
+            match own.next() {
+                Some((name, value)) if whole(value) => Ok((name.clone(), value.clone())),
+                _ => Err(format!("{leases:?}\n{}", host.log())),
+            }
+        })
+    }
+}
+
+/// A host on the wire.
+struct Host {
+    place: Namespace,
+    container: Namespace,
+    folder: TempDir,
+    address: String,
+    process: Option<Process>,
+}
+
+impl Host {
+    fn on(wire: &Wire, number: u8) -> Self {
+        let place = Namespace::new("host").unwrap();
+        let port = format!("port{number}");
+        link::veth(&place, "eth0", &wire.place, &port).unwrap();
+        link::port(&wire.place, "wire", &port).unwrap();
+        link::up(&wire.place, &port).unwrap();
+        let address = format!("172.30.0.{number}");
+        link::address(&place, "eth0", &format!("{address}/24")).unwrap();
+        Self {
+            place,
+            container: Namespace::new("container").unwrap(),
+            folder: TempDir::new().unwrap(),
+            address,
+            process: None,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn arguments(&self, wire: &Wire, more: &[&str]) -> Vec<String> {
+        let path = |name: &str| self.path(name).display().to_string();
+        let mut arguments: Vec<String> = ["fabric", "etcd", "--endpoints"].map(Into::into).into();
+        arguments.extend([wire.url(), "--subnet-file".into(), path("subnet.env")]);
+        arguments.extend(["--lock".into(), path("lock")]);
+        if wire.certificates {
+            for (flag, name) in [
+                ("--etcd-cafile", "ca.pem"),
+                ("--etcd-certfile", "own.pem"),
+                ("--etcd-keyfile", "own.key"),
+            ] {
+                arguments.extend([flag.into(), wire.file(name)]);
+            }
+        }
+        arguments.extend(more.iter().map(|it| (*it).to_owned()));
+        arguments
+    }
+
+    fn start(&mut self, wire: &Wire, more: &[&str]) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .unwrap();
+        let arguments = self.arguments(wire, more);
+        let binary = env!("CARGO_BIN_EXE_weft");
+        self.process = Some(Process::start(&self.place, binary, &arguments, log));
+    }
+
+    fn up(wire: &Wire, number: u8, more: &[&str]) -> Self {
+        let mut host = Self::on(wire, number);
+        host.start(wire, more);
+        host
+    }
+
+    fn variable(&self, name: &str) -> Result<String, String> {
+        let text = fs::read_to_string(self.path("subnet.env")).unwrap_or_default();
+        let mut values = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let value = values.next().map(str::to_owned);
+        value.ok_or_else(|| format!("subnet.env: {text:?}\n{}", self.log()))
+    }
+
+    /// Docker's bridge with a container behind it, as it stands in subnet.env. Returns the
+    /// container's address.
+    fn contain(&self) -> IpAddr {
+        let bridge = eventually("subnet.env", || self.variable("FLANNEL_SUBNET"));
+        let (first, length) = bridge.split_once('/').unwrap();
+        link::bridge(&self.place, "docker0").unwrap();
+        link::address(&self.place, "docker0", &bridge).unwrap();
+        link::veth(&self.container, "eth0", &self.place, "veth0").unwrap();
+        link::port(&self.place, "docker0", "veth0").unwrap();
+        link::up(&self.place, "veth0").unwrap();
+        let address = first
+            .strip_suffix(".1")
+            .map(|net| format!("{net}.2"))
+            .unwrap();
+        link::address(&self.container, "eth0", &format!("{address}/{length}")).unwrap();
+        link::route(&self.container, "0.0.0.0/0", first).unwrap();
+        address.parse().unwrap()
+    }
+
+    #[track_caller]
+    fn reaches(&self, to: IpAddr) {
+        eventually(
+            &format!("a container of {} reaches {to}", self.address),
+            || {
+                let to = to.to_string();
+                let pinged = self
+                    .container
+                    .output("ping", ["-n", "-c", "1", "-W", "1", &to]);
+                pinged
+                    .map(drop)
+                    .map_err(|error| format!("{error}\n{}", self.routes()))
+            },
+        );
+    }
+
+    fn routes(&self) -> String {
+        self.place.output("ip", ["route"]).unwrap()
+    }
+
+    /// Waits until the host has a route, or none any more.
+    #[track_caller]
+    fn route(&self, route: &str, there: bool) {
+        eventually(&format!("{}: {route}: {there}", self.address), || {
+            let routes = self.routes();
+            match routes.contains(route) == there {
+                true => Ok(()),
+                false => Err(format!("{routes}\n{}", self.log())),
+            }
+        });
+    }
+}
+
+/// `10.5.34.0-24` as a route has it.
+fn subnet(lease: &str) -> String {
+    lease.replace('-', "/")
+}
+
+#[test]
+fn hosts_lease_subnets_and_containers_reach_each_other_until_a_host_leaves() {
+    let wire = Wire::new();
+    wire.configure(VXLAN);
+    // Kept every four seconds.
+    let seconds = ["--lease-seconds", "12"];
+    let (one, mut two) = (Host::up(&wire, 1, &seconds), Host::up(&wire, 2, &seconds));
+    let (first, value) = wire.lease(&one);
+    let (second, _) = wire.lease(&two);
+    assert_ne!(first, second);
+    let fields: Vec<&str> = value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(fields, ["BackendData", "BackendType", "PublicIP"]);
+    assert_eq!(
+        (&value["BackendType"], &value["BackendData"]["VNI"]),
+        (&"vxlan".into(), &1.into())
+    );
+    let (there, back) = (two.contain(), one.contain());
+    one.reaches(there);
+    two.reaches(back);
+    assert_eq!(one.variable("FLANNEL_NETWORK").unwrap(), "10.5.0.0/16");
+    assert_eq!(one.variable("FLANNEL_MTU").unwrap(), "1450");
+
+    // Longer than they last by themselves.
+    eventually("the leases are kept", || {
+        let metrics = wire
+            .place
+            .output("curl", ["-sS", &format!("{}/metrics", wire.url())]);
+        let metrics = metrics.map_err(|error| error.to_string())?;
+        let name = "etcd_debugging_lease_renewed_total ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(name));
+        match count.and_then(|count| count.parse::<f64>().ok()) {
+            Some(count) if count >= 8.0 => Ok(()),
+            count => Err(format!("{count:?} times")),
+        }
+    });
+    assert_eq!(wire.lease(&one).0, first);
+    assert_eq!(wire.lease(&two).0, second);
+
+    let to_two = format!("{} via", subnet(&second));
+    one.route(&to_two, true);
+    two.process = None;
+    one.route(&to_two, false);
+    // It comes back with the subnet that it had, whether or not somebody remembers.
+    two.start(&wire, &seconds);
+    assert_eq!(wire.lease(&two).0, second);
+    one.reaches(there);
+}
+
+#[test]
+fn what_stands_stays_while_etcd_is_away_and_what_is_lost_is_taken_again() {
+    let mut wire = Wire::new();
+    wire.configure(HOST_GW);
+    let mut one = Host::up(&wire, 1, &[]);
+    let two = Host::up(&wire, 2, &[]);
+    let (first, value) = wire.lease(&one);
+    let (second, _) = wire.lease(&two);
+    assert_eq!(
+        value,
+        serde_json::json!({"PublicIP": "172.30.0.1", "BackendType": "host-gw"})
+    );
+    let (there, _) = (two.contain(), one.contain());
+    one.reaches(there);
+
+    // Nonsense is named, the rest counts.
+    let put =
+        |name: &str, value: &str| wire.ctl(&["put", &format!("{PREFIX}/subnets/{name}"), value]);
+    let third = r#"{"PublicIP":"172.30.0.3","BackendType":"host-gw"}"#;
+    put("10.5.300.0-24", third);
+    put("10.6.8.0-24", "{}");
+    put("10.6.3.0-24", third);
+    one.route("10.6.3.0/24 via 172.30.0.3", true);
+    eventually("what can't be read is named", || {
+        let log = one.log();
+        let named = log.contains("10.5.300.0-24") && log.contains("10.6.8.0-24");
+        if named { Ok(()) } else { Err(log) }
+    });
+
+    let away = |wire: &mut Wire| wire.etcd = None;
+    away(&mut wire);
+    let to_two = format!("{} via 172.30.0.2", subnet(&second));
+    one.place
+        .output("ip", ["route", "del", &subnet(&second)])
+        .unwrap();
+    one.route(&to_two, true);
+    one.reaches(there);
+    wire.start_etcd();
+    wire.ctl(&["del", &format!("{PREFIX}/subnets/10.6.3.0-24")]);
+    one.route("10.6.3.0/24", false);
+
+    // What a watch goes by is forgotten.
+    wire.ctl(&["put", "elsewhere", "1"]);
+    let said = wire.ctl(&["get", "elsewhere", "-w", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    wire.ctl(&["compact", &said["header"]["revision"].to_string()]);
+    wire.ctl(&["put", &format!("{PREFIX}/subnets/10.6.4.0-24"), third]);
+    one.route("10.6.4.0/24 via 172.30.0.3", true);
+
+    let key = format!("{PREFIX}/subnets/{first}");
+    wire.ctl(&["del", &key]);
+    assert_eq!(wire.lease(&one).0, first);
+    // Nobody else remembers.
+    one.process = None;
+    wire.ctl(&["del", &key]);
+    one.start(&wire, &[]);
+    assert_eq!(wire.lease(&one).0, first);
+    one.reaches(there);
+}
+
+#[test]
+fn no_two_hosts_have_one_subnet() {
+    let wire = Wire::new();
+    let two = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0","SubnetMax":"10.5.9.0",
+        "Backend":{"Type":"host-gw"}}"#;
+    let hosts: Vec<Host> = (1..=3).map(|number| Host::up(&wire, number, &[])).collect();
+    // They wait for it.
+    wire.configure(two);
+    eventually(
+        "both subnets are leased, and the third host says so",
+        || {
+            let mut leases: Vec<String> = wire.leases().into_iter().map(|(name, _)| name).collect();
+            leases.sort();
+            let full = |host: &&Host| {
+                host.log()
+                    .contains("every subnet /24 of 10.5.0.0/16 is leased")
+            };
+            match (
+                leases == ["10.5.8.0-24", "10.5.9.0-24"],
+                hosts.iter().find(full),
+            ) {
+                (true, Some(_)) => Ok(()),
+                _ => Err(format!("{leases:?}")),
+            }
+        },
+    );
+    // One leaves for good.
+    let left = wire.leases().swap_remove(0);
+    let gone = hosts
+        .iter()
+        .position(|host| left.1["PublicIP"] == *host.address)
+        .unwrap();
+    let mut hosts = hosts;
+    drop(hosts.remove(gone));
+    wire.ctl(&["del", &format!("{PREFIX}/subnets/{}", left.0)]);
+    let leased: Vec<String> = hosts.iter().map(|host| wire.lease(host).0).collect();
+    assert_ne!(leased[0], leased[1]);
+}
+
+#[test]
+fn a_configuration_that_is_none_is_named() {
+    let wire = Wire::new();
+    let host = Host::on(&wire, 1);
+    let refused = |text: &str| {
+        wire.configure(text);
+        let mut command = host.place.command(env!("CARGO_BIN_EXE_weft")).unwrap();
+        let output = command.args(host.arguments(&wire, &[])).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (text, words) in [
+        (
+            "{",
+            "etcd's /coreos.com/network/config: the configuration: is no JSON",
+        ),
+        (
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":"one"}}"#,
+            "Backend.VNI: must be a whole number",
+        ),
+        (
+            r#"{"Network":"10.5.0.0/16","SubnetLen":31}"#,
+            "SubnetLen: 31 is not between",
+        ),
+        (r#"{"Network":"10.5.0.0/16"}"#, "Backend.Type: udp"),
+    ] {
+        let said = refused(text);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn etcd_is_spoken_to_with_certificates() {
+    let wire = Wire::with(true);
+    wire.configure(HOST_GW);
+    let host = Host::up(&wire, 1, &[]);
+    wire.lease(&host);
+}
