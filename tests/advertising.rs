@@ -80,7 +80,7 @@ fn a_server_leads_pods_where_it_is_told_to() {
 fn a_server_does_not_lead_pods_to_themselves() {
     let folder = tempfile::tempdir().unwrap();
     let setting = Setting::new(folder.path());
-    let mut server = setting.start_with(&["--advertise-address", "127.0.0.1"]);
+    let server = setting.start_with(&["--advertise-address", "127.0.0.1"]);
     server.wait().unwrap();
     let log = setting.log();
     let told = "the API can't be advertised at 127.0.0.1: it may not be in the loopback range";
