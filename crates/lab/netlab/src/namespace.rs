@@ -46,6 +46,20 @@ impl Namespace {
         }
     }
 
+    /// Lets go of the namespace, and keeps its descriptor's number for what is none: who knows the
+    /// namespace by it (`/proc/…/fd/N`) would find another there that came later, perhaps even
+    /// with the same inode, for both are given out again.
+    ///
+    /// # Errors
+    /// When a clone is about, or the kernel refuses.
+    pub fn let_go(self) -> io::Result<OwnedFd> {
+        let mut descriptor = Arc::try_unwrap(self.descriptor)
+            .map_err(|_| io::Error::other(format!("namespace {} has clones", self.name)))?;
+        let nothing = fs::File::open("/dev/null")?;
+        rustix::io::dup3(&nothing, &mut descriptor, rustix::io::DupFlags::CLOEXEC)?;
+        Ok(descriptor)
+    }
+
     /// The namespace of a running process, by its id in this process's `/proc`.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{DUAL, Node, address, ip, path, pod};
+use crate::node::{DUAL, Node, address, end, ip, path, pod};
 
 /// 10 Mbit/s, and what passes at once.
 const RATE: u64 = 10_000_000;
@@ -154,7 +154,7 @@ fn the_device_goes_when_the_container_went_without_del() {
     gc["cni.dev/valid-attachments"] = json!([]);
     let dead = pod("dead");
     node.call("ADD", "c1", &path(&dead), &config).ok();
-    drop(dead);
+    let _gone = end(dead);
     node.wait_for_links(0);
     assert_eq!(devices(), 1);
     node.call("GC", "", "", &gc).ok();
@@ -164,7 +164,7 @@ fn the_device_goes_when_the_container_went_without_del() {
     node.call("ADD", "c1", &path(&dead), &config).ok();
     let living = pod("living");
     let result = node.call("ADD", "c2", &path(&living), &config).ok();
-    drop(dead);
+    let _gone = end(dead);
     node.wait_for_links(1);
     std::fs::remove_file(node.record("c1")).unwrap();
     node.call("GC", "", "", &gc).ok();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 use weft_netlab::{Namespace, probe};
 
-use crate::node::{DUAL, Node, PATIENCE, address, ip, path, pod, reaches, run};
+use crate::node::{DUAL, Node, PATIENCE, address, end, ip, path, pod, reaches, run};
 
 /// Long enough for a packet to come, if any does.
 const GLANCE: std::time::Duration = std::time::Duration::from_millis(300);
@@ -205,7 +205,7 @@ fn check_names_what_is_not_as_it_was_and_add_repairs_it() {
     assert_eq!(number(), before);
     node.call("STATUS", "", "", &node.config()).ok();
     // GC: the pod is gone, and nobody called DEL.
-    drop(pod);
+    let _gone = end(pod);
     let mut config = node.config();
     config["cni.dev/valid-attachments"] = json!([]);
     node.collect(&config, 0);

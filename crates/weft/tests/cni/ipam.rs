@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{Node, address, path, pod, prepare, run};
+use crate::node::{Node, address, end, path, pod, prepare, run};
 
 /// Of no lab: these commands look into every namespace of the machine.
 const DUAL: &[&str] = &["10.199.1.0/24", "fd00:10:199:1::/64"];
@@ -105,7 +105,7 @@ fn leaks_are_shown_checked_and_repaired() {
     let result = node.add("living", &living).ok();
     assert_eq!(node.findings(), []);
     node.add("dead", &dead).ok();
-    drop(dead);
+    let _gone = end(dead);
     node.wait_for_links(1);
     fs::write(node.pool().join("10.199.1.77"), "lost\r\neth0").unwrap();
     fs::write(node.pool().join("10.199.1.78"), "").unwrap();
@@ -196,7 +196,7 @@ fn what_lives_is_not_released() {
     let unknown = node.weft(&["ipam", "release", "10.199.1.9"]);
     assert_eq!(unknown.status.code(), Some(5));
     node.check("living", &living, &result).ok();
-    drop(living);
+    let _gone = end(living);
     node.wait_for_links(0);
     let dry = node.weft(&["ipam", "release", "10.199.1.1"]);
     assert_eq!(dry.status.code(), Some(0), "{}", said(&dry));

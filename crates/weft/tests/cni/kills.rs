@@ -10,7 +10,7 @@ use std::fs;
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{Answer, DUAL, Node, address, path, pod, prepare, run};
+use crate::node::{Answer, DUAL, Node, address, end, path, pod, prepare, run};
 
 /// What changes files or the kernel. A file is made by `openat` with `O_CREAT`.
 const CHANGES: &str = "openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir,\
@@ -188,14 +188,14 @@ impl Scene {
             }
             _ => {
                 node.verb("ADD", "dying", &netns).ok();
-                drop(dying);
+                let _gone = end(dying);
                 node.wait_for_links(1);
                 node.killed("GC", "", point);
                 self.collect();
                 return self.assert_only_the_living(&format!("{verb} {point:?}"));
             }
         }
-        match then {
+        let _gone = match then {
             Then::Add => {
                 let result = node.verb("ADD", "dying", &netns).ok();
                 assert_ne!(address(&result, 0), address(&self.result, 0));
@@ -203,15 +203,18 @@ impl Scene {
                 config["prevResult"] = result;
                 node.call("CHECK", "dying", &netns, &config).ok();
                 node.verb("DEL", "dying", &netns).ok();
+                None
             }
             Then::Del => {
                 node.verb("DEL", "dying", &netns).ok();
+                None
             }
             Then::Gc => {
-                drop(dying);
+                let gone = end(dying);
                 node.wait_for_links(1);
+                Some(gone)
             }
-        }
+        };
         // What only a kill leaves, a file that never got its name, waits for GC.
         self.collect();
         self.assert_only_the_living(&format!("{verb} {point:?}, then {then:?}"));

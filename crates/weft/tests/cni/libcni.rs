@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
 use crate::enclosure::configurations;
-use crate::node::{Answer, DUAL, Node, path, pod};
+use crate::node::{Answer, DUAL, Node, end, path, pod};
 
 /// Every version that has results as we give them.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -153,7 +153,7 @@ fn a_check_by_the_kept_result_finds_what_is_missing() {
         let (code, message) = libcni.of("check", "c1", &pod).error();
         assert_eq!(code, 101, "{version}: {message}");
         // The result that was kept is given to DEL, where the namespace is gone.
-        drop(pod);
+        let _gone = end(pod);
         libcni.step("del", &["c1", "", "eth0"]).ok();
         libcni.node.assert_clean();
     }
@@ -176,7 +176,7 @@ fn of_an_installed_list_the_newest_version_is_taken_and_gc_frees_the_dead() {
     assert!(node.record("lost").exists() && !node.record("unlisted").exists());
     let [(_, living), (_, unlisted), (_, lost)] = pods;
     libcni.of("check", "living", &living).ok();
-    drop((unlisted, lost));
+    let _gone = [unlisted, lost].map(end);
     node.wait_for_links(1);
     libcni.step("gc", &["living/eth0"]).ok();
     assert!(!node.record("lost").exists());

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -195,9 +195,9 @@ impl Node {
         self.namespace.output("ip", ["link", "del", name]).unwrap();
     }
 
-    /// A namespace's links go a moment after it.
+    /// A namespace's links go some time after it.
     pub(crate) fn wait_for_links(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LATE;
         loop {
             let links = self
                 .namespace
@@ -254,6 +254,13 @@ pub(crate) fn pod(name: &str) -> Namespace {
     let pod = Namespace::new(name).unwrap();
     pod.output("ip", ["link", "set", "lo", "down"]).unwrap();
     pod
+}
+
+/// The pod dies. Until what this gives is dropped, its path leads to nothing that could be taken
+/// for it.
+#[must_use]
+pub(crate) fn end(pod: Namespace) -> OwnedFd {
+    pod.let_go().unwrap()
 }
 
 pub(crate) fn path(namespace: &Namespace) -> String {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{DUAL, Node, address, ip, path, pod, prepare, reaches, run};
+use crate::node::{DUAL, Node, address, end, ip, path, pod, prepare, reaches, run};
 
 #[test]
 fn a_dual_stack_pod_is_attached_checked_and_detached() {
@@ -400,7 +400,7 @@ fn gc_frees_what_is_dead_twice_over() {
     for (name, pod) in [("dead", &dead), ("alive", &alive), ("valid", &valid)] {
         node.add(name, pod).ok();
     }
-    drop(dead);
+    let _gone = end(dead);
     node.wait_for_links(2);
     let mut config = node.config();
     let (code, message) = node.call("GC", "", "", &config).error();
@@ -448,7 +448,7 @@ fn gc_keeps_a_pod_whose_namespace_has_lost_its_file() {
         address(&result, 0),
         "172.30.0.11".parse().unwrap(),
     );
-    drop(living);
+    let _gone = end(living);
     node.wait_for_links(0);
     node.call("GC", "", "", &config).ok();
     node.assert_clean();
