@@ -141,6 +141,10 @@ async fn serve(args: AgentArgs) -> Result<()> {
         binaries: args.cni_bin_dir,
         configurations: args.cni_conf_dir,
     };
+    // Before a plugin that may have other rules: it knows of its own pod alone, and those of an
+    // earlier version would lack what the new rules look for.
+    let mut pod_rules = PodRules::default();
+    pod_rules.look();
     directories.install_binary()?;
     // Always there, so that pods that were to wait start when they no longer are.
     let gate = gate::listen(&args.gate_socket)?;
@@ -215,7 +219,6 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let mut audit = tokio::time::interval(AUDIT_INTERVAL);
     audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     audit.reset();
-    let mut pod_rules = PodRules::default();
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

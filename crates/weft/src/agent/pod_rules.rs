@@ -53,7 +53,10 @@ fn records() -> Attachments {
 fn report(restored: Result<bool>) {
     match restored {
         Ok(false) => {}
-        Ok(true) => warn!("somebody else removed rules about pods and their bridges: repaired"),
+        Ok(true) => warn!(
+            "rules about pods and their bridges were an earlier version's, or somebody else removed \
+             some: repaired"
+        ),
         Err(error) => {
             let error = format!("{error:#}");
             warn!(

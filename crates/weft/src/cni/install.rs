@@ -120,6 +120,7 @@ fn install(args: Install) -> Result<ExitCode> {
         true => own_addresses(&args.range)?,
     };
     let directories = args.folders.directories();
+    renew_rules();
     // The configuration last: it tells the runtime that pods can start.
     directories.install_binary()?;
     let network = NodeNetwork {
@@ -144,6 +145,18 @@ fn install(args: Install) -> Result<ExitCode> {
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the rules about running pods as this version has them, with all that they look for, in
+/// one transaction: the plugin knows of its own pod alone, and those of an earlier version would
+/// lack what it does not.
+fn renew_rules() {
+    let records = Attachments::under(Path::new(DEFAULT_STATE_DIR));
+    if let Err(error) = super::pod_rules::restore(&records) {
+        note(format!(
+            "the rules about running pods are as they were: {error:#}"
+        ));
+    }
 }
 
 /// The node's first address of each family of the ranges, outside of them.

@@ -2,11 +2,13 @@
 //! back all that came of it.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::io::Write;
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
+use crate::enclosure::{Enclosure, wait};
 use crate::node::{DUAL, Node, address, ip, path, pod, prepare, reaches, run};
 
 /// A node with nothing but what `weft cni` puts on it.
@@ -145,4 +147,103 @@ fn a_bridge_has_the_name_it_was_given_and_goes_back_to_routed_links() {
     bare.0.namespace.output("ip", own).unwrap();
     assert!(bare.uninstall(&[]).status.success());
     assert_eq!(bare.devices(), ["lo", "uplink", "cni0"]);
+}
+
+/// Calls the plugin in an enclosure, with its own folders there.
+fn enclosed(enclosure: &Enclosure, config: &Value, verb: &str, container: &str) -> Value {
+    let mut process = enclosure.command(env!("CARGO_BIN_EXE_weft"));
+    let netns = format!("/run/netns/{container}");
+    prepare(&mut process, verb, container, &netns);
+    let path = std::env::var_os("PATH").unwrap();
+    run_with(process.env("PATH", path), config)
+}
+
+fn run_with(process: &mut Command, config: &Value) -> Value {
+    let mut child = process.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(config.to_string().as_bytes()).unwrap();
+    drop(input);
+    crate::node::Answer::from(child.wait_with_output().unwrap()).ok()
+}
+
+/// A ping that goes on until the test ends.
+struct Pinging(Child);
+
+impl Drop for Pinging {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn an_upgrade_takes_the_pods_along_that_run() {
+    let node = Node::bridged(&["10.244.1.0/24"]);
+    let enclosure = Enclosure::on(&node);
+    let mut config = node.config();
+    config.as_object_mut().unwrap().remove("stateDir");
+    config["ipam"].as_object_mut().unwrap().remove("dataDir");
+    let add = |name: &str| {
+        enclosure.output(enclosure.command("ip").args(["netns", "add", name]));
+        address(&enclosed(&enclosure, &config, "ADD", name), 0).to_string()
+    };
+    add("a");
+    let b = add("b");
+    // As a version had it that looked at no Ethernet addresses.
+    let mut earlier = enclosure.command("nft");
+    let chain = "bridge weft-pods sources-of-pods";
+    let rules = format!("flush chain {chain}; delete set bridge weft-pods macs");
+    enclosure.output(earlier.arg(rules));
+    let mut ping = enclosure.command("ip");
+    ping.args(["netns", "exec", "a", "ping", "-i", "0.01", &b])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut pinging = Pinging(ping.spawn().unwrap());
+    let output = pinging.0.stdout.take().unwrap();
+    let mut answers = std::io::BufRead::lines(std::io::BufReader::new(output));
+    let mut answered = |count: usize| {
+        for _answer in 0..count {
+            wait("an answer", || answers.next()).unwrap();
+        }
+    };
+    answered(3);
+    let folder = node.root.path().join("folder");
+    let mut install = enclosure.command(env!("CARGO_BIN_EXE_weft"));
+    install.args(["cni", "install", "--bridge", "--range", "10.244.1.0/24"]);
+    install
+        .arg("--bin-dir")
+        .arg(&folder)
+        .arg("--conf-dir")
+        .arg(&folder);
+    enclosure.output(&mut install);
+    add("c");
+    answered(3);
+    // Nothing was dropped, and what is not the pod's still is.
+    let rules = |enclosure: &Enclosure| {
+        let mut list = enclosure.command("nft");
+        enclosure.output(list.args(["list", "table", "bridge", "weft-pods"]))
+    };
+    let dropped = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.contains("counter packets"));
+        let lines = lines.filter(|line| !line.contains("counter packets 0 "));
+        lines.map(str::to_owned).collect()
+    };
+    let now = rules(&enclosure);
+    assert_eq!(dropped(&now), [""; 0]);
+    assert!(now.contains("@macs"), "{now}");
+    let lie = [
+        "netns",
+        "exec",
+        "b",
+        "ip",
+        "link",
+        "set",
+        "eth0",
+        "address",
+        "02:00:00:00:00:01",
+    ];
+    enclosure.output(enclosure.command("ip").args(lie));
+    wait("a frame that was dropped", || {
+        (!dropped(&rules(&enclosure)).is_empty()).then_some(())
+    });
 }
