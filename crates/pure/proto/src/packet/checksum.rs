@@ -8,7 +8,7 @@ pub struct Sum(u64);
 impl Sum {
     /// The sum and these bytes, which begin with a whole word.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         // Words of 32 bits, so that several can be added at a time without a carry.
         let (blocks, rest) = bytes.as_chunks::<32>();
         let mut lanes = [0_u64; 8];

@@ -188,7 +188,7 @@ impl<'a> Piece<'a> {
     /// Whether its checksums are.
     fn is_right(&self) -> bool {
         let inner = &self.bytes[LEAST..];
-        let sum: Sum = pseudo_header(self.bytes, self.ip.protocol(), inner.len()).add(inner);
+        let sum: Sum = pseudo_header(self.bytes, self.ip.protocol(), inner.len()).with(inner);
         self.ip.header_is_right() && sum.is_right()
     }
 

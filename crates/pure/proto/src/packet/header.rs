@@ -124,7 +124,7 @@ impl<'a> Ipv4<'a> {
     }
 
     pub(super) fn header_is_right(&self) -> bool {
-        Sum::default().add(&self.bytes[..self.header]).is_right()
+        Sum::default().with(&self.bytes[..self.header]).is_right()
     }
 }
 
@@ -149,7 +149,7 @@ pub fn take_hop(packet: &mut [u8]) -> bool {
 /// The sum that a transport's checksum begins with (RFC 9293, 3.1; RFC 768).
 pub(super) fn pseudo_header(header: &[u8], protocol: u8, length: usize) -> Sum {
     Sum::default()
-        .add(&header[12..LEAST])
+        .with(&header[12..LEAST])
         .word(u16::from(protocol))
         .word(length as u16)
 }
@@ -158,7 +158,7 @@ pub(super) fn pseudo_header(header: &[u8], protocol: u8, length: usize) -> Sum {
 pub(super) fn finish(header: &mut [u8], total: usize) {
     header[2..4].copy_from_slice(&(total as u16).to_be_bytes());
     header[10..12].fill(0);
-    let checksum = Sum::default().add(header).checksum();
+    let checksum = Sum::default().with(header).checksum();
     header[10..12].copy_from_slice(&checksum);
 }
 

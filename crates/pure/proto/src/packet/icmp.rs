@@ -55,7 +55,7 @@ pub fn undelivered(packet: &[u8], from: Ipv4Addr, why: Undelivered) -> Option<Ve
     let total = message.len();
     let (header, said) = message.split_at_mut(LEAST);
     finish(header, total);
-    let checksum = Sum::default().add(said).checksum();
+    let checksum = Sum::default().with(said).checksum();
     said[2..4].copy_from_slice(&checksum);
     Some(message)
 }

@@ -94,7 +94,7 @@ pub(super) fn headers(ip: &Ipv4<'_>, transport: Transport) -> Option<usize> {
 fn complete(packet: &mut [u8], start: usize, offset: usize) -> Result<(), Fault> {
     let at = start + offset;
     let summed = packet.get(start..).ok_or(Fault::Length)?;
-    let mut checksum = Sum::default().add(summed).checksum();
+    let mut checksum = Sum::default().with(summed).checksum();
     // UDP's 0 says that there is none (RFC 768); of TCP both are the same.
     if checksum == [0; 2] {
         checksum = [0xff; 2];
@@ -166,13 +166,13 @@ fn cut(header: &mut [u8], transport: Transport, place: Place, rest: &[u8]) {
                 inner[FLAGS] &= !FIRST;
             }
             inner[TCP_CHECKSUM..TCP_CHECKSUM + 2].fill(0);
-            let sum = pseudo_header(ip, TCP, length).add(inner).add(rest);
+            let sum = pseudo_header(ip, TCP, length).with(inner).with(rest);
             inner[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&sum.checksum());
         }
         Transport::Udp => {
             inner[4..6].copy_from_slice(&(length as u16).to_be_bytes());
             inner[UDP_CHECKSUM..UDP_HEADER].fill(0);
-            let sum = pseudo_header(ip, UDP, length).add(inner).add(rest);
+            let sum = pseudo_header(ip, UDP, length).with(inner).with(rest);
             let checksum = match sum.checksum() {
                 [0, 0] => [0xff; 2],
                 checksum => checksum,
