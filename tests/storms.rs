@@ -19,31 +19,47 @@ fn services() -> Vec<Value> {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": format!("storm-{number}")},
-            "spec": {"type": "NodePort", "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+            "spec": {
+                "type": "NodePort",
+                "ipFamilyPolicy": "RequireDualStack",
+                "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
+            },
         })
     };
     (0..=SERVICES).map(service).collect()
 }
 
-/// The address of the endpoint that is changed last.
-fn last_address(rage: usize) -> String {
-    format!("10.244.99.{rage}")
+/// The families, as slices call them, and where addresses of pods begin.
+const FAMILIES: [(&str, &str); 2] = [("IPv4", "10.244."), ("IPv6", "fd00:10:244:")];
+
+/// An endpoint's address in a family: the same two numbers in each.
+fn address(family: usize, network: usize, host: usize) -> String {
+    let (name, start) = FAMILIES[family];
+    match name {
+        "IPv4" => format!("{start}{network}.{host}"),
+        _ => format!("{start}{network}::{host}"),
+    }
+}
+
+/// The address of the endpoint that is changed last, in each family.
+fn last_addresses(rage: usize) -> [String; 2] {
+    [0, 1].map(|family| address(family, 99, rage + 1))
 }
 
 /// Their slices in a round: each has others, now and then none.
 fn slices(round: usize) -> Vec<Value> {
-    let addresses = |number: usize| {
-        let endpoints = 0..(round + number) % 12;
+    let addresses = |family: usize, number: usize| {
+        let endpoints = 0..(round + number + family) % 12;
         let last = move |endpoint| 1 + (round * 7 + endpoint * 3) % 250;
-        endpoints.map(move |endpoint| format!("10.244.{}.{}", 100 + number, last(endpoint)))
+        endpoints.map(move |endpoint| address(family, 100 + number, last(endpoint)))
     };
-    (0..SERVICES)
-        .map(|number| slice(number, addresses(number)))
-        .collect()
+    let of = |number| [0, 1].map(|family| slice(number, family, addresses(family, number)));
+    (0..SERVICES).flat_map(of).collect()
 }
 
-fn slice(number: usize, addresses: impl IntoIterator<Item = String>) -> Value {
+fn slice(number: usize, family: usize, addresses: impl IntoIterator<Item = String>) -> Value {
     let name = format!("storm-{number}");
+    let (family, _) = FAMILIES[family];
     let endpoints: Vec<Value> = addresses
         .into_iter()
         .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
@@ -51,44 +67,78 @@ fn slice(number: usize, addresses: impl IntoIterator<Item = String>) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "name": format!("{name}-abcde"),
+            "name": format!("{name}-{}", family.to_lowercase()),
             "labels": {"kubernetes.io/service-name": name},
         },
-        "addressType": "IPv4",
+        "addressType": family,
         "endpoints": endpoints,
         "ports": [{"name": "http", "port": 8080}],
     })
 }
 
-/// What a node's rules for Services say, in the words of the mode; without counters, and without
-/// the slots that endpoints stand in. Nothing, if the mode is another one.
+/// What a node's rules for Services say of both families, in the words of the mode, each with its
+/// table and chain or set; without counters, and without the slots that endpoints stand in.
+/// Nothing, if the mode is another one.
 fn rules(lab: &Lab, mode: &str) -> Result<BTreeSet<String>, String> {
-    let saved = lab.exec("node-1", &["iptables-save"]).result()?;
-    let elements = lab
-        .exec(
-            "node-1",
-            &["nft", "--stateless", "list", "table", "ip", "weft"],
-        )
-        .result()?;
-    let text = match mode {
-        "iptables" if saved.contains("KUBE-SVC-") => saved,
-        "nftables" if !saved.contains("KUBE-SVC-") => elements,
-        _ => return Ok(BTreeSet::new()),
-    };
-    Ok(text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
+    let listed = |command: &[&str]| lab.exec("node-1", command).result();
+    let saved = [&["iptables-save"], &["ip6tables-save"]].map(|it| listed(it));
+    let [v4, v6] = saved;
+    let saved = [v4?, v6?];
+    let is_iptables = saved.iter().all(|text| text.contains("KUBE-SVC-"));
+    let mut rules = BTreeSet::new();
+    match mode {
+        "iptables" if is_iptables => {
+            for (family, text) in ["iptables", "ip6tables"].iter().zip(&saved) {
+                rules.extend(saved_rules(text).map(|rule| format!("{family} {rule}")));
+            }
+        }
+        "nftables" if !is_iptables => {
+            for family in ["ip", "ip6"] {
+                let list = ["nft", "--stateless", "list", "table", family, "weft"];
+                let text = listed(&list)?;
+                rules.extend(nft_rules(&text).map(|rule| format!("{family} {rule}")));
+            }
+        }
+        _ => {}
+    }
+    Ok(rules)
+}
+
+/// Each rule behind its table; a rule says its chain itself.
+fn saved_rules(text: &str) -> impl Iterator<Item = String> {
+    let mut table = String::new();
+    text.lines().filter_map(move |line| {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name.to_owned();
+        }
+        let words = line
+            .split_whitespace()
+            .filter(|word| !word.starts_with('['));
+        let line = words.collect::<Vec<_>>().join(" ");
+        (!line.starts_with('#')).then(|| format!("{table}: {line}"))
+    })
+}
+
+/// Each element, and each rule, behind its set or chain.
+fn nft_rules(text: &str) -> impl Iterator<Item = String> {
+    let mut place = String::new();
+    text.lines()
         .flat_map(|line| line.split(", "))
-        .map(|line| {
-            let words = line
-                .split_whitespace()
-                .map(|word| word.trim_end_matches(','));
-            let counted = |word: &str| word.starts_with('[') || word.starts_with("0x0");
-            let kept = words
-                .filter(|word| !counted(word) && !matches!(*word, "elements" | "=" | "{" | "}"));
-            kept.collect::<Vec<_>>().join(" ")
+        .map(move |line| {
+            let words = line.split_whitespace();
+            let words = words.map(|word| word.trim_end_matches(','));
+            let kept = words.filter(|word| !matches!(*word, "elements" | "=" | "{" | "}"));
+            let mut words: Vec<&str> = kept.collect();
+            if let ["chain" | "set" | "map" | "table", name, ..] = words[..] {
+                place = name.to_owned();
+            }
+            // Address, protocol, port and slot, with a dot before each but the first.
+            let has_slot = words.get(1) == Some(&".") && words.get(5) == Some(&".");
+            if place.ends_with("endpoints") && has_slot {
+                words.drain(5..7);
+            }
+            format!("{place}: {}", words.join(" "))
         })
-        .collect())
 }
 
 /// Dropped, it is true: a storm ends, however those end who are in it.
@@ -107,7 +157,7 @@ struct Storm {
 
 impl Storm {
     fn new(purpose: &str) -> Self {
-        let lab = Lab::up(purpose, &["--nodes", "1"]);
+        let lab = Lab::up(purpose, &["--nodes", "1", "--ip-family", "dual"]);
         let mut objects = services();
         objects.extend(slices(0));
         let mut client = probe::pod("client", "node-1");
@@ -173,12 +223,13 @@ impl Storm {
     /// The rules when the last change is in the kernel.
     #[track_caller]
     fn calm(&self, mode: &str, rage: usize) -> BTreeSet<String> {
-        let mark = last_address(rage);
-        let last = slice(SERVICES, [mark.clone()]);
-        self.lab.apply("default", &probe::manifest(&[last]));
+        let marks = last_addresses(rage);
+        let of = |family: usize| slice(SERVICES, family, [marks[family].clone()]);
+        self.lab.apply("default", &probe::manifest(&[0, 1].map(of)));
         eventually("the last change is in the kernel", || {
             expect(rules(&self.lab, mode)?, |rules| {
-                rules.iter().any(|line| line.contains(&mark))
+                let there = |mark: &String| rules.iter().any(|line| line.contains(mark));
+                marks.iter().all(there)
             })
         });
         self.agent_is_ready();
@@ -234,6 +285,9 @@ fn same(expected: &BTreeSet<String>, found: &BTreeSet<String>) -> Result<(), Str
     let more: Vec<_> = found.difference(expected).collect();
     match missing.is_empty() && more.is_empty() {
         true => Ok(()),
-        false => Err(format!("missing: {missing:#?}\nmore: {more:#?}")),
+        false => Err(format!(
+            "rules that a storm left, beside those that are made at once:\n\
+             missing: {missing:#?}\ntoo many: {more:#?}"
+        )),
     }
 }

@@ -20,7 +20,7 @@
 //! -300 prerouting    iifname . ether saddr not @macs, iifname @links     counted, dropped
 //!                    what only routers say, iifname @links               counted, dropped
 //!                    a neighbour's answer, iifname . the target neither
-//!                    @sources-v6 nor fe80::/10, iifname @links           counted, dropped
+//!                    @targets nor fe80::/10,    iifname @links           counted, dropped
 //!                    iifname . saddr @sources, or @sources-v6            accept
 //!                    iifname . the sender of ARP @sources, or nobody     accept
 //!                    the same exceptions                                 accept

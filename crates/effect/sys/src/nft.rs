@@ -2,11 +2,11 @@
 //!
 //! A [`Batch`] collects requests; [`Connection::commit`] sends them as one transaction,
 //! which the kernel makes wholly or not at all. No `nft` process takes part, but what
-//! is written here nft 1.0.6 can list: types of keys, comments and byte orders are
-//! stored as nft stores them.
+//! is written here nft 1.0.6 can list, and read back: types of keys, comments and byte
+//! orders are stored as nft stores them.
 //!
 //! Sources: `include/uapi/linux/netfilter/nf_tables.h` (numbers), nft's
-//! `include/datatype.h` (ids of types) and libnftnl's `udata.h` (comments).
+//! `include/datatype.h` (ids of types) and libnftnl's `udata.h` (comments, expressions).
 
 mod batch;
 mod connection;
@@ -15,6 +15,7 @@ mod lookup;
 mod notification;
 mod object;
 mod read;
+mod type_of;
 pub(crate) mod wire;
 
 pub use batch::{Batch, ElementRef};

@@ -251,7 +251,12 @@ fn sets(family: Family) -> Vec<Set> {
     frontends.comment = Some("Services".into());
     let eps = set(
         "eps",
-        &[address, DataType::Protocol, DataType::Port, DataType::Mark],
+        &[
+            address,
+            DataType::Protocol,
+            DataType::Port,
+            DataType::Number,
+        ],
         &[address, DataType::Port],
     );
     let mut ranges = set("ranges", &[address], &[]);
@@ -259,7 +264,9 @@ fn sets(family: Family) -> Vec<Set> {
     let mut seen = set("seen", &key, &[]);
     seen.flags.timeout = true;
     seen.flags.dynamic = true;
-    vec![frontends, eps, ranges, seen]
+    let target = [DataType::InterfaceName, DataType::NeighbourTarget];
+    let targets = set("targets", &target, &[]);
+    vec![frontends, eps, ranges, seen, targets]
 }
 
 #[test]
@@ -299,6 +306,8 @@ fn what_is_written_is_what_is_read_and_what_nft_lists() {
         for expected in [
             "goto pick",
             "map @eps",
+            "typeof iifname . @th,64,128",
+            "numgen random mod 65536 : ip",
             "fully-random",
             "comment \"in nat\"",
         ] {
@@ -365,8 +374,7 @@ fn elements_come_back_with_data_and_comments_over_many_messages() {
     assert_eq!(found.len(), 2);
     assert!(found.iter().all(|element| element.counts.is_some()));
     let listing = nft(&net, &["list", "map", "ip", "t", "eps"]);
-    let first =
-        "10.96.0.0 . tcp . 80 . 0x00000000 comment \"default/service-0:http\" : 10.244.1.7 . 8080";
+    let first = "10.96.0.0 . tcp . 80 . 0 comment \"default/service-0:http\" : 10.244.1.7 . 8080";
     assert!(listing.contains(first), "{}", &listing[..600]);
     let listing = nft(&net, &["list", "set", "ip", "t", "frontends"]);
     assert!(listing.contains("counter packets 0 bytes 0"), "{listing}");

@@ -15,6 +15,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
     /// The number in the IP header (IANA, Assigned Internet Protocol Numbers).
     pub fn number(self) -> u8 {
         match self {

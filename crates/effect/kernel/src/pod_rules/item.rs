@@ -16,12 +16,15 @@ pub(super) const MACS: &str = "macs";
 pub(super) const SOURCES: &str = "sources";
 /// In the family `bridge`, those of IPv6.
 pub(super) const SOURCES_V6: &str = "sources-v6";
+/// In the family `bridge`, whom neighbours may hear from each that they have found: those of IPv6
+/// again, because nft has another type for that place in a packet.
+pub(super) const TARGETS: &str = "targets";
 /// Addresses of pods that are masqueraded.
 pub(super) const LEAVING: &str = "leaving";
 /// Where each of them is not.
 pub(super) const INSIDE: &str = "inside";
 
-pub(super) const SETS: [&str; 6] = [LINKS, MACS, SOURCES, SOURCES_V6, LEAVING, INSIDE];
+pub(super) const SETS: [&str; 7] = [LINKS, MACS, SOURCES, SOURCES_V6, TARGETS, LEAVING, INSIDE];
 
 /// IFNAMSIZ.
 const NAME_LENGTH: usize = 16;
@@ -134,10 +137,11 @@ impl Place {
         }
     }
 
-    fn sources_of(self, address: IpAddr) -> &'static str {
+    /// The sets that say where an address comes from.
+    fn sets_of(self, address: IpAddr) -> &'static [&'static str] {
         match self {
-            Place::Bridged if address.is_ipv6() => SOURCES_V6,
-            Place::Bridged | Place::Routed(_) => SOURCES,
+            Place::Bridged if address.is_ipv6() => &[SOURCES_V6, TARGETS],
+            Place::Bridged | Place::Routed(_) => &[SOURCES],
         }
     }
 }
@@ -168,7 +172,8 @@ pub(super) fn elements(rules: &PodRules, place: Place) -> BTreeSet<Item> {
     let own = addresses(&rules.addresses);
     let source = |link: &str, address: IpAddr| {
         let key = [device_name(link), octets(address)].concat();
-        Item::of(place.sources_of(address), key)
+        let sets = place.sets_of(address).iter();
+        sets.map(move |set| Item::of(set, key.clone()))
     };
     let mut items = BTreeSet::new();
     if rules.is_guarded && place.tells(rules.is_port) {
@@ -178,11 +183,11 @@ pub(super) fn elements(rules: &PodRules, place: Place) -> BTreeSet<Item> {
         }
         let others = addresses(&rules.other_addresses);
         let all = own.iter().chain(&others);
-        items.extend(all.map(|address| source(&rules.link, *address)));
+        items.extend(all.flat_map(|address| source(&rules.link, *address)));
     }
     let others = rules.other_links.iter();
     for other in others.filter(|other| other.is_guarded && place.tells(other.is_port)) {
-        items.extend(own.iter().map(|address| source(&other.link, *address)));
+        items.extend(own.iter().flat_map(|address| source(&other.link, *address)));
     }
     if let (Some(ranges), Place::Routed(family)) = (&rules.masquerade_beyond, place) {
         for address in own {

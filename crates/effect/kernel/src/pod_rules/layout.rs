@@ -6,8 +6,8 @@ use weft_sys::nft::{
     Verdict,
 };
 
-use super::item::{INSIDE, LEAVING, LINKS, MACS, Place, SOURCES, SOURCES_V6};
-use crate::expression::{SOURCE_V4, SOURCE_V6, destination_port, lookup};
+use super::item::{INSIDE, LEAVING, LINKS, MACS, Place, SOURCES, SOURCES_V6, TARGETS};
+use crate::expression::{DESTINATION_V6, SOURCE_V4, SOURCE_V6, destination_port, lookup};
 use crate::plugin_table::{PluginTable, address_type, source};
 
 /// NF_IP_PRI_RAW (`include/uapi/linux/netfilter_ipv4.h`).
@@ -83,6 +83,8 @@ fn bridged() -> PluginTable {
     for (set, family) in [(SOURCES, IpFamily::V4), (SOURCES_V6, IpFamily::V6)] {
         table.set(set, &[DataType::InterfaceName, address_type(family)], &[]);
     }
+    let target = [DataType::InterfaceName, DataType::NeighbourTarget];
+    table.set(TARGETS, &target, &[]);
     let hook = Hook::Prerouting;
     table.chain(OF_PODS, ChainKind::Filter, hook, BEFORE_CONNTRACK);
     table.rule(OF_PODS, [is_anothers_frame(), foreign()].concat());
@@ -257,7 +259,7 @@ fn answers_for_another() -> Vec<Expression> {
     };
     let mut rule = icmpv6_is(NEIGHBOUR_ADVERTISEMENT);
     rule.extend(is_link_local(target(0), BitOperation::NotEqual));
-    rule.extend([link(), target(ADDRESS), lookup(SOURCES_V6, true)]);
+    rule.extend([link(), target(ADDRESS), lookup(TARGETS, true)]);
     rule
 }
 
@@ -276,25 +278,19 @@ fn icmpv6_is(kind: u8) -> Vec<Expression> {
 
 /// 224.0.0.0/4 and ff00::/8: whoever hears it answers to the address it came from.
 fn to_group(table: &PluginTable, family: IpFamily) -> Vec<Expression> {
-    let (first, kept) = match family {
-        IpFamily::V4 => (0xe0, 0xf0),
-        IpFamily::V6 => (0xff, 0xff),
-    };
-    let length = width(family);
-    let mut prefix = vec![0; length];
-    prefix[0] = first;
-    let mut mask = vec![0; length];
-    mask[0] = kept;
-    vec![
-        table.destination(0),
-        Expression::Bitwise {
-            from: Register::word(0),
-            into: Register::word(0),
-            mask,
-            xor: vec![0; length],
-        },
-        equals(prefix),
-    ]
+    match family {
+        IpFamily::V4 => vec![
+            table.destination(0),
+            Expression::Bitwise {
+                from: Register::word(0),
+                into: Register::word(0),
+                mask: vec![0xf0, 0, 0, 0],
+                xor: vec![0; 4],
+            },
+            equals(vec![0xe0, 0, 0, 0]),
+        ],
+        IpFamily::V6 => vec![payload(DESTINATION_V6, 1), equals(vec![0xff])],
+    }
 }
 
 fn source_v6() -> Expression {
@@ -330,12 +326,5 @@ fn equals(value: Vec<u8>) -> Expression {
         from: Register::word(0),
         operation: BitOperation::Equal,
         value,
-    }
-}
-
-fn width(family: IpFamily) -> usize {
-    match family {
-        IpFamily::V4 => 4,
-        IpFamily::V6 => 16,
     }
 }

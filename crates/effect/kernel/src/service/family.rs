@@ -563,7 +563,9 @@ fn remember_for(
         // The rules stand in the order of their times.
         batch.flush_chain(name, REMEMBER);
         for seconds in &shape.timeouts {
-            batch.add_rule(name, &remembering(family, *seconds));
+            for rule in remembering(family, *seconds) {
+                batch.add_rule(name, &rule);
+            }
         }
     })
 }

@@ -25,7 +25,7 @@
 //!  -90 output, 0 forward    key @dropped               dropped
 //!                           daddr @service-addresses   refused: no such port
 //!                           daddr @service-ranges      dropped: no such Service
-//!  -10 postrouting, input   translated, original key . daddr . dport @remembered,
+//!  -10 postrouting, input   translated, original key . who answers @remembered,
 //!                           original key @sticky-T     update @affinity timeout T
 //!  100 postrouting          translated, saddr . daddr @hairpin                masquerade
 //!                           translated, original key @masquerade-all          masquerade
@@ -34,12 +34,18 @@
 //!                           from a pod to outside the cluster                 masquerade
 //! ```
 //!
+//! What `nft` lists of it, `nft -f` takes: so what a connection was before translation is asked
+//! once for each protocol, and a hash has no more of the client than fits behind a key in nft's
+//! registers. nft 1.0.6 aborts on a rule that puts two addresses of IPv6 into a map, as
+//! remembering clients does, however it is written.
+//!
 //! What the node sends itself is never from beyond the cluster: only what comes in through
 //! a device is asked whether a pod sent it.
 //!
 //! Each family has a table of its own: concatenated keys have typed addresses, and the
 //! rules need no test of the family. The number of rules is the same for any number of
-//! Services; only a new affinity timeout adds one.
+//! Services; only a new affinity timeout adds some: one a protocol, as wherever it is asked what
+//! a connection was before translation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -126,13 +126,18 @@ fn sets(layout: &Layout, items: &Items) -> BTreeMap<String, ListedSet> {
 }
 
 fn listed(set: &Set, layout: &Layout) -> ListedSet {
+    let (word, name): (_, fn(DataType) -> &'static str) = match set.key.contains(&DataType::Number)
+    {
+        true => ("typeof", DataType::expression),
+        false => ("type", type_name),
+    };
     let types = |parts: &[DataType]| {
-        let names: Vec<&str> = parts.iter().copied().map(type_name).collect();
+        let names: Vec<&str> = parts.iter().copied().map(name).collect();
         names.join(" . ")
     };
     let mut properties = vec![match set.data.as_slice() {
-        [] => format!("type {}", types(&set.key)),
-        data => format!("type {} : {}", types(&set.key), types(data)),
+        [] => format!("{word} {}", types(&set.key)),
+        data => format!("{word} {} : {}", types(&set.key), types(data)),
     }];
     let mut rules = layout.rules.values().flatten();
     let filled = rules.any(|rule| {
@@ -171,7 +176,7 @@ fn type_name(part: DataType) -> &'static str {
         DataType::Ipv6Address => "ipv6_addr",
         DataType::Protocol => "inet_proto",
         DataType::Port => "inet_service",
-        DataType::Mark => "mark",
+        DataType::Number | DataType::NeighbourTarget => "integer",
         DataType::EthernetAddress => "ether_addr",
         DataType::InterfaceName => "ifname",
     }
@@ -216,13 +221,15 @@ fn single(part: DataType, value: &[u8]) -> String {
     let read = || {
         Some(match part {
             DataType::Ipv4Address => Ipv4Addr::from(*value.first_chunk::<4>()?).to_string(),
-            DataType::Ipv6Address => Ipv6Addr::from(*value.first_chunk::<16>()?).to_string(),
+            DataType::Ipv6Address | DataType::NeighbourTarget => {
+                Ipv6Addr::from(*value.first_chunk::<16>()?).to_string()
+            }
             DataType::Protocol => {
                 let number = *value.first()?;
                 Protocol::from_number(number).map_or(number.to_string(), |it| it.to_string())
             }
             DataType::Port => u16::from_be_bytes(*value.first_chunk::<2>()?).to_string(),
-            DataType::Mark => format!("{:#010x}", u32::from_ne_bytes(*value.first_chunk::<4>()?)),
+            DataType::Number => u32::from_ne_bytes(*value.first_chunk::<4>()?).to_string(),
             DataType::EthernetAddress => Mac(*value.first_chunk::<6>()?).to_string(),
             DataType::InterfaceName => {
                 format!(

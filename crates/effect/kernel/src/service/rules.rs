@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_desired::{HASH_SLOTS, HashOf, mark};
+use weft_desired::{HASH_SLOTS, HashOf, Protocol, mark};
 use weft_sys::nft::{
     BaseChain, BitOperation, Chain, ChainKind, CtKey, Direction, Expression, Hook, MetaKey,
     NatKind, NumberMode, PayloadBase, Policy, Register, Reject, Rule, SetOperation, Verdict,
@@ -51,8 +51,13 @@ pub(super) fn write(family: IpFamily, shape: &Shape) -> (Chains, Rules) {
     (builder.chains, builder.rules)
 }
 
-/// The rule that remembers clients for so many seconds.
-pub(super) fn remembering(family: IpFamily, seconds: u32) -> Rule {
+/// The rules that remember clients for so many seconds.
+pub(super) fn remembering(family: IpFamily, seconds: u32) -> impl Iterator<Item = Rule> {
+    let rule = move |protocol| remembering_by(family, protocol, seconds);
+    Protocol::ALL.into_iter().map(rule)
+}
+
+fn remembering_by(family: IpFamily, protocol: Protocol, seconds: u32) -> Rule {
     let words = family.words();
     let key = words + 2;
     let update = Expression::Update {
@@ -63,6 +68,7 @@ pub(super) fn remembering(family: IpFamily, seconds: u32) -> Rule {
         timeout: Some(Duration::from_secs(u64::from(seconds))),
     };
     let parts = [
+        of_protocol(protocol),
         original_key(family, 0),
         vec![lookup(SetId::Sticky(seconds), false)],
         vec![original_source(family, 0)],
@@ -262,26 +268,30 @@ impl Builder<'_> {
         );
         self.chain(&chain, None);
         self.rule(from, &[self.key(set), goto(&chain)]);
+        // Where nft puts it, which has no more room behind an address of IPv6.
+        let word = match self.family {
+            IpFamily::V4 => 8,
+            IpFamily::V6 => 11,
+        };
         let words = self.family.words();
-        let mut client = vec![self.family.address(End::Source, 0)];
+        let mut client = vec![self.family.address(End::Source, word)];
+        // What else a packet of this frontend says is the same for all of them.
         let hashed = match hash {
             HashOf::Source => words,
             HashOf::FiveTuple => {
-                client.push(self.family.address(End::Destination, words));
-                client.extend(self.load_ports(2 * words));
-                client.push(source_port(2 * words + 2));
-                2 * words + 3
+                client.push(source_port(word + words));
+                words + 1
             }
         };
         let slot = vec![Expression::Hash {
-            from: Register::word(0),
+            from: Register::word(word),
             length: u32::from(hashed) * 4,
             modulus: HASH_SLOTS,
             seed: SEED,
             into: Register::word(words + 2),
         }];
         let translate = self.translation(SetId::Endpoints(scope));
-        self.rule(&chain, &[client, slot, self.load_key(), translate]);
+        self.rule(&chain, &[self.load_key(), client, slot, translate]);
         // For a packet that came here before the commit that filled all slots, or emptied them.
         self.draw(&chain, scope, 1);
     }
@@ -333,9 +343,9 @@ impl Builder<'_> {
             self.rule(name, &[translated(), arrived, jump("traffic")]);
         }
         for (way, direction) in [(Way::In, 0), (Way::Out, 1)] {
-            let mut counted = original_key(self.family, 0);
-            counted.push(lookup(SetId::Traffic(way), false));
-            self.rule("traffic", &[of_direction(direction), counted]);
+            for counted in self.original(SetId::Traffic(way)) {
+                self.rule("traffic", &[of_direction(direction), counted]);
+            }
         }
     }
 
@@ -381,18 +391,21 @@ impl Builder<'_> {
             self.base(name, ChainKind::Filter, hook, -10);
             // Not what has left the frontend since it was chosen.
             let stands = vec![lookup(SetId::Remembered, false)];
-            let parts = [
-                state(CtKey::NEW),
-                translated(),
-                original_key(self.family, 0),
-                endpoint(self.family, words + 2),
-                stands,
-                jump(REMEMBER),
-            ];
-            self.rule(name, &parts);
+            for protocol in Protocol::ALL {
+                let parts = [
+                    state(CtKey::NEW),
+                    translated(),
+                    of_protocol(protocol),
+                    original_key(self.family, 0),
+                    endpoint(self.family, words + 2),
+                    stands.clone(),
+                    jump(REMEMBER),
+                ];
+                self.rule(name, &parts);
+            }
         }
         let rules = self.shape.timeouts.iter();
-        let rules = rules.map(|seconds| remembering(self.family, *seconds));
+        let rules = rules.flat_map(|seconds| remembering(self.family, *seconds));
         self.rules.insert(REMEMBER.to_owned(), rules.collect());
     }
 
@@ -409,31 +422,22 @@ impl Builder<'_> {
         ];
         let comment = Some("a pod that reaches itself through a Service");
         self.commented(chain, comment, &[translated(), both, masquerade()]);
-        let original = |set| {
-            let mut key = original_key(self.family, 0);
-            key.push(lookup(set, false));
-            key
-        };
-        let all = [translated(), original(SetId::MasqueradeAll), masquerade()];
-        let node = [
-            translated(),
-            self.address(End::Source, SetId::Own, false),
-            original(SetId::MasqueradeNode),
-            masquerade(),
-        ];
-        let outside = self.sent_by_pod(true).map(|outside| {
-            let original = original(SetId::MasqueradeOutside);
-            [translated(), outside, original, masquerade()]
-        });
-        self.commented(chain, Some("to where answers must come back from"), &all);
-        self.commented(
-            chain,
-            Some("the node to an address that may be its own"),
-            &node,
-        );
-        if let Some(outside) = outside {
-            let comment = Some("to a Service from outside the pod ranges");
-            self.commented(chain, comment, &outside);
+        let comment = Some("to where answers must come back from");
+        for original in self.original(SetId::MasqueradeAll) {
+            self.commented(chain, comment, &[translated(), original, masquerade()]);
+        }
+        let comment = Some("the node to an address that may be its own");
+        let node = self.address(End::Source, SetId::Own, false);
+        for original in self.original(SetId::MasqueradeNode) {
+            let parts = [translated(), node.clone(), original, masquerade()];
+            self.commented(chain, comment, &parts);
+        }
+        let comment = Some("to a Service from outside the pod ranges");
+        if let Some(outside) = self.sent_by_pod(true) {
+            for original in self.original(SetId::MasqueradeOutside) {
+                let parts = [translated(), outside.clone(), original, masquerade()];
+                self.commented(chain, comment, &parts);
+            }
         }
         let parts = [
             self.address(End::Source, SetId::Pods, false),
@@ -460,6 +464,17 @@ impl Builder<'_> {
         vec![self.family.address(end, 0), lookup(set, invert)]
     }
 
+    /// For each protocol what goes on if the frontend key that the connection had before
+    /// translation is in the set.
+    fn original(&self, set: SetId) -> [Vec<Expression>; 3] {
+        Protocol::ALL.map(|protocol| {
+            let mut expressions = of_protocol(protocol);
+            expressions.extend(original_key(self.family, 0));
+            expressions.push(lookup(set, false));
+            expressions
+        })
+    }
+
     /// The packet's frontend key, from word 0 on.
     fn load_key(&self) -> Vec<Expression> {
         let mut key = vec![self.family.address(End::Destination, 0)];
@@ -484,6 +499,23 @@ impl Builder<'_> {
         expressions.push(lookup(set, false));
         expressions
     }
+}
+
+/// Goes on if the connection's protocol is this one. The key says it too; but nft knows of a port
+/// before translation that it is one only where a rule says the protocol.
+fn of_protocol(protocol: Protocol) -> Vec<Expression> {
+    vec![
+        Expression::Ct {
+            key: CtKey::Protocol,
+            direction: None,
+            into: Register::word(0),
+        },
+        Expression::Compare {
+            from: Register::word(0),
+            operation: BitOperation::Equal,
+            value: vec![protocol.number()],
+        },
+    ]
 }
 
 /// The frontend key that the connection had before translation.
@@ -514,21 +546,31 @@ fn original_key(family: IpFamily, word: u8) -> Vec<Expression> {
 /// The source that the connection had before translation.
 fn original_source(family: IpFamily, word: u8) -> Expression {
     Expression::Ct {
-        key: match family {
-            IpFamily::V4 => CtKey::SourceV4,
-            IpFamily::V6 => CtKey::SourceV6,
-        },
+        key: source_key(family),
         direction: Some(Direction::Original),
         into: Register::word(word),
     }
 }
 
-/// Where the packet is going now.
+/// Where the connection goes: where its answers come from. Not what the packet says, for nft takes a
+/// protocol that it reads beside a packet's port for a part of that, and leaves it out.
 fn endpoint(family: IpFamily, word: u8) -> Vec<Expression> {
+    let load = |key, word| Expression::Ct {
+        key,
+        direction: Some(Direction::Reply),
+        into: Register::word(word),
+    };
     vec![
-        family.address(End::Destination, word),
-        destination_port(word + family.words()),
+        load(source_key(family), word),
+        load(CtKey::SourcePort, word + family.words()),
     ]
+}
+
+fn source_key(family: IpFamily) -> CtKey {
+    match family {
+        IpFamily::V4 => CtKey::SourceV4,
+        IpFamily::V6 => CtKey::SourceV6,
+    }
 }
 
 /// TCP, UDP and SCTP have them in the same places.

@@ -292,7 +292,7 @@ impl SetId {
             | SetId::ServiceAddresses
             | SetId::ServiceRanges => (vec![address], Vec::new()),
             SetId::Hairpin => (vec![address, address], Vec::new()),
-            SetId::Endpoints(_) => ([frontend(), vec![DataType::Mark]].concat(), endpoint()),
+            SetId::Endpoints(_) => ([frontend(), vec![DataType::Number]].concat(), endpoint()),
             SetId::Remembered => ([frontend(), endpoint()].concat(), Vec::new()),
             SetId::Affinity => ([vec![address], frontend()].concat(), endpoint()),
             SetId::Sources => ([frontend(), vec![address]].concat(), Vec::new()),

@@ -40,7 +40,7 @@ fn services_are_reached_from_pods_the_node_and_outside() {
     let listing = lab.list();
     for expected in [
         "default/web:http",
-        "10.96.0.10 . tcp . 80 . 0x00000001",
+        "10.96.0.10 . tcp . 80 . 1",
         "goto pick-2",
         "fd00:10:96::10 . udp . 80",
     ] {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::expression::milliseconds;
 use super::object::{Chain, Counts, Policy, Rule, Set, Table, TableName};
+use super::type_of;
 use super::wire::{
     self, BATCH_BEGIN, BATCH_END, DELETE_CHAIN, DELETE_ELEMENT, DELETE_RULE, DELETE_SET,
     DELETE_TABLE, NEW_CHAIN, NEW_ELEMENT, NEW_RULE, NEW_SET, NEW_TABLE, SUBSYSTEM, nest, put,
@@ -418,10 +419,6 @@ fn put_set(out: &mut Vec<u8>, set: &Set, id: u32) {
     use super::object::DataType;
     // nft packs the types of a concatenation into one number, six bits each.
     let type_of = |parts: &[DataType]| parts.iter().fold(0, |sum, part| sum << 6 | part.id());
-    let length_of = |parts: &[DataType]| match parts {
-        [single] => single.length(),
-        parts => parts.iter().map(|part| part.padded_length() as u32).sum(),
-    };
     let order_of = |parts: &[DataType]| match parts {
         [single] => single.byte_order(),
         // nft has no byte order for a concatenation: each part has its own.
@@ -436,10 +433,10 @@ fn put_set(out: &mut Vec<u8>, set: &Set, id: u32) {
     flags |= flag(ranges_of_parts, SET_CONCAT);
     put_u32(out, 3, flags);
     put_u32(out, 4, type_of(&set.key));
-    put_u32(out, 5, length_of(&set.key));
+    put_u32(out, 5, DataType::length_of(&set.key));
     if !set.data.is_empty() {
         put_u32(out, 6, type_of(&set.data));
-        put_u32(out, 7, length_of(&set.data));
+        put_u32(out, 7, DataType::length_of(&set.data));
     }
     if ranges_of_parts {
         nest(out, 9, |out| {
@@ -462,6 +459,13 @@ fn put_set(out: &mut Vec<u8>, set: &Set, id: u32) {
     put_order(user_data::SET_KEY_BYTE_ORDER, &set.key);
     if !set.data.is_empty() {
         put_order(user_data::SET_DATA_BYTE_ORDER, &set.data);
+    }
+    let mut parts = set.key.iter().chain(&set.data);
+    if parts.any(|part| part.has_no_name()) {
+        type_of::put(&mut data, user_data::SET_KEY_TYPE_OF, &set.key);
+        if !set.data.is_empty() {
+            type_of::put(&mut data, user_data::SET_DATA_TYPE_OF, &set.data);
+        }
     }
     if let Some(comment) = &set.comment {
         user_data::put_text(&mut data, user_data::SET_COMMENT, comment);

@@ -229,26 +229,28 @@ pub enum DataType {
     Protocol,
     /// A port, 2 bytes, network byte order.
     Port,
-    /// A number of 4 bytes in the machine's byte order. nft's type for it is that of
-    /// packet marks: its plain integer has no length, and nft 1.0.6 aborts on a
-    /// concatenation with it.
-    Mark,
+    /// A number of 4 bytes in the machine's byte order, as rules draw it. nft's plain integer
+    /// has no length, so a set that has one says of all its parts what expressions they are.
+    Number,
     /// 6 bytes.
     EthernetAddress,
     /// A device's name, 16 bytes.
     InterfaceName,
+    /// The IPv6 address that a neighbour advertisement is about (RFC 4861, section 4.4). nft 1.0.6
+    /// knows such a field by its place alone, and takes it for a number.
+    NeighbourTarget,
 }
 
 impl DataType {
     /// nft's `enum datatypes`.
     pub(super) fn id(self) -> u32 {
         match self {
+            DataType::Number | DataType::NeighbourTarget => 4,
             DataType::Ipv4Address => 7,
             DataType::Ipv6Address => 8,
             DataType::EthernetAddress => 9,
             DataType::Protocol => 12,
             DataType::Port => 13,
-            DataType::Mark => 19,
             DataType::InterfaceName => 41,
         }
     }
@@ -257,30 +259,44 @@ impl DataType {
     #[must_use]
     pub fn padded_length(self) -> usize {
         match self {
-            DataType::Ipv4Address | DataType::Protocol | DataType::Port | DataType::Mark => 4,
+            DataType::Ipv4Address | DataType::Protocol | DataType::Port | DataType::Number => 4,
             DataType::EthernetAddress => 8,
-            DataType::Ipv6Address | DataType::InterfaceName => 16,
+            DataType::Ipv6Address | DataType::InterfaceName | DataType::NeighbourTarget => 16,
         }
     }
 
     /// The type's own length.
     pub(super) fn length(self) -> u32 {
         match self {
-            DataType::Ipv4Address | DataType::Mark => 4,
-            DataType::Ipv6Address | DataType::InterfaceName => 16,
+            DataType::Ipv4Address | DataType::Number => 4,
+            DataType::Ipv6Address | DataType::InterfaceName | DataType::NeighbourTarget => 16,
             DataType::EthernetAddress => 6,
             DataType::Protocol => 1,
             DataType::Port => 2,
         }
     }
 
+    /// Whether what it is can only be said by an expression.
+    pub(super) fn has_no_name(self) -> bool {
+        matches!(self, DataType::Number | DataType::NeighbourTarget)
+    }
+
+    /// The length of a key or data of these parts.
+    pub(super) fn length_of(parts: &[DataType]) -> u32 {
+        match parts {
+            [single] => single.length(),
+            parts => parts.iter().map(|part| part.padded_length() as u32).sum(),
+        }
+    }
+
     /// nft's `enum byteorder`: 1 is the machine's, 2 the network's.
     pub(super) fn byte_order(self) -> u32 {
         match self {
-            DataType::Mark | DataType::InterfaceName => 1,
+            DataType::Number | DataType::InterfaceName => 1,
             DataType::Ipv4Address
             | DataType::Ipv6Address
             | DataType::EthernetAddress
+            | DataType::NeighbourTarget
             | DataType::Protocol
             | DataType::Port => 2,
         }

@@ -121,7 +121,7 @@ pub(super) fn chain(payload: &[u8]) -> Option<(TableName, Chain)> {
 pub(super) fn rule(payload: &[u8]) -> Option<Rule> {
     let fields = Fields::of_message(payload);
     let expressions = attributes(fields.get(4).unwrap_or_default())
-        .map(|entry| expression(&Fields::new(entry.nested())))
+        .filter_map(|entry| expression(&Fields::new(entry.nested())))
         .collect();
     Some(Rule {
         chain: fields.text(2)?,
@@ -136,12 +136,15 @@ pub(super) fn rule_counts(payload: &[u8]) -> Option<Counts> {
     attributes(fields.get(4).unwrap_or_default()).find_map(|entry| counts(entry.nested()))
 }
 
-fn expression(fields: &Fields<'_>) -> Expression {
+/// An expression; nothing for one that does nothing.
+fn expression(fields: &Fields<'_>) -> Option<Expression> {
     let name = fields.text(1).unwrap_or_default();
     let data = fields
         .nested(2)
         .unwrap_or_else(|| Fields::new(attributes(&[])));
-    known(&name, &data).unwrap_or(Expression::Other { name })
+    // nft turns each part of a key with ranges round, a single byte too.
+    let is_idle = name == "byteorder" && data.u32(4)? < data.u32(5)?;
+    (!is_idle).then(|| known(&name, &data).unwrap_or(Expression::Other { name }))
 }
 
 /// The expression, or `None` if it is not one of those weft writes.
@@ -268,9 +271,9 @@ pub(super) fn set(payload: &[u8]) -> Option<Set> {
     let flags = fields.u32(3).unwrap_or(0);
     Some(Set {
         name: fields.text(2)?,
-        key: data_types(fields.u32(4)?)?,
+        key: data_types(fields.u32(4)?, fields.u32(5)?)?,
         data: if flags & SET_MAP != 0 {
-            data_types(fields.u32(6)?)?
+            data_types(fields.u32(6)?, fields.u32(7)?)?
         } else {
             Vec::new()
         },
@@ -298,20 +301,29 @@ pub(super) fn set_name(payload: &[u8]) -> Option<String> {
     Fields::of_message(payload).text(2)
 }
 
-/// The parts of a type that nft packed.
-fn data_types(mut packed: u32) -> Option<Vec<DataType>> {
-    const ALL: [DataType; 7] = [
+/// The parts of a type that nft packed. Of those that are numbers to it the length says which they
+/// are.
+fn data_types(packed: u32, length: u32) -> Option<Vec<DataType>> {
+    let mut numbers = [DataType::Number, DataType::NeighbourTarget].into_iter();
+    numbers.find_map(|number| {
+        let parts = parts(packed, number)?;
+        (DataType::length_of(&parts) == length).then_some(parts)
+    })
+}
+
+fn parts(mut packed: u32, number: DataType) -> Option<Vec<DataType>> {
+    let all = [
         DataType::Ipv4Address,
         DataType::Ipv6Address,
         DataType::Protocol,
         DataType::Port,
-        DataType::Mark,
+        number,
         DataType::EthernetAddress,
         DataType::InterfaceName,
     ];
     let mut parts = Vec::new();
     while packed != 0 {
-        let part = ALL.into_iter().find(|part| part.id() == packed & 0x3f)?;
+        let part = all.into_iter().find(|part| part.id() == packed & 0x3f)?;
         parts.insert(0, part);
         packed >>= 6;
     }

@@ -110,6 +110,8 @@ pub(super) mod user_data {
     pub(in super::super) const COMMENT: u8 = 0;
     pub(in super::super) const SET_KEY_BYTE_ORDER: u8 = 0;
     pub(in super::super) const SET_DATA_BYTE_ORDER: u8 = 1;
+    pub(in super::super) const SET_KEY_TYPE_OF: u8 = 3;
+    pub(in super::super) const SET_DATA_TYPE_OF: u8 = 4;
     pub(in super::super) const SET_COMMENT: u8 = 7;
     /// Appends one entry with a text, cut to [`super::super::comment`].
     pub(in super::super) fn put_text(out: &mut Vec<u8>, kind: u8, text: &str) {

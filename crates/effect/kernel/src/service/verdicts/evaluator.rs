@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_desired::{Backend, Protocol};
 use weft_sys::nft::{
-    BitOperation, ChainKind, CtKey, Expression, Hook, MetaKey, PayloadBase, Register, Reject, Rule,
-    Verdict,
+    BitOperation, ChainKind, CtKey, Direction, Expression, Hook, MetaKey, PayloadBase, Register,
+    Reject, Rule, Verdict,
 };
 
 use super::super::ip_family::IpFamily;
@@ -273,7 +273,12 @@ impl Evaluator {
                 let (offset, length) = (*offset as usize, *length as usize);
                 load(&mut way, *into, &header[offset..offset + length]);
             }
-            Expression::Ct { key, into, .. } => {
+            Expression::Ct {
+                key,
+                direction,
+                into,
+            } => {
+                let answers = *direction == Some(Direction::Reply);
                 let value = match key {
                     CtKey::State => CtKey::NEW.to_ne_bytes().to_vec(),
                     CtKey::Direction => vec![0],
@@ -283,6 +288,9 @@ impl Evaluator {
                     CtKey::Status => vec![0; 4],
                     CtKey::Protocol => vec![packet.protocol.number()],
                     CtKey::DestinationPort => packet.port.to_be_bytes().to_vec(),
+                    // Where the first packet of a connection goes, its answers come from.
+                    CtKey::SourceV4 | CtKey::SourceV6 if answers => octets(way.destination),
+                    CtKey::SourcePort if answers => way.port.to_be_bytes().to_vec(),
                     CtKey::SourceV4 | CtKey::SourceV6 => octets(packet.source),
                     CtKey::DestinationV4 | CtKey::DestinationV6 => octets(packet.destination),
                     CtKey::SourcePort => unreachable!("no rule loads {key:?}"),
