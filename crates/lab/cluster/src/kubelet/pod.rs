@@ -362,6 +362,9 @@ impl Worker {
         if !held {
             self.retry = None;
         }
+        if self.volumes.are_due(Timestamp::now()) {
+            self.volumes_current = false;
+        }
         if self.sandbox.is_none() && (held || !self.make_sandbox().await) {
             return Next::Wait(self.next_wake());
         }
@@ -463,7 +466,10 @@ impl Worker {
         }
         let spec = self.pod.spec.as_ref();
         let ends = spec.and_then(|spec| deadline(spec, self.start));
-        for time in [self.volumes.renew(), ends].into_iter().flatten() {
+        // One that could not be had is asked for again with the next attempt.
+        let asks = self.sandbox.is_some() && self.retry.is_none();
+        let renew = self.volumes.renew().filter(|_| asks);
+        for time in [renew, ends].into_iter().flatten() {
             let left = time.duration_since(Timestamp::now());
             times.push(Some(now + Duration::try_from(left).unwrap_or_default()));
         }

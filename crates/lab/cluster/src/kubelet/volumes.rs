@@ -84,6 +84,12 @@ impl Volumes {
         self.tokens.values().map(|token| token.renew).min()
     }
 
+    /// Whether a token is to be replaced by now.
+    #[must_use]
+    pub fn are_due(&self, now: Timestamp) -> bool {
+        self.renew().is_some_and(|renew| renew <= now)
+    }
+
     /// Makes every volume of the pod, or brings them up to date.
     ///
     /// # Errors
@@ -703,5 +709,22 @@ mod tests {
         // One that is over, by a clock that is ahead, is not asked for without end.
         assert_eq!(after(-5), 8);
         assert_eq!(after(1), 8);
+    }
+
+    #[test]
+    fn volumes_are_due_with_their_first_token() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let token = |renew| Token {
+            text: String::new(),
+            renew: at(renew),
+        };
+        let mut volumes = Volumes::default();
+        assert!(!volumes.are_due(at(5_000)));
+        for (volume, renew) in [("late", 3_000), ("early", 2_000)] {
+            let key = (volume.to_owned(), String::new());
+            volumes.tokens.insert(key, token(renew));
+        }
+        assert!(!volumes.are_due(at(1_999)));
+        assert!(volumes.are_due(at(2_000)));
     }
 }
