@@ -125,6 +125,8 @@ impl Connection {
         let request = Request::post(format!("{scheme}://{}/{method}", self.endpoint.authority()))
             .header("content-type", grpc::CONTENT_TYPE)
             .header("te", "trailers")
+            // A member that is cut off from the others ends a watch rather than keep silent.
+            .header("hasleader", "true")
             .body(said)
             .map_err(|error| self.failed(method, error.to_string()))?;
         let sent = async {

@@ -141,9 +141,9 @@ impl Client {
         }
     }
 
-    /// The next call asks another member, unless this one has answered.
+    /// The next call asks another member: one that is cut off from the others refuses.
     async fn failed(&self, error: Error) -> Error {
-        if let Error::Call { .. } = &error {
+        if matches!(&error, Error::Call { .. } | Error::Refused { .. }) {
             let mut state = self.state.lock().await;
             state.connection = None;
             state.turn = state.turn.wrapping_add(1);

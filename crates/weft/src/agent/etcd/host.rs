@@ -188,6 +188,8 @@ fn without_own(desired: &Desired) -> Desired {
         routes: others.map(|(key, entry)| (*key, entry.clone())).collect(),
         tunnels: desired.tunnels.clone(),
         tunnel_peers: desired.tunnel_peers.clone(),
+        udp_tunnel: desired.udp_tunnel.clone(),
+        udp_peers: desired.udp_peers.clone(),
         ..Desired::default()
     }
 }

@@ -107,8 +107,15 @@ fn candidates(interface: Option<&str>, forwarding: &mut Forwarding) -> Result<Ve
                 .filter(|it| all.contains_key(it))
                 .collect::<Vec<_>>()
             {
-                // Nothing leads out: there may be one address only.
-                none if none.is_empty() => all.keys().copied().collect(),
+                none if none.is_empty() => {
+                    if all.keys().filter(|address| address.is_ipv4()).count() > 1 {
+                        bail!(
+                            "nothing leads out of this host, and it has several addresses: name \
+                             the link that the others are on with --iface"
+                        );
+                    }
+                    all.keys().copied().collect()
+                }
                 sources => sources,
             },
         );

@@ -91,7 +91,6 @@ impl Session {
         })
         .await?;
         let mut watch = self.client.watch(&within, revision + 1).await?;
-        *pauses = Pauses::default();
         let every = (held.lease.seconds / TIMES_KEPT).clamp(1, KEPT_EVERY);
         let mut keep = interval(Duration::from_secs(every));
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,6 +104,8 @@ impl Session {
                     if !self.client.keep(held.lease.id).await? {
                         bail!("this host's lease ran out");
                     }
+                    // A lease that lasts: two hosts that take each other's wait longer and longer.
+                    *pauses = Pauses::default();
                 }
                 changed = self.wanted.changed() => {
                     changed.context("nobody needs the lease any more")?;
@@ -134,7 +135,13 @@ impl Session {
             match event {
                 Event::Gone(key) if *key == own => lost = Some("is gone"),
                 Event::Put(entry) if entry.key == own && entry.written > held.written => {
-                    lost = Some("was written by somebody else");
+                    lost = Some(match self.is_said_to_be_here(entry, held) {
+                        true => {
+                            "was taken by a host that has this one's address too: each needs its \
+                             own (--iface, --public-ip)"
+                        }
+                        false => "was written by somebody else",
+                    });
                 }
                 Event::Gone(_) | Event::Put(_) => {}
             }
@@ -150,6 +157,13 @@ impl Session {
             Some(how) => bail!("this host's lease of {} {how}", held.own.subnets),
             None => Ok(()),
         }
+    }
+
+    /// Whether whoever wrote this entry has the same address as this host.
+    fn is_said_to_be_here(&self, entry: &Entry, held: &Held) -> bool {
+        let leases = self.leases(std::slice::from_ref(entry));
+        let mut holders = leases.iter().map(|known| &known.lease.holder);
+        holders.any(|holder| holder.public_ip == held.own.holder.public_ip)
     }
 
     /// As with flannel a change of it takes a restart: containers have addresses of the old one.
@@ -226,11 +240,11 @@ impl Session {
 
     /// What the key is bound to: the lease that there is, if etcd still knows it.
     async fn lease_of_etcd(&mut self) -> Result<Lease> {
-        if let Some(lease) = self.lease.take()
-            && self.client.keep(lease.id).await?
-        {
-            self.lease = Some(lease);
-            return Ok(lease);
+        if let Some(lease) = self.lease {
+            if self.client.keep(lease.id).await? {
+                return Ok(lease);
+            }
+            self.lease = None;
         }
         let lease = self.client.grant(self.seconds).await?;
         if lease.id == LeaseId::default() {
