@@ -187,7 +187,7 @@ impl Work<'_> {
     fn end(&self, node: &Node, range: IpNet) -> End {
         let announced = &node.announced;
         match range {
-            IpNet::V4(range) if announced.is_udp() => End::Udp(range),
+            IpNet::V4(range) if announced.is_udp() && self.settings.datagrams => End::Udp(range),
             IpNet::V4(_) | IpNet::V6(_) if announced.is_vxlan() => announced
                 .vtep(model(IpFamily::of(range.addr())))
                 .map_or(End::None, End::Vxlan),

@@ -29,7 +29,10 @@ pub struct FabricSettings {
     pub vni: u32,
     /// The VXLAN tunnels' UDP port.
     pub port: u16,
-    /// The port of packets that are whole UDP datagrams.
+    /// Whether this node has what sends and takes packets as whole UDP datagrams. Without, a node
+    /// that is reached by them alone is left out.
+    pub datagrams: bool,
+    /// The port of those.
     pub udp_port: u16,
     /// Whether nodes on a network of this node's are reached without a tunnel.
     pub direct_routing: bool,
@@ -45,6 +48,7 @@ impl Default for FabricSettings {
             backend: FabricBackend::HostGw,
             vni: 1,
             port: 8472,
+            datagrams: false,
             udp_port: 8285,
             direct_routing: false,
             mtu: None,

@@ -25,6 +25,7 @@ fn settings() -> Settings {
         proxy: Default::default(),
         fabric: FabricSettings {
             backend: FabricBackend::Vxlan,
+            datagrams: true,
             ..FabricSettings::default()
         },
     }

@@ -1,4 +1,4 @@
-use weft_model::{Announced, Change, Object, Rejection};
+use weft_model::{Announced, Change, Key, Object, Rejection};
 
 const MADE_UP: [u8; 6] = [0x0a, 0x6d, 0x14, 0xd2, 0xfa, 0xc9];
 
@@ -191,6 +191,7 @@ fn ranges_are_taken_by_their_network_whatever_host_bits_they_carry() {
 fn settings(backend: FabricBackend) -> FabricSettings {
     FabricSettings {
         backend,
+        datagrams: true,
         ..FabricSettings::default()
     }
 }
@@ -529,6 +530,16 @@ fn nodes_of_different_back_ends_take_from_each_other_what_each_says_it_takes() {
         let expected = ["10.244.2.0/24 dev flannel0 # Node node-2", vxlan];
         assert_eq!(v4(&fabric), expected, "{backend:?}");
     }
+    // Who has nothing to send datagrams with leaves them out, and says so.
+    let without = FabricSettings {
+        datagrams: false,
+        ..settings(FabricBackend::Vxlan)
+    };
+    let fabric = super::compile(&cluster(nodes), &me, &without, &uplinks(&BOTH));
+    assert!(!lines(&fabric).join("; ").contains("flannel0"));
+    assert_eq!(fabric.udp_tunnel, None);
+    let named = fabric.problems.iter().map(|problem| &problem.object);
+    assert!(named.eq([&Key::Node("node-2".into())]));
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Work<'_> {
                 others.any(|node| node.announced.is_udp())
             }
         };
-        if !needed || self.uplinks.is_empty() {
+        if !needed || !self.settings.datagrams || self.uplinks.is_empty() {
             return;
         }
         match self.udp_tunnel(own) {
