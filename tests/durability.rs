@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_apiserver::Pki;
 use weft_kube::k8s_openapi::api::core::v1::ConfigMap;
-use weft_kube::kube::api::{DeleteParams, ListParams, PostParams};
+use weft_kube::kube::api::{DeleteParams, ListParams, ObjectList, PostParams};
 use weft_kube::kube::{self, Api};
 use weft_kube::{Access, Client};
 use weft_netlab::process::{Child, Spawn};
@@ -211,6 +211,17 @@ fn check(known: &mut Known, found: &BTreeMap<String, u64>) {
     }
 }
 
+/// The list of a server that starts: a client gives up on a connection before a slow machine's
+/// server has read its store.
+async fn first_list(api: &Api<ConfigMap>) -> ObjectList<ConfigMap> {
+    loop {
+        match api.list(&ListParams::default()).await {
+            Err(kube::Error::Service(_)) => {}
+            answered => return answered.unwrap(),
+        }
+    }
+}
+
 /// Kills the server so many times.
 pub(crate) fn killed_while_writing(rounds: usize) {
     let folder = tempfile::tempdir().unwrap();
@@ -221,8 +232,8 @@ pub(crate) fn killed_while_writing(rounds: usize) {
         let server = setting.start();
         runtime.block_on(async {
             let api = connect(&setting.kubeconfig).await;
-            let list = tokio::time::timeout(PATIENCE, api.list(&ListParams::default())).await;
-            let list = list.expect("the server starts again").unwrap();
+            let list = tokio::time::timeout(PATIENCE, first_list(&api)).await;
+            let list = list.expect("the server starts again");
             let version: u64 = list.metadata.resource_version.unwrap().parse().unwrap();
             let found = list.items.iter().filter_map(|object| {
                 // What every namespace has by itself has no value.

@@ -69,7 +69,7 @@ fn a_node_joins_works_and_leaves() {
     );
     assert_eq!(
         object["status"]["capacity"],
-        json!({"cpu": "2500m", "memory": "3145728Ki", "pods": "40"})
+        json!({"cpu": "2500m", "memory": "3Gi", "pods": "40"})
     );
     assert_eq!(ready(&lab, &["node", "gpu"]).unwrap(), "True");
     // Its daemon, and a pod of its own that the others' pods reach.
