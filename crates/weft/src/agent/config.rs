@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use weft_compile::{LocalMode, ProxySettings};
 use weft_iptables::{Generation, Options};
 use weft_proto::cni::InterfaceName;
@@ -52,9 +53,16 @@ pub(super) struct Config {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Cni {
     /// The bridge that pods are ports of; without, their links are routed.
+    #[serde(deserialize_with = "bridge_name")]
     pub(super) bridge: Option<InterfaceName>,
     /// Whether a pod starts only when the agent says that its policies are in force.
     pub(super) wait_for_policy: bool,
+}
+
+fn bridge_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<InterfaceName>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    let name = text.map(InterfaceName::try_from).transpose();
+    name.map_err(|error| D::Error::custom(format_args!("cni.bridge: {error}")))
 }
 
 /// The section `nftables`.
