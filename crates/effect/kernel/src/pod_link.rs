@@ -166,8 +166,10 @@ pub fn delete_while<T>(
     index: u32,
     meanwhile: impl FnOnce(&mut Conversation) -> T,
 ) -> Result<T, rtnl::Error> {
+    // All that the thread has to do is the one call: until it does, this one looks.
+    let mut other = Conversation::open()?;
     thread::scope(|scope| {
-        let delete = || gone(Conversation::open()?.delete_link(index));
+        let delete = move || gone(other.delete_link(index));
         let deletion = thread::Builder::new().spawn_scoped(scope, delete);
         let mut deletion = deletion.ok();
         // A link leaves everybody's sight, with all packets on their way by it, under the lock

@@ -73,12 +73,13 @@ fn remove(
             .map_err(|error| pool_error(&error))?;
         let own = release.addresses();
         if !own.is_empty() {
-            host_port::set(&mut rules, key, &[], own, &name)?;
+            host_port::begin(&mut rules, key, &[], own, &name)?;
         }
         pod_rules::clear(&mut rules, key, &name, own)?;
-        release.finish().map_err(|error| pool_error(&error))
+        release.finish().map_err(|error| pool_error(&error))?;
+        // By the records the agent puts rules back: not those of an address that may be another's.
+        records.remove(key).map_err(|error| record_error(&error))
     })?;
-    records.remove(key).map_err(|error| record_error(&error))?;
     if is_interrupted {
         // An ADD that died left, at worst, a file that never got its name.
         records.sweep().map_err(|error| record_error(&error))?;

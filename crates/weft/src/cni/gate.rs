@@ -16,7 +16,7 @@ use weft_proto::cni::{
 /// An agent that starts anew listens again within a second; asking this often costs nothing.
 const PAUSE: Duration = Duration::from_millis(20);
 /// What STATUS gives it for that: runtimes ask anew every few seconds, and wait.
-const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+const STATUS_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes; a word is a sentence at most.
 const LONGEST_WORD: u64 = 64 * 1024;
 

@@ -199,12 +199,16 @@ fn uninstall(args: &Uninstall) -> Result<ExitCode> {
             false => say(format!("{} was not there", path.display())),
         }
     }
-    remove_leftovers()?;
+    if let Err(error) = remove_leftovers(&args.state_dir) {
+        say(format!(
+            "what the plugin left in the kernel is still there: {error:#}"
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What the first pods made and the last ones left; what a pod still needs stays.
-fn remove_leftovers() -> Result<()> {
+fn remove_leftovers(state_dir: &Path) -> Result<()> {
     let mut host = Conversation::open()?;
     let bridges = leftovers::remove_bridges(&mut host).context("the pods' bridges")?;
     for bridge in bridges {
@@ -214,6 +218,8 @@ fn remove_leftovers() -> Result<()> {
     for table in tables {
         say(format!("removed table {table}"));
     }
+    // An ADD that had begun may have written into a table that looked empty.
+    super::pod_rules::restore(&Attachments::under(state_dir))?;
     Ok(())
 }
 

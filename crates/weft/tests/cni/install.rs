@@ -195,7 +195,8 @@ fn an_upgrade_takes_the_pods_along_that_run() {
     let rules = format!("flush chain {chain}; delete set bridge weft-pods macs");
     enclosure.output(earlier.arg(rules));
     let mut ping = enclosure.command("ip");
-    ping.args(["netns", "exec", "a", "ping", "-i", "0.01", &b])
+    ping.args(["netns", "exec", "a", "timeout", "300"])
+        .args(["ping", "-i", "0.01", &b])
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut pinging = Pinging(ping.spawn().unwrap());

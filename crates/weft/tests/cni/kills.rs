@@ -261,7 +261,7 @@ fn every_point(verb: &str, kind: Kind, rounds: Option<usize>) {
         _ => {
             let netns = path(&sample);
             scene.node.verb("ADD", "dying", &netns).ok();
-            drop(sample);
+            let _gone = end(sample);
             if verb == "GC" {
                 scene.node.wait_for_links(1);
             }

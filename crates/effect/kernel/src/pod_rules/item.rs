@@ -151,7 +151,9 @@ fn ethernet_key(link: &str, mac: [u8; 6]) -> Vec<u8> {
     [device_name(link).as_slice(), &mac, &[0; 2]].concat()
 }
 
-/// Of whatever else a table says about a link or about a pod's address, one of these is a part.
+/// Of whatever else a table says about a link or about a pod's address, one of these is a part; but
+/// for the pod's other links, which may send from the address too: what is said of one of those
+/// whose record was lost stays until GC.
 pub(super) fn heads(rules: &PodRules, place: Place) -> Vec<Item> {
     let mut heads = vec![Item::of(LINKS, device_name(&rules.link))];
     if let Place::Routed(family) = place {

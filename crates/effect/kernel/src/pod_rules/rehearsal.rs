@@ -2,7 +2,7 @@
 
 use weft_desired::PodRules;
 use weft_sys::netlink::Error;
-use weft_sys::nft::{Batch, Connection};
+use weft_sys::nft::{Batch, Connection, Family};
 
 use super::item::{PLACES, elements};
 use super::layout::layout;
@@ -14,6 +14,8 @@ use super::layout::layout;
 /// See [`Error`].
 pub fn rehearse(rules: &PodRules) -> Result<(), Error> {
     let mut connection = Connection::open()?;
+    // Pods without rules of their own are looked for among the rules too.
+    connection.tables(Family::V4)?;
     for place in PLACES {
         let layout = layout(place);
         let wanted = elements(rules, place);
