@@ -223,6 +223,9 @@ impl Host {
         link::up(&wire.place, &port).unwrap();
         let address = format!("172.30.0.{number}");
         link::address(&place, "eth0", &format!("{address}/24")).unwrap();
+        // By which a host with a bridge for containers knows its own address.
+        let route = ["route", "add", "default", "via", "172.30.0.10"];
+        place.output("ip", route).unwrap();
         Self {
             place,
             container: Namespace::new("container").unwrap(),
