@@ -1,17 +1,16 @@
 //! Answers who asks on the node what the agent wants of its fabric (`weft fabric`).
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::socket;
 use crate::fabric::told::Question;
 
 /// Bytes; a question is a word.
@@ -29,21 +28,9 @@ pub(super) struct Asked {
     pub(super) answer: oneshot::Sender<String>,
 }
 
-/// Listens, and has the questions handed on. What an agent before this one left of the socket is
-/// replaced: a node has one agent.
+/// Listens, and has the questions handed on.
 pub(super) fn listen(path: &Path) -> Result<mpsc::Receiver<Asked>> {
-    let what = || format!("the socket for questions {}", path.display());
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).with_context(what)?;
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(what);
-        }
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(path).with_context(what)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
+    let listener = socket::listen(path, "the socket for questions")?;
     let (questions, asked) = mpsc::channel(WAITING);
     tokio::spawn(serve(listener, questions));
     Ok(asked)

@@ -1,35 +1,23 @@
 //! The agent's side of `policyGate`: says of a pod that its policies are in force, which is what
 //! its CNI ADD waits for, and of the node whether pods may start, which STATUS asks.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 use weft_proto::cni::{PodQuestion, Question, Word};
 use weft_serve::health::Health;
 
+use super::socket;
+
 /// Bytes; a question is some hundred.
 const LONGEST_QUESTION: u64 = 64 * 1024;
 
-/// Listens. What an agent before this one left of the socket is replaced: a node has one agent.
+/// Listens there.
 pub(super) fn listen(path: &Path) -> Result<UnixListener> {
-    let what = || format!("the policy gate's socket {}", path.display());
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).with_context(what)?;
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(what);
-        }
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(path).with_context(what)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
-    Ok(listener)
+    socket::listen(path, "the policy gate's socket")
 }
 
 /// Answers for ever; `ready` is whether the node carries traffic.

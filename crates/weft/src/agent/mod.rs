@@ -20,6 +20,7 @@ mod reporting;
 mod retry;
 mod rule_changes;
 mod serving;
+mod socket;
 mod stale;
 mod subnet_file;
 
