@@ -6,6 +6,7 @@ mod packets;
 mod programming;
 mod rollout;
 mod scene;
+mod streams;
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 """New connections to a server of serve.py, so many a second, until standard input ends:
 `ADDRESS PORT RATE`. Prints every failure on a line of its own, as text, and how many were made
-as one line of JSON ten times a second."""
+in how many seconds as one line of JSON ten times a second."""
 import json, socket, sys, threading, time
 
 ADDRESS, PORT, RATE = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -8,15 +8,16 @@ PATIENCE = 10
 WORKERS = 32
 lock = threading.Lock()
 made = failed = 0
-due = time.monotonic()
+first = due = time.monotonic()
 stop = threading.Event()
 
 
 def turn():
-    """When the next request is to be made. What a busy machine has missed is not made up for."""
+    """When the next request is to be made. What a busy machine has missed for more than a second
+    is not made up for."""
     global due
     with lock:
-        at = due = max(due + 1 / RATE, time.monotonic() - 0.1)
+        at = due = max(due + 1 / RATE, time.monotonic() - 1)
     return at
 
 
@@ -50,13 +51,18 @@ for thread in threads:
 
 
 def report():
+    seconds = time.monotonic() - first
+    print(json.dumps({"made": made, "failed": failed, "seconds": seconds}), flush=True)
+
+
+def keep_reporting():
     while not stop.wait(0.1):
-        print(json.dumps({"made": made, "failed": failed}), flush=True)
+        report()
 
 
-threading.Thread(target=report).start()
+threading.Thread(target=keep_reporting).start()
 sys.stdin.read()
 stop.set()
 for thread in threads:
     thread.join()
-print(json.dumps({"made": made, "failed": failed}), flush=True)
+report()

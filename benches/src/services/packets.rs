@@ -1,19 +1,17 @@
-//! What packets of Services find: their way while a node is programmed, the time of a first one,
-//! and the throughput of those that follow.
+//! What packets of Services find: their way while a node is programmed, and the time of a first one.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use serde_json::{Value, json};
+use anyhow::Context;
+use serde_json::json;
 use weft_netlab::probe::UdpEcho;
 use weft_netlab::{Namespace, link};
 
 use super::scene::{Node, cluster, probe_address};
-use crate::lab::wait;
+use super::streams;
 use crate::report::{Report, Samples, Unit};
 
 const FEW: u32 = 10;
@@ -23,8 +21,9 @@ const PACKETS: usize = 300;
 /// After so long an answer is lost.
 const PATIENCE: Duration = Duration::from_secs(2);
 const ECHO: u16 = 9000;
-const IPERF: u16 = 5201;
-const SERVER: &str = "10.255.2.2";
+/// Of the TCP streams through the Service.
+pub(super) const STREAM: u16 = 9001;
+pub(super) const SERVER: &str = "10.255.2.2";
 
 pub(super) fn measure(pairs: usize, report: &mut Report) -> anyhow::Result<()> {
     report.section("packets of Services (client, node and server in namespaces of their own)");
@@ -33,21 +32,21 @@ pub(super) fn measure(pairs: usize, report: &mut Report) -> anyhow::Result<()> {
     let many = Path::new(Some(MANY))?;
     first_packets(pairs, &few, &many, report)?;
     drop(few);
-    throughput(pairs, &many, report)
+    streams::measure(pairs, &many, report)
 }
 
 /// A client, a node that translates, and a server.
-struct Path {
-    client: Namespace,
-    _namespace: Namespace,
-    server: Namespace,
+pub(super) struct Path {
+    pub(super) client: Namespace,
+    pub(super) namespace: Namespace,
+    pub(super) server: Namespace,
     node: Option<Node>,
     _echo: UdpEcho,
 }
 
 impl Path {
     /// With so many Services beside the one that leads to the server; `None`: without any rule.
-    fn new(services: Option<u32>) -> anyhow::Result<Self> {
+    pub(super) fn new(services: Option<u32>) -> anyhow::Result<Self> {
         let [client, namespace, server] = [
             Namespace::new("client")?,
             Namespace::new("node")?,
@@ -70,7 +69,7 @@ impl Path {
         Ok(Path {
             node: node.transpose()?,
             client,
-            _namespace: namespace,
+            namespace,
             server,
             _echo: echo,
         })
@@ -81,7 +80,7 @@ impl Path {
 fn probe_service() -> anyhow::Result<Vec<weft_model::Change>> {
     let ports = json!([
         {"name": "echo", "port": ECHO, "protocol": "UDP"},
-        {"name": "iperf", "port": IPERF, "protocol": "TCP"},
+        {"name": "stream", "port": STREAM, "protocol": "TCP"},
     ]);
     let service = json!({
         "metadata": {"name": "probe", "namespace": "default", "uid": "probe"},
@@ -235,78 +234,5 @@ fn first_packets(pairs: usize, few: &Path, many: &Path, report: &mut Report) -> 
         &format!("the same at {FEW} Services"),
         (&theirs, &all_theirs),
     );
-    Ok(())
-}
-
-/// iperf3 in a namespace; dropped, it ends.
-struct Server(Child);
-
-impl Server {
-    fn start(namespace: &Namespace) -> anyhow::Result<Self> {
-        let mut command = namespace.command("iperf3")?;
-        command.arg("-s").stdout(Stdio::null());
-        Ok(Server(command.spawn()?))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself, which is as well.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
-fn iperf(path: &Path, to: &str) -> anyhow::Result<Command> {
-    let mut command = path.client.command("iperf3")?;
-    command.args(["-c", to, "-t", "1", "-J"]);
-    Ok(command)
-}
-
-/// Gbit/s that the server received.
-fn rate(mut client: Command) -> anyhow::Result<f64> {
-    let output = client.stdin(Stdio::null()).output()?;
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    match told["end"]["sum_received"]["bits_per_second"].as_f64() {
-        Some(bits) => Ok(bits / 1e9),
-        None => bail!("{client:?}: {}: {}", output.status, told["error"]),
-    }
-}
-
-/// TCP through a Service, beside the same links without any rule.
-fn throughput(pairs: usize, path: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let bare = Path::new(None)?;
-    let servers = [Server::start(&path.server)?, Server::start(&bare.server)?];
-    let through = probe_address().to_string();
-    for (path, to) in [(path, &*through), (&bare, SERVER)] {
-        wait("iperf3 answers", || Ok(rate(iperf(path, to)?).is_ok()))?;
-    }
-    let ways: [&dyn Fn() -> anyhow::Result<f64>; 3] = [
-        &|| rate(iperf(path, &through)?),
-        &|| rate(iperf(&bare, SERVER)?),
-        &|| rate(iperf(path, SERVER)?),
-    ];
-    let mut rates = vec![Samples::default(); ways.len()];
-    // A second each is short, and whoever comes first may find the processor slower: each way is
-    // as often the first, the second and the last.
-    for round in 0..2 * pairs {
-        for turn in 0..ways.len() {
-            let way = (round + turn) % ways.len();
-            rates[way].push(ways[way]()?);
-        }
-    }
-    drop(servers);
-    for (peer, theirs) in [
-        ("the same links and no rule", &rates[1]),
-        ("the same node, to the endpoint itself", &rates[2]),
-    ] {
-        report.pairs(
-            &format!("TCP through a Service, one of {MANY}"),
-            Unit::Rate("Gbit/s"),
-            &rates[0],
-            peer,
-            theirs,
-        );
-    }
     Ok(())
 }
