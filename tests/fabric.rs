@@ -154,3 +154,79 @@ fn what_somebody_takes_from_the_tunnels_comes_back() {
     });
     eventually("it is reached", || client(&lab, "one", &two[0]).map(drop));
 }
+
+#[test]
+fn packets_go_in_datagrams_and_come_back_after_whatever_happens() {
+    let lab = lab("udp");
+    let (one, two) = (lab.pod_ips("default", "one"), lab.pod_ips("default", "two"));
+    settled(&lab, "host-gw", &["via 172.30.0.12 dev eth0 proto 72"]);
+    let reached = |after: &str| {
+        for to in &two {
+            eventually(&format!("{to} is reached {after}"), || {
+                client(&lab, "one", to).map(drop)
+            });
+        }
+        eventually(&format!("the other way, {after}"), || {
+            client(&lab, "two", &one[0]).map(drop)
+        });
+    };
+    lab.configure("fabric", "udp");
+    let to_two = "10.244.1.0/24 dev flannel0 proto 72";
+    settled(
+        &lab,
+        "udp",
+        &[to_two, "via fd00:172:30::12 dev eth0 proto 72"],
+    );
+    reached("in datagrams");
+    let data = r"{.metadata.annotations.flannel\.alpha\.coreos\.com/backend-data}";
+    assert_eq!(lab.field(&["node", "node-1"], data).unwrap(), "null");
+    // Nobody's address is translated, and a node has one on its device.
+    assert!(client(&lab, "one", &two[0]).unwrap().contains(&one[0]));
+    assert!(
+        client(&lab, "node-1", &two[0])
+            .unwrap()
+            .starts_with("10.244.0.0:")
+    );
+    let link = lab.sh("node-1", "ip link show flannel0").ok();
+    assert!(link.contains("mtu 1472"), "{link}");
+    // Behind UDP's header stands IPv4's.
+    let capture = "nft add table inet seen; \
+                   nft 'add chain inet seen in { type filter hook input priority -300; }'; \
+                   nft add rule inet seen in ip saddr 172.30.0.11 udp sport 8285 udp dport 8285 \
+                   @th,64,8 0x45 counter";
+    lab.sh("node-2", capture).ok();
+    client(&lab, "one", &two[0]).unwrap();
+    let seen = lab.sh("node-2", "nft list table inet seen").ok();
+    assert!(!seen.contains("counter packets 0 "), "{seen}");
+    let metrics = lab
+        .sh("node-1", "curl -s http://127.0.0.1:10249/metrics")
+        .ok();
+    for direction in ["sent", "received"] {
+        let name = format!("weft_fabric_udp_packets_total{{direction=\"{direction}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        assert!(line.is_some_and(|count| count != "0"), "{metrics}");
+    }
+
+    for damage in [
+        "ip link del flannel0",
+        "ip link set flannel0 down",
+        "ip route del 10.244.1.0/24",
+        "ip addr flush dev flannel0",
+    ] {
+        lab.sh("node-1", damage).ok();
+        reached(&format!("after {damage}"));
+    }
+    for agent in lab.processes("weft agent") {
+        lab.kill_part("weft agent", agent);
+        reached("after an agent was killed");
+    }
+
+    lab.configure("fabric", "vxlan");
+    let to_two = "10.244.1.0/24 via 10.244.1.0 dev flannel.1 proto 72 onlink";
+    settled(&lab, "vxlan", &[to_two]);
+    reached("through tunnels");
+    eventually("the device is gone", || {
+        let shown = lab.sh("node-1", "ip -br link show").result()?;
+        expect(shown, |shown| !shown.contains("flannel0"))
+    });
+}

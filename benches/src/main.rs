@@ -12,6 +12,7 @@
 mod api;
 mod cni;
 mod dns;
+mod fabric;
 mod lab;
 mod memory;
 mod report;
@@ -53,6 +54,8 @@ Sections:
               writes and 1,000 watchers beside etcd (Debian's package etcd-server), beside the
               disk's own syncs, and beside a server that only writes and syncs
   throughput  TCP from pod to pod across nodes beside the same links wired by hand
+  fabric      TCP and request-response between pods of two nodes: udp beside the kernel's vxlan and
+              beside a packet a system call; vxlan and host-gw beside the same made by hand
 
 A ratio above 1 means that weft is better. `>=` gives the lower 95 % bound of the median ratio:
 the claim. A section whose peer is not installed says so and is left out. Needs root.
@@ -100,6 +103,7 @@ enum Section {
     Dns,
     Api,
     Throughput,
+    Fabric,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -155,5 +159,6 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
             api::measure(weft, sizes, report)
         }
         Section::Throughput => throughput::measure(weft, pairs, report),
+        Section::Fabric => fabric::measure(pairs, report),
     }
 }

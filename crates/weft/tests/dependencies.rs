@@ -46,6 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "weft-desired",
             "weft-compile",
             "weft-iptables",
+            "weft-serve",
             "weft-sys",
             "weft-kernel",
             "weft-kube",

@@ -19,3 +19,4 @@ pub mod router;
 pub mod service;
 pub mod sysctl;
 pub mod tunnel;
+pub mod udp_tunnel;

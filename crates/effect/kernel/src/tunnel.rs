@@ -68,6 +68,18 @@ pub enum Problem {
         /// The address.
         local: IpAddr,
     },
+    /// No TUN device can be had.
+    #[error(
+        "tunnel {device}: no TUN device: {source}; is /dev/net/tun there and allowed, and does no \
+         other program (flanneld) have a device of this name?"
+    )]
+    Tun {
+        /// The name.
+        device: Arc<str>,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The kernel refused something.
     #[error("tunnel {device}: {error}")]
     Refused {
@@ -179,7 +191,7 @@ fn device(
         device: tunnel.name.clone(),
         error,
     };
-    let uplink = uplink(conversation, tunnel)?;
+    let uplink = uplink(conversation, &tunnel.name, tunnel.local)?;
     let vxlan = Vxlan {
         vni: tunnel.vni,
         port: tunnel.port,
@@ -203,27 +215,35 @@ fn device(
         }
         None => make(conversation, tunnel, vxlan, report)?,
     };
-    if tunnel.local.is_ipv4() {
-        loosen(tunnel, &uplink, report)?;
-    }
-    adjust(conversation, tunnel, &link, report)?;
+    let device = Device {
+        name: &tunnel.name,
+        local: tunnel.local,
+        mac: Some(tunnel.mac),
+        address: tunnel.address,
+        mtu: tunnel.mtu,
+    };
+    device.adjust(conversation, &uplink, &link, report)?;
     Ok(link)
 }
 
 /// The link that has the node's own address.
-fn uplink(conversation: &mut Conversation, tunnel: &Tunnel) -> Result<Link, Problem> {
+pub(crate) fn uplink(
+    conversation: &mut Conversation,
+    name: &Arc<str>,
+    local: IpAddr,
+) -> Result<Link, Problem> {
     let uplinks = crate::link::uplinks(conversation).map_err(|error| Problem::Refused {
-        device: tunnel.name.clone(),
+        device: name.clone(),
         error,
     })?;
     let holder = uplinks.addresses.into_iter();
-    let mut holder = holder.filter(|(address, _)| *address == tunnel.local);
+    let mut holder = holder.filter(|(address, _)| *address == local);
     holder
         .next()
         .map(|(_, link)| link)
         .ok_or_else(|| Problem::NoUplink {
-            device: tunnel.name.clone(),
-            local: tunnel.local,
+            device: name.clone(),
+            local,
         })
 }
 
@@ -254,16 +274,89 @@ fn make(
     })
 }
 
+/// What devices that lead to other nodes have, whatever they are.
+pub(crate) struct Device<'a> {
+    pub(crate) name: &'a Arc<str>,
+    /// The node's own address: where what it sends comes from.
+    pub(crate) local: IpAddr,
+    /// Its Ethernet address, if it has such.
+    pub(crate) mac: Option<[u8; 6]>,
+    /// Its own address.
+    pub(crate) address: IpAddr,
+    pub(crate) mtu: u32,
+}
+
+impl Device<'_> {
+    /// What the kernel changes in place.
+    pub(crate) fn adjust(
+        &self,
+        conversation: &mut Conversation,
+        uplink: &Link,
+        link: &Link,
+        report: &mut Report,
+    ) -> Result<(), Problem> {
+        if self.local.is_ipv4() {
+            loosen(self.name, uplink, report)?;
+        }
+        let refused = |error| Problem::Refused {
+            device: self.name.clone(),
+            error,
+        };
+        let (mac, alias) = (self.mac.map(Mac), mark::TUNNEL_ALIAS);
+        let mut changes = Batch::new();
+        if !link.up {
+            // No packet is for such an address, and none may leave from one.
+            changes.set_link(
+                link.index,
+                LinkChange {
+                    link_local_address: Some(false),
+                    ..LinkChange::default()
+                },
+            );
+        }
+        let change = LinkChange {
+            mac: mac.filter(|mac| link.mac != Some(*mac)),
+            mtu: (link.mtu != self.mtu).then_some(self.mtu),
+            alias: (link.alias.as_deref() != Some(alias)).then_some(alias),
+            up: (!link.up).then_some(true),
+            ..LinkChange::default()
+        };
+        let differs = change.mac.is_some() || change.mtu.is_some() || change.alias.is_some();
+        if differs || !link.up {
+            changes.set_link(link.index, change);
+        }
+        conversation.run_all(&changes).map_err(refused)?;
+        report.writes += changes.len();
+        let own = IpNet::from(self.address);
+        let held = conversation.addresses(Some(link.index)).map_err(refused)?;
+        let mut batch = Batch::new();
+        let flags = AddressFlags {
+            no_prefix_route: true,
+            no_duplicate_detection: true,
+        };
+        if !held.iter().any(|held| held.network == own) {
+            batch.add_address(link.index, own, flags);
+        }
+        let others = held.iter().filter(|held| held.network != own);
+        for other in others.filter(|held| !held.link_local) {
+            batch.delete_address(link.index, other.network);
+        }
+        conversation.run_all(&batch).map_err(refused)?;
+        report.writes += batch.len();
+        Ok(())
+    }
+}
+
 /// A strict filter of sources would drop what pods of other nodes send to this node itself: that
 /// comes directly, and is answered through the tunnel. While nodes change from one back end to
 /// another, the reverse happens too.
-fn loosen(tunnel: &Tunnel, uplink: &Link, report: &mut Report) -> Result<(), Problem> {
+fn loosen(name: &Arc<str>, uplink: &Link, report: &mut Report) -> Result<(), Problem> {
     let setting = |source| Problem::Setting {
-        device: tunnel.name.clone(),
+        device: name.clone(),
         source,
     };
     let filter = Setting::ReversePathFilter;
-    let on_tunnel = filter(Scope::Link(&tunnel.name), ReversePath::Loose);
+    let on_tunnel = filter(Scope::Link(name), ReversePath::Loose);
     report.writes += usize::from(sysctl::set(on_tunnel).map_err(setting)?);
     let mut strict = false;
     for scope in [Scope::All, Scope::Link(&uplink.name)] {
@@ -273,61 +366,6 @@ fn loosen(tunnel: &Tunnel, uplink: &Link, report: &mut Report) -> Result<(), Pro
         let on_uplink = filter(Scope::Link(&uplink.name), ReversePath::Loose);
         report.writes += usize::from(sysctl::set(on_uplink).map_err(setting)?);
     }
-    Ok(())
-}
-
-/// What the kernel changes in place.
-fn adjust(
-    conversation: &mut Conversation,
-    tunnel: &Tunnel,
-    link: &Link,
-    report: &mut Report,
-) -> Result<(), Problem> {
-    let refused = |error| Problem::Refused {
-        device: tunnel.name.clone(),
-        error,
-    };
-    let (mac, alias) = (Mac(tunnel.mac), mark::TUNNEL_ALIAS);
-    let mut changes = Batch::new();
-    if !link.up {
-        // No packet is for such an address, and none may leave from one.
-        changes.set_link(
-            link.index,
-            LinkChange {
-                link_local_address: Some(false),
-                ..LinkChange::default()
-            },
-        );
-    }
-    let change = LinkChange {
-        mac: (link.mac != Some(mac)).then_some(mac),
-        mtu: (link.mtu != tunnel.mtu).then_some(tunnel.mtu),
-        alias: (link.alias.as_deref() != Some(alias)).then_some(alias),
-        up: (!link.up).then_some(true),
-        ..LinkChange::default()
-    };
-    let differs = change.mac.is_some() || change.mtu.is_some() || change.alias.is_some();
-    if differs || !link.up {
-        changes.set_link(link.index, change);
-    }
-    conversation.run_all(&changes).map_err(refused)?;
-    report.writes += changes.len();
-    let own = IpNet::from(tunnel.address);
-    let held = conversation.addresses(Some(link.index)).map_err(refused)?;
-    let mut batch = Batch::new();
-    let flags = AddressFlags {
-        no_prefix_route: true,
-        no_duplicate_detection: true,
-    };
-    if !held.iter().any(|held| held.network == own) {
-        batch.add_address(link.index, own, flags);
-    }
-    let others = held.iter().filter(|held| held.network != own);
-    for other in others.filter(|held| !held.link_local) {
-        batch.delete_address(link.index, other.network);
-    }
-    conversation.run_all(&batch).map_err(refused)?;
-    report.writes += batch.len();
     Ok(())
 }
 

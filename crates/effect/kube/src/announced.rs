@@ -107,6 +107,9 @@ fn annotations(announced: &Announced) -> BTreeMap<String, Option<String>> {
             all.insert(data, text.ok());
         } else if announced.is_vxlan() {
             all.insert(data, None);
+        } else if announced.is_udp() && data == V4.0 {
+            // As flannel has it, whose nodes read it.
+            all.insert(data, Some("null".to_owned()));
         }
     }
     let all = all.into_iter();

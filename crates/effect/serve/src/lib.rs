@@ -1,6 +1,7 @@
 //! The sockets weft serves: DNS, and what tells others how a process and its node are.
 
 pub mod dns;
+pub mod forwarder;
 pub mod health;
 pub mod http_server;
 mod listen;

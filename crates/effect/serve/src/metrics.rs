@@ -14,6 +14,7 @@ use prometheus::{
 };
 use thiserror::Error;
 
+use crate::forwarder;
 use crate::http_server::Answer;
 
 /// A metric that Prometheus would not take: a mistake in this file.
@@ -61,6 +62,15 @@ pub struct Metrics {
     repairs: IntCounterVec,
     problems: IntGauge,
     unopened_health_checks: IntGauge,
+    datagrams: Datagrams,
+}
+
+/// Packets to and from other nodes in UDP datagrams.
+#[derive(Clone, Debug)]
+struct Datagrams {
+    packets: IntCounterVec,
+    bytes: IntCounterVec,
+    dropped: IntCounterVec,
 }
 
 /// Changes of one kind of objects.
@@ -165,6 +175,23 @@ impl Metrics {
                 "weft_health_check_ports_unopened",
                 "Services whose health check port could not be opened",
             )?,
+            datagrams: Datagrams {
+                packets: it.counters(
+                    "weft_fabric_udp_packets_total",
+                    "Packets to and from other nodes in UDP datagrams (fabric: udp)",
+                    "direction",
+                )?,
+                bytes: it.counters(
+                    "weft_fabric_udp_bytes_total",
+                    "Bytes of packets to and from other nodes in UDP datagrams (fabric: udp)",
+                    "direction",
+                )?,
+                dropped: it.counters(
+                    "weft_fabric_udp_dropped_packets_total",
+                    "Packets that were not forwarded to or from other nodes (fabric: udp), by why",
+                    "reason",
+                )?,
+            },
             registry: it.0,
         })
     }
@@ -273,6 +300,12 @@ impl Metrics {
     /// How many health check ports could not be opened.
     pub fn set_unopened_health_checks(&self, count: usize) {
         self.unopened_health_checks.set(count as i64);
+    }
+
+    /// For packets in UDP datagrams.
+    pub fn forwarded_in_datagrams(&self) -> forwarder::Counters {
+        let of = &self.datagrams;
+        forwarder::Counters::new(&of.packets, &of.bytes, &of.dropped)
     }
 
     /// `/healthz` was answered.

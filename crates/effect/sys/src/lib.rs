@@ -1,7 +1,8 @@
 //! The system calls weft stands on: netlink, nf_tables, namespaces, mounts,
-//! processes and batched sockets. The only crate with unsafe code.
+//! processes, TUN devices and batched sockets. The only crate with unsafe code.
 
 pub mod conntrack;
+pub mod datagrams;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
@@ -10,5 +11,6 @@ pub mod nft;
 pub mod process;
 pub mod rtnl;
 pub mod segment;
+pub mod tun;
 pub mod udp;
 pub mod xtables;

@@ -24,7 +24,7 @@ struct Section {
     kind: Kind,
     /// The tunnels' network identifier.
     vni: Option<u32>,
-    /// The tunnels' UDP port.
+    /// The tunnels' UDP port, or that of type udp.
     port: Option<u16>,
     /// Whether nodes on a network of this node's are reached without a tunnel.
     direct_routing: bool,
@@ -41,6 +41,8 @@ enum Kind {
     HostGw,
     /// VXLAN.
     Vxlan,
+    /// UDP datagrams that are packets.
+    Udp,
     /// Routes where nodes are on one network, else VXLAN.
     Auto,
 }
@@ -60,9 +62,11 @@ impl FabricConfig {
         if vni == 0 || vni >= 1 << 24 {
             bail!("fabric.vni: {vni} is no network identifier (1 to 16777215); flannel takes 1");
         }
-        let port = port.unwrap_or(default.port);
-        if port == 0 {
-            bail!("fabric.port: 0 is no UDP port; flannel takes 8472, RFC 7348 has 4789");
+        if port == Some(0) {
+            bail!(
+                "fabric.port: 0 is no UDP port; flannel takes 8472 for vxlan (RFC 7348 has 4789), \
+                 and 8285 for udp"
+            );
         }
         if mtu.is_some_and(|mtu| mtu < 1280) {
             bail!("fabric.mtu: no less than 1280 bytes, the least that IPv6 works with");
@@ -70,15 +74,20 @@ impl FabricConfig {
         let (backend, direct_routing) = match kind {
             Kind::HostGw => (FabricBackend::HostGw, true),
             Kind::Vxlan => (FabricBackend::Vxlan, direct_routing),
+            Kind::Udp => (FabricBackend::Udp, direct_routing),
             Kind::Auto => (FabricBackend::Vxlan, true),
+        };
+        let ports = match backend {
+            FabricBackend::Udp => (None, port),
+            FabricBackend::HostGw | FabricBackend::Vxlan => (port, None),
         };
         Ok(FabricSettings {
             backend,
             vni,
-            port,
+            port: ports.0.unwrap_or(default.port),
+            udp_port: ports.1.unwrap_or(default.udp_port),
             direct_routing,
             mtu,
-            ..default
         })
     }
 }
@@ -91,7 +100,7 @@ impl<'de> Deserialize<'de> for FabricConfig {
             type Value = FabricConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("host-gw, vxlan or auto, or a section with that as its type")
+                f.write_str("host-gw, vxlan, udp or auto, or a section with that as its type")
             }
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<FabricConfig, E> {
@@ -120,23 +129,36 @@ pub(super) fn name(backend: FabricBackend) -> &'static str {
     }
 }
 
+/// What there is by which this node takes packets from others.
+pub(super) struct Standing<'a> {
+    /// Tunnels, with their devices' numbers.
+    pub(super) tunnels: &'a BTreeMap<IpFamily, u32>,
+    /// Whether datagrams are.
+    pub(super) datagrams: bool,
+}
+
 /// What this node has to tell the others: how it is reached, by the tunnels that stand. While
 /// none does that should, nobody is told to send through one.
 pub(super) fn announced(
     own: &Node,
     desired: &Desired,
     backend: FabricBackend,
-    standing: &BTreeMap<IpFamily, u32>,
+    standing: &Standing<'_>,
 ) -> Option<Announced> {
     let vtep = |family: IpFamily| {
         let tunnel = &desired.tunnels.get(&family)?.value;
-        standing.contains_key(&family).then_some(Vtep {
+        standing.tunnels.contains_key(&family).then_some(Vtep {
             vni: tunnel.vni,
             mac: tunnel.mac,
         })
     };
     let (vtep_v4, vtep_v6) = (vtep(IpFamily::V4), vtep(IpFamily::V6));
-    if backend == FabricBackend::Vxlan && vtep_v4.is_none() && vtep_v6.is_none() {
+    let takes = match backend {
+        FabricBackend::HostGw => true,
+        FabricBackend::Vxlan => vtep_v4.is_some() || vtep_v6.is_some(),
+        FabricBackend::Udp => standing.datagrams,
+    };
+    if !takes {
         return None;
     }
     // What a person says instead is for flannel's nodes there too.
@@ -188,6 +210,14 @@ mod tests {
         };
         let text = "{type: vxlan, vni: 42, port: 4789, mtu: 1400}";
         assert_eq!(settings(text).unwrap(), more);
+        let udp = settings("{type: udp, port: 9000, mtu: 1300}").unwrap();
+        let expected = FabricSettings {
+            backend: FabricBackend::Udp,
+            udp_port: 9000,
+            mtu: Some(1300),
+            ..FabricSettings::default()
+        };
+        assert_eq!(udp, expected);
         let host_gw = settings("host-gw").unwrap();
         assert_eq!(host_gw.backend, FabricBackend::HostGw);
     }
@@ -201,7 +231,7 @@ mod tests {
             ("{type: vxlan, vni: 16777216}", "fabric.vni: 16777216"),
             ("{type: vxlan, port: 0}", "fabric.port: 0"),
             ("{type: vxlan, mtu: 576}", "fabric.mtu"),
-            ("7", "host-gw, vxlan or auto"),
+            ("7", "host-gw, vxlan, udp or auto"),
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));
         }

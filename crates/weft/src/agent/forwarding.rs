@@ -9,8 +9,10 @@ use ipnet::IpNet;
 use weft_compile::fabric::Uplinks;
 use weft_desired::{Desired, IpFamily, RouteOwner};
 use weft_kernel::{link, route, router, tunnel};
+use weft_serve::forwarder::Counters;
 use weft_sys::rtnl::Conversation;
 
+use super::datagrams::Datagrams;
 use super::kernel::Outcome;
 
 /// Routes and tunnels, and the links that they go by.
@@ -19,11 +21,12 @@ pub(super) struct Forwarding {
     families: Vec<IpFamily>,
     /// The numbers of the tunnels' devices that stand.
     tunnels: BTreeMap<IpFamily, u32>,
+    datagrams: Datagrams,
 }
 
 impl Forwarding {
     /// Makes the node a router for the families of these ranges.
-    pub(super) fn take_up(ranges: &[IpNet]) -> Result<Self> {
+    pub(super) fn take_up(ranges: &[IpNet], counters: Counters) -> Result<Self> {
         let mut conversation = Conversation::open().context("a netlink socket for routes")?;
         let has = |family: IpFamily| ranges.iter().any(|range| family.has(range.addr()));
         let families: Vec<IpFamily> = IpFamily::BOTH.into_iter().filter(|it| has(*it)).collect();
@@ -37,6 +40,7 @@ impl Forwarding {
             conversation,
             families,
             tunnels: BTreeMap::new(),
+            datagrams: Datagrams::new(counters),
         })
     }
 
@@ -49,9 +53,11 @@ impl Forwarding {
     /// a tunnel that is not there.
     pub(super) fn write(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
         let (tunnels, peers) = (&desired.tunnels, &desired.tunnel_peers);
-        let raised = tunnel::raise(&mut self.conversation, tunnels, peers)
+        let mut raised = tunnel::raise(&mut self.conversation, tunnels, peers)
             .context("tunnels to other nodes")?;
         self.tunnels.clone_from(&raised.devices);
+        self.datagrams
+            .raise(&mut self.conversation, desired, &mut raised, outcome);
         add(outcome, raised);
         let report = route::reconcile(&mut self.conversation, RouteOwner::Fabric, &desired.routes)
             .context("routes to other nodes' pods")?;
@@ -59,14 +65,22 @@ impl Forwarding {
         let problems = report.problems.iter().map(ToString::to_string);
         outcome.problems.extend(problems);
         if report.all_stand() {
-            let cleared = tunnel::clear(&mut self.conversation, tunnels, peers)
+            let mut cleared = tunnel::clear(&mut self.conversation, tunnels, peers)
                 .context("tunnels to other nodes")?;
+            self.datagrams
+                .clear(&mut self.conversation, desired, &mut cleared)
+                .context("the device of packets in datagrams")?;
             add(outcome, cleared);
         }
         Ok(())
     }
 
-    /// The numbers of the devices that stand and lead to other nodes.
+    /// Whether packets are taken from other nodes in datagrams.
+    pub(super) fn takes_datagrams(&self) -> bool {
+        self.datagrams.stands()
+    }
+
+    /// The numbers of the tunnels that stand and lead to other nodes.
     pub(super) fn tunnels(&self) -> &BTreeMap<IpFamily, u32> {
         &self.tunnels
     }

@@ -16,6 +16,7 @@ use weft_iptables::Options;
 use weft_kernel::iptables::{self, Rules, Whose};
 use weft_kernel::service::{Error, IpFamily, Report, ServiceTable};
 use weft_kernel::sysctl::{self, Scope, Setting};
+use weft_serve::forwarder::Counters;
 use weft_sys::netlink;
 use weft_sys::nft::{Connection, Notifications};
 
@@ -87,9 +88,10 @@ impl Kernel {
         ranges: &[IpNet],
         iptables: Option<Options>,
         ended: Ended,
+        counters: Counters,
         patience: Duration,
     ) -> Result<Self> {
-        let forwarding = Forwarding::take_up(ranges)?;
+        let forwarding = Forwarding::take_up(ranges, counters)?;
         let all = forwarding.families().to_vec();
         let families: Vec<IpFamily> = all
             .iter()
@@ -326,6 +328,11 @@ impl Kernel {
     /// The numbers of the devices that stand and lead to other nodes.
     pub(super) fn tunnels(&self) -> &BTreeMap<Family, u32> {
         self.forwarding.tunnels()
+    }
+
+    /// Whether packets are taken from other nodes in datagrams.
+    pub(super) fn takes_datagrams(&self) -> bool {
+        self.forwarding.takes_datagrams()
     }
 
     /// Which networks the node is on, and how large a packet, in bytes, their links take.

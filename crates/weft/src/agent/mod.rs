@@ -5,6 +5,7 @@ mod announcing;
 mod arriving;
 mod asked;
 mod config;
+mod datagrams;
 pub(crate) mod etcd;
 mod fabric;
 mod forwarding;
@@ -46,6 +47,7 @@ use self::announcing::Announcing;
 use self::arriving::Arriving;
 use self::asked::Asked;
 use self::config::{Config, Mode};
+use self::fabric::Standing;
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
 use self::network::NetworkChanges;
@@ -161,6 +163,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         &ranges,
         config.iptables(),
         config.proxy.ended(),
+        metrics.forwarded_in_datagrams(),
         ADOPTION_PATIENCE,
     )
     .await?;
@@ -605,8 +608,11 @@ impl Agent {
             return Ok(());
         }
         let desired = self.compiler.desired();
-        let standing = self.kernel.tunnels();
-        if let Some(announced) = fabric::announced(node, desired, self.backend, standing) {
+        let standing = Standing {
+            tunnels: self.kernel.tunnels(),
+            datagrams: self.kernel.takes_datagrams(),
+        };
+        if let Some(announced) = fabric::announced(node, desired, self.backend, &standing) {
             self.announcing.announce(node, announced);
         }
         let network = NodeNetwork {

@@ -15,8 +15,8 @@ use crate::output::{self, Format};
 
 /// Lists the nodes whose pods are reached from here.
 ///
-/// A line is a node's range of pods. WAY is direct (a route to the node's own address) or vxlan
-/// (through a tunnel); MISSING is what of it the kernel lacks: the route, and for a tunnel its
+/// A line is a node's range of pods. WAY is direct (a route to the node's own address), vxlan
+/// (through a tunnel) or udp (in datagrams); MISSING is what of it the kernel lacks: the route, and for a tunnel its
 /// device, the neighbour and the forwarding entry. A node that is left out is there with the
 /// reason.
 #[derive(Debug, Parser)]

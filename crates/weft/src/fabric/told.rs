@@ -64,7 +64,7 @@ pub(crate) struct Peer {
     pub(crate) node: String,
     pub(crate) generation: i64,
     pub(crate) range: IpNet,
-    /// `direct`, `vxlan` or `device`.
+    /// `direct`, `vxlan` or `udp`.
     pub(crate) way: String,
     /// The node's own address, where packets are sent to.
     pub(crate) address: Option<IpAddr>,
@@ -135,7 +135,7 @@ fn peer(path: weft_compile::fabric::Path) -> Peer {
     };
     match path.way {
         Way::Direct => {}
-        Way::Device { device } => peer.device = Some(device),
+        Way::Datagrams { device } => peer.device = Some(device),
         Way::Tunnel {
             device,
             address,

@@ -36,8 +36,8 @@ pub enum Way {
         /// Its Ethernet address.
         mac: [u8; 6],
     },
-    /// By a device that finds the node itself.
-    Device {
+    /// In UDP datagrams.
+    Datagrams {
         /// The device.
         device: Arc<str>,
     },
@@ -49,7 +49,7 @@ impl Way {
         match self {
             Way::Direct => "direct",
             Way::Tunnel { .. } => "vxlan",
-            Way::Device { .. } => "device",
+            Way::Datagrams { .. } => "udp",
         }
     }
 }
@@ -79,8 +79,13 @@ pub fn paths(desired: &Desired, me: &NodeName) -> Vec<Path> {
             // It only says that the end of a tunnel is there.
             NextHop::Link { .. } if desired.tunnel_peers.contains_key(&range.addr()) => continue,
             NextHop::Link { device } => {
+                let peer = match range {
+                    IpNet::V4(range) => desired.udp_peers.get(&range),
+                    IpNet::V6(_) => None,
+                };
                 let device = device.clone();
-                (None, Way::Device { device })
+                let address = peer.map(|peer| peer.value.remote.into());
+                (address, Way::Datagrams { device })
             }
             NextHop::Unreachable => continue,
         };
