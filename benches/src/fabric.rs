@@ -322,7 +322,7 @@ impl Forwarding {
                     let remote = node(other);
                     let peers = Table::from([(udp_range(other), entry(UdpPeer { remote }))]);
                     let counters = Metrics::new(BackEnd::Nftables)?.forwarded_in_datagrams();
-                    let peers = Peers::new(&peers, PORT);
+                    let peers = Peers::new(&peers, &[remote].into(), PORT);
                     let sockets = Sockets::bind(&udp, queues)?;
                     let queues = raised.queues;
                     Self::Ours(Forwarder::start(&udp, queues, sockets, peers, counters)?)

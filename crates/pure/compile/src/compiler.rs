@@ -343,7 +343,8 @@ impl Compiler {
         let tunnels = desired.tunnels != fabric.tunnels
             || desired.tunnel_peers != fabric.tunnel_peers
             || desired.udp_tunnel != fabric.udp_tunnel
-            || desired.udp_peers != fabric.udp_peers;
+            || desired.udp_peers != fabric.udp_peers
+            || desired.udp_senders != fabric.udp_senders;
         // The ranges that nodes have, not the one they are cut from: that one may contain
         // addresses which are no pod's.
         let nat = desired.nat.pod_ranges != fabric.ranges;
@@ -352,6 +353,7 @@ impl Compiler {
         desired.tunnel_peers = fabric.tunnel_peers;
         desired.udp_tunnel = fabric.udp_tunnel;
         desired.udp_peers = fabric.udp_peers;
+        desired.udp_senders = fabric.udp_senders;
         desired.nat.pod_ranges = fabric.ranges;
         self.fabric_problems = fabric.problems;
         Touched {

@@ -18,7 +18,7 @@ mod tunnels;
 mod udp;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_desired::{
@@ -59,6 +59,8 @@ pub struct Fabric {
     pub udp_tunnel: Option<Entry<UdpTunnel>>,
     /// Who takes them.
     pub udp_peers: Table<Ipv4Net, UdpPeer>,
+    /// The addresses that such are taken from.
+    pub udp_senders: BTreeSet<Ipv4Addr>,
     /// The routes; all of them belong to [`RouteOwner::Fabric`].
     pub routes: Table<RouteKey, Route>,
     /// The pod ranges of the nodes, those that can't be reached among them: their

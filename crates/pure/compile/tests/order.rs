@@ -415,6 +415,7 @@ fn same_tunnels(before: &Desired, after: &Desired) -> bool {
         && before.tunnel_peers == after.tunnel_peers
         && before.udp_tunnel == after.udp_tunnel
         && before.udp_peers == after.udp_peers
+        && before.udp_senders == after.udp_senders
 }
 
 fn keys<K: Ord + Clone, A, D>(steps: &[Difference<'_, K, A, D>]) -> std::collections::BTreeSet<K> {

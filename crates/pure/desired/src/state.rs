@@ -1,6 +1,7 @@
 //! Everything one node must hold.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
@@ -20,6 +21,8 @@ pub struct Desired {
     pub udp_tunnel: Option<Entry<UdpTunnel>>,
     /// Who takes them.
     pub udp_peers: Table<Ipv4Net, UdpPeer>,
+    /// The addresses that such are taken from: other nodes'.
+    pub udp_senders: BTreeSet<Ipv4Addr>,
     /// Routes to other nodes' pods.
     pub routes: Table<RouteKey, Route>,
     /// The ports of Services.

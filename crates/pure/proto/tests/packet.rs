@@ -6,8 +6,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use weft_proto::packet::{
-    Coalesce, Fault, Ipv4, NET_HEADER, Offload, Transport, Undelivered, coalesce, segments,
-    take_hop, undelivered,
+    Coalesce, Fault, Ipv4, NET_HEADER, Offload, Transport, coalesce, segments, unreachable,
 };
 
 const ALL: Coalesce = Coalesce {
@@ -204,26 +203,6 @@ proptest! {
     fn anything_is_taken_and_nothing_panics(data in prop::collection::vec(any::<u8>(), 0..300)) {
         weft_proto::packet::exercise(&data);
     }
-
-    #[test]
-    fn a_hop_less_and_the_header_is_as_right_as_before(
-        (made, _) in flow(), hops in any::<u8>(), wrong in prop::bool::ANY,
-    ) {
-        let mut packet = made[0].bytes();
-        packet[8] = hops;
-        packet[10..12].fill(0);
-        let sum = checksum(&packet[..20]) ^ u16::from(wrong);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        let before = packet.clone();
-        if take_hop(&mut packet) {
-            prop_assert_eq!(packet[8], hops - 1);
-            prop_assert_eq!(checksum(&packet[..20]) == 0, !wrong);
-            prop_assert_eq!(&packet[12..], &before[12..]);
-        } else {
-            prop_assert!(hops <= 1);
-            prop_assert_eq!(packet, before);
-        }
-    }
 }
 
 #[test]
@@ -294,25 +273,19 @@ fn a_sender_is_told_but_never_of_what_told_him() {
         carried: vec![7; 1400],
     }
     .bytes();
-    let own = Ipv4Addr::new(10, 244, 1, 0);
-    for (why, said) in [
-        (Undelivered::NoRoute, [3, 0]),
-        (Undelivered::HopsUsedUp, [11, 0]),
-    ] {
-        let message = undelivered(&packet, own, why).unwrap();
-        let told = Ipv4::parse(&message).unwrap();
-        assert_eq!(told.source(), own);
-        assert_eq!(told.destination(), Ipv4Addr::new(10, 244, 1, 7));
-        assert_eq!(message.len(), 576);
-        assert_eq!((checksum(&message[..20]), checksum(&message[20..])), (0, 0));
-        assert_eq!(message[20..22], said);
-        assert!(packet.starts_with(&message[28..]));
-        assert_eq!(undelivered(&message, own, why), None);
-    }
+    let message = unreachable(&packet).unwrap();
+    let told = Ipv4::parse(&message).unwrap();
+    assert_eq!(told.source(), Ipv4Addr::new(10, 244, 2, 9));
+    assert_eq!(told.destination(), Ipv4Addr::new(10, 244, 1, 7));
+    assert_eq!(message.len(), 576);
+    assert_eq!((checksum(&message[..20]), checksum(&message[20..])), (0, 0));
+    assert_eq!(message[20..22], [3, 1]);
+    assert!(packet.starts_with(&message[28..]));
+    assert_eq!(unreachable(&message), None);
     let mut elsewhere = packet.clone();
     elsewhere[16] = 224;
-    assert_eq!(undelivered(&elsewhere, own, Undelivered::NoRoute), None);
+    assert_eq!(unreachable(&elsewhere), None);
     let mut later = packet;
     later[7] = 1;
-    assert_eq!(undelivered(&later, own, Undelivered::NoRoute), None);
+    assert_eq!(unreachable(&later), None);
 }

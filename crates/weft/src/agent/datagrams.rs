@@ -72,7 +72,7 @@ impl Datagrams {
         // Threads that ended have no device any more; others keep theirs while nothing changes.
         self.running
             .take_if(|it| !it.forwarder.runs() || !serves(&it.tunnel, tunnel));
-        let peers = Peers::new(&desired.udp_peers, tunnel.port);
+        let peers = Peers::new(&desired.udp_peers, &desired.udp_senders, tunnel.port);
         match self.run(conversation, tunnel, peers, report) {
             Ok(()) => {}
             Err(Refused::Device(problem)) => report.problems.push(problem),

@@ -85,6 +85,7 @@ impl FabricConfig {
             backend,
             vni,
             port: ports.0.unwrap_or(default.port),
+            datagrams: true,
             udp_port: ports.1.unwrap_or(default.udp_port),
             direct_routing,
             mtu,

@@ -13,6 +13,7 @@ use weft_serve::forwarder::Counters;
 use weft_sys::rtnl::Conversation;
 
 use super::datagrams::Datagrams;
+use super::fabric::Standing;
 use super::kernel::Outcome;
 
 /// Routes and tunnels, and the links that they go by.
@@ -75,9 +76,12 @@ impl Forwarding {
         Ok(())
     }
 
-    /// Whether packets are taken from other nodes in datagrams.
-    pub(super) fn takes_datagrams(&self) -> bool {
-        self.datagrams.stands()
+    /// By what packets are taken from other nodes.
+    pub(super) fn standing(&self) -> Standing<'_> {
+        Standing {
+            tunnels: &self.tunnels,
+            datagrams: self.datagrams.stands(),
+        }
     }
 
     /// The numbers of the tunnels that stand and lead to other nodes.

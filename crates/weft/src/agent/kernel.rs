@@ -20,6 +20,7 @@ use weft_serve::forwarder::Counters;
 use weft_sys::netlink;
 use weft_sys::nft::{Connection, Notifications};
 
+use super::fabric::Standing;
 use super::forwarding::Forwarding;
 use super::stale::{Ended, Endpoints, StaleFlows};
 
@@ -330,9 +331,9 @@ impl Kernel {
         self.forwarding.tunnels()
     }
 
-    /// Whether packets are taken from other nodes in datagrams.
-    pub(super) fn takes_datagrams(&self) -> bool {
-        self.forwarding.takes_datagrams()
+    /// By what packets are taken from other nodes.
+    pub(super) fn standing(&self) -> Standing<'_> {
+        self.forwarding.standing()
     }
 
     /// Which networks the node is on, and how large a packet, in bytes, their links take.

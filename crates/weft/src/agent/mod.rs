@@ -47,7 +47,6 @@ use self::announcing::Announcing;
 use self::arriving::Arriving;
 use self::asked::Asked;
 use self::config::{Config, Mode};
-use self::fabric::Standing;
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
 use self::network::NetworkChanges;
@@ -608,10 +607,7 @@ impl Agent {
             return Ok(());
         }
         let desired = self.compiler.desired();
-        let standing = Standing {
-            tunnels: self.kernel.tunnels(),
-            datagrams: self.kernel.takes_datagrams(),
-        };
+        let standing = self.kernel.standing();
         if let Some(announced) = fabric::announced(node, desired, self.backend, &standing) {
             self.announcing.announce(node, announced);
         }

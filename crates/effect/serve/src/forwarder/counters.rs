@@ -5,6 +5,8 @@ use prometheus::{IntCounter, IntCounterVec};
 /// Why a packet was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// It came from an address that no node has.
+    Stranger,
     /// It is shorter than a header.
     Short,
     /// It is not IPv4.
@@ -15,8 +17,6 @@ pub enum Reason {
     OwnSource,
     /// No node has its destination.
     NoRoute,
-    /// It passed as many nodes as it may.
-    HopsUsedUp,
     /// The network did not take it.
     NotSent,
     /// The kernel did not take it.
@@ -25,24 +25,24 @@ pub enum Reason {
 
 impl Reason {
     const ALL: [Reason; 8] = [
+        Reason::Stranger,
         Reason::Short,
         Reason::NotIpv4,
         Reason::Length,
         Reason::OwnSource,
         Reason::NoRoute,
-        Reason::HopsUsedUp,
         Reason::NotSent,
         Reason::NotTaken,
     ];
 
     fn label(self) -> &'static str {
         match self {
+            Reason::Stranger => "unknown sender",
             Reason::Short => "short",
             Reason::NotIpv4 => "not IPv4",
             Reason::Length => "wrong length",
             Reason::OwnSource => "own source",
             Reason::NoRoute => "no route",
-            Reason::HopsUsedUp => "hops used up",
             Reason::NotSent => "not sent",
             Reason::NotTaken => "not taken",
         }

@@ -1,13 +1,14 @@
 //! From other nodes to the kernel.
 
 use std::io::IoSlice;
+use std::net::Ipv4Addr;
 
-use weft_proto::packet::{Coalesce, Ipv4, coalesce, take_hop};
+use weft_proto::packet::{Coalesce, Ipv4, coalesce};
 use weft_sys::datagrams::{DatagramSocket, Inbox};
 use weft_sys::tun::Queue;
 
-use super::Shared;
 use super::counters::Reason;
+use super::{Peers, Shared};
 
 /// Messages that are taken at once.
 const MESSAGES: usize = 4;
@@ -32,9 +33,10 @@ impl Inward {
         if !matches!(socket.receive(&mut self.inbox), Ok(1..)) {
             return;
         }
+        let peers = shared.peers.load();
         let mut packets: Vec<&[u8]> = Vec::with_capacity(64);
-        for (_, datagram) in self.inbox.datagrams() {
-            match taken(shared, datagram) {
+        for (sender, datagram) in self.inbox.datagrams() {
+            match taken(shared, &peers, sender, datagram) {
                 Ok(()) => packets.push(datagram),
                 Err(reason) => shared.counters.dropped(reason, 1),
             }
@@ -54,14 +56,14 @@ impl Inward {
     }
 }
 
-/// Whether a datagram is a packet from another node, with a hop less now.
-fn taken(shared: &Shared, datagram: &mut [u8]) -> Result<(), Reason> {
-    let packet = Ipv4::parse(datagram)?;
-    if shared.tunnel.range.contains(&packet.source()) {
-        return Err(Reason::OwnSource);
+/// Whether a datagram is a packet from another node.
+fn taken(shared: &Shared, peers: &Peers, sender: Ipv4Addr, datagram: &[u8]) -> Result<(), Reason> {
+    if !peers.knows(sender) {
+        return Err(Reason::Stranger);
     }
-    match take_hop(datagram) {
-        true => Ok(()),
-        false => Err(Reason::HopsUsedUp),
+    let packet = Ipv4::parse(datagram)?;
+    match shared.tunnel.range.contains(&packet.source()) {
+        true => Err(Reason::OwnSource),
+        false => Ok(()),
     }
 }

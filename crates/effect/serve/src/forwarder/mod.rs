@@ -11,7 +11,7 @@ mod outward;
 mod peers;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,13 +73,6 @@ struct Shared {
     peers: ArcSwap<Peers>,
     counters: Counters,
     ended: AtomicBool,
-}
-
-impl Shared {
-    /// The device's own address.
-    fn own(&self) -> Ipv4Addr {
-        self.tunnel.range.network()
-    }
 }
 
 /// Sockets to forward by, one for each queue of a device.

@@ -4,9 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddrV4;
 use std::ops::Range;
 
-use weft_proto::packet::{
-    Header, Ipv4, NET_HEADER, Offload, Undelivered, segments, take_hop, undelivered,
-};
+use weft_proto::packet::{Header, Ipv4, NET_HEADER, Offload, segments, unreachable};
 use weft_sys::datagrams::{DatagramSocket, MOST_BYTES, MOST_SEGMENTS, Outgoing};
 use weft_sys::tun::Queue;
 
@@ -100,13 +98,9 @@ fn cut<'a>(
     let offload = Offload::read(about)?;
     let destination = Ipv4::destination_of(packet)?;
     let Some(to) = peers.find(destination) else {
-        tell(shared, queue, packet, Undelivered::NoRoute);
+        tell(shared, queue, packet);
         return Err(Reason::NoRoute);
     };
-    if !take_hop(packet) {
-        tell(shared, queue, packet, Undelivered::HopsUsedUp);
-        return Err(Reason::HopsUsedUp);
-    }
     let segments = segments(packet, offload)?;
     pieces.extend(segments.map(|segment| Piece {
         to,
@@ -116,9 +110,9 @@ fn cut<'a>(
     Ok(())
 }
 
-/// Says to who sent a packet what became of it.
-fn tell(shared: &Shared, queue: &Queue, packet: &[u8], why: Undelivered) {
-    if let Some(message) = undelivered(packet, shared.own(), why) {
+/// Says to who sent a packet that nobody takes it.
+fn tell(shared: &Shared, queue: &Queue, packet: &[u8]) {
+    if let Some(message) = unreachable(packet) {
         let about = Offload::default().write(0);
         let told = queue.write(&[IoSlice::new(&about), IoSlice::new(&message)]);
         if told.is_err() {

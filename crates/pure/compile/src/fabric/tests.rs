@@ -456,6 +456,9 @@ fn datagrams_have_flannels_device_and_port_and_carry_ipv4() {
             "10.244.3.0/24 at 172.30.0.13",
         ]
     );
+    // Nobody else is believed, nor this node itself.
+    let senders = ["172.30.0.12", "172.30.0.13"].map(|ip| ip.parse().unwrap());
+    assert_eq!(fabric.udp_senders, senders.into());
     let routes = [
         "10.244.1.0/24 unreachable # Node node-1",
         "10.244.2.0/24 dev flannel0 # Node node-2",

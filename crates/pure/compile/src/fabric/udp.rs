@@ -1,7 +1,7 @@
 //! Packets to other nodes in UDP datagrams, a whole one in each, with nothing around it: flannel's
 //! back end udp, its device and its port. It carries IPv4; IPv6 goes directly, where it can.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_desired::{IpFamily, NextHop, UdpPeer, UdpTunnel};
@@ -34,7 +34,12 @@ impl Work<'_> {
             return;
         }
         match self.udp_tunnel(own) {
-            Ok(tunnel) => self.fabric.udp_tunnel = tunnel.map(|tunnel| entry(own, tunnel)),
+            Ok(None) => {}
+            Ok(Some(tunnel)) => {
+                self.fabric.udp_tunnel = Some(entry(own, tunnel));
+                let others = cluster.nodes().filter(|node| node.name != own.name);
+                self.fabric.udp_senders = others.flat_map(addresses).collect();
+            }
             Err(fault) => self.report(own, fault),
         }
     }
@@ -93,4 +98,16 @@ impl Work<'_> {
         self.fabric.udp_peers.insert(range, peer);
         Ok(NextHop::Link { device })
     }
+}
+
+/// What a node may send from: addresses that it has, and those that others know it by.
+fn addresses(node: &Node) -> impl Iterator<Item = Ipv4Addr> {
+    let said = &node.announced;
+    let all = [&node.internal_ips, &said.public_ips, &said.overwrites];
+    all.into_iter()
+        .flatten()
+        .filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
 }

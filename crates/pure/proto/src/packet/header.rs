@@ -128,24 +128,6 @@ impl<'a> Ipv4<'a> {
     }
 }
 
-/// Takes one hop from a packet's life and says whether any is left. The checksum follows
-/// (RFC 1624), so that one that was wrong stays so.
-pub fn take_hop(packet: &mut [u8]) -> bool {
-    let Some(header) = packet.first_chunk_mut::<LEAST>() else {
-        return false;
-    };
-    if header[8] <= 1 {
-        return false;
-    }
-    header[8] -= 1;
-    // The word that the hops are in became less by 0x0100: its complement in the sum grows.
-    let sum = u16::from_be_bytes([header[10], header[11]]);
-    let (sum, carry) = sum.overflowing_add(0x0100);
-    let sum = sum + u16::from(carry);
-    [header[10], header[11]] = sum.to_be_bytes();
-    true
-}
-
 /// The sum that a transport's checksum begins with (RFC 9293, 3.1; RFC 768).
 pub(super) fn pseudo_header(header: &[u8], protocol: u8, length: usize) -> Sum {
     Sum::default()

@@ -12,19 +12,15 @@ const ICMP_HEADER: usize = 8;
 /// As Linux sends its own.
 const HOPS: u8 = 64;
 
-/// Why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undelivered {
-    /// No network has such an address.
-    NoRoute,
-    /// It passed as many nodes as it may.
-    HopsUsedUp,
-}
+/// Destination unreachable: the host (RFC 792).
+const HOST_UNREACHABLE: [u8; 2] = [3, 1];
 
-/// The message to the packet's sender, from `from`. `None` where there must be none (RFC 1122,
-/// 3.2.2): about other such messages, later fragments, and what was not between two hosts.
+/// What is said to the sender of a packet that no node takes, in the name of who it was for: who
+/// gave the packet would not believe an address of its own from outside. `None` where there must
+/// be none (RFC 1122, 3.2.2): about other such messages, later fragments, and what was not between
+/// two hosts.
 #[must_use]
-pub fn undelivered(packet: &[u8], from: Ipv4Addr, why: Undelivered) -> Option<Vec<u8>> {
+pub fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
     let ip = Ipv4::parse_header(packet).ok()?;
     let (source, destination) = (ip.source(), ip.destination());
     let is_host = |address: Ipv4Addr| {
@@ -43,14 +39,11 @@ pub fn undelivered(packet: &[u8], from: Ipv4Addr, why: Undelivered) -> Option<Ve
         return None;
     }
     let quoted = &packet[..packet.len().min(LARGEST - LEAST - ICMP_HEADER)];
-    let [kind, code] = match why {
-        Undelivered::NoRoute => [3, 0],
-        Undelivered::HopsUsedUp => [11, 0],
-    };
     let mut message = vec![0x45, 0xc0, 0, 0, 0, 0, 0, 0, HOPS, ICMP, 0, 0];
-    message.extend(from.octets());
+    message.extend(destination.octets());
     message.extend(source.octets());
-    message.extend([kind, code, 0, 0, 0, 0, 0, 0]);
+    message.extend(HOST_UNREACHABLE);
+    message.extend([0; 6]);
     message.extend(quoted);
     let total = message.len();
     let (header, said) = message.split_at_mut(LEAST);

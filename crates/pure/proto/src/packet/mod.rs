@@ -13,8 +13,8 @@ mod segment;
 
 pub use checksum::Sum;
 pub use coalesce::{Coalesce, Frame, coalesce};
-pub use header::{Fault, Header, Ipv4, take_hop};
-pub use icmp::{Undelivered, undelivered};
+pub use header::{Fault, Header, Ipv4};
+pub use icmp::unreachable;
 pub use offload::{NET_HEADER, Offload, Transport};
 pub use segment::{Segment, Segments, segments};
 
@@ -33,8 +33,7 @@ pub fn exercise(data: &[u8]) {
         assert!(pieces == 0 || pieces >= packet.len());
     }
     if Ipv4::parse(&packet).is_ok() {
-        take_hop(&mut packet);
-        let _told = undelivered(&packet, [10, 0, 0, 1].into(), Undelivered::NoRoute);
+        let _told = unreachable(&packet);
     }
     let size = usize::from(about[0]).max(1) * 8;
     let packets: Vec<&[u8]> = data[NET_HEADER..]

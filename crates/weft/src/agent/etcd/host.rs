@@ -42,7 +42,7 @@ impl Host {
         subnet_file: SubnetFile,
         wanted: watch::Sender<Holder>,
     ) -> Result<Self> {
-        let fabric = settings(&conf.backend)?;
+        let fabric = settings(&conf.backend);
         // Its Ethernet address follows from it, and stays.
         let name = NodeName::from(addresses.public.0.to_string());
         let backend = fabric.backend;
@@ -160,9 +160,9 @@ impl Host {
         let (Some(own), Some(node)) = (&self.own, self.compiler.own_node()) else {
             return Ok(());
         };
-        let standing = self.forwarding.tunnels();
         let desired = self.compiler.desired();
-        if let Some(announced) = fabric::announced(node, desired, self.backend, standing) {
+        let standing = self.forwarding.standing();
+        if let Some(announced) = fabric::announced(node, desired, self.backend, &standing) {
             let holder = said(&own.holder, &announced);
             self.wanted.send_if_modified(|wanted| {
                 let differs = *wanted != holder;
@@ -190,6 +190,7 @@ fn without_own(desired: &Desired) -> Desired {
         tunnel_peers: desired.tunnel_peers.clone(),
         udp_tunnel: desired.udp_tunnel.clone(),
         udp_peers: desired.udp_peers.clone(),
+        udp_senders: desired.udp_senders.clone(),
         ..Desired::default()
     }
 }
@@ -211,9 +212,12 @@ fn said(own: &Holder, announced: &Announced) -> Holder {
     }
 }
 
-fn settings(backend: &Backend) -> Result<FabricSettings> {
-    let default = FabricSettings::default();
-    Ok(match backend {
+fn settings(backend: &Backend) -> FabricSettings {
+    let default = FabricSettings {
+        datagrams: true,
+        ..FabricSettings::default()
+    };
+    match backend {
         Backend::HostGw => FabricSettings {
             backend: FabricBackend::HostGw,
             direct_routing: true,
@@ -232,9 +236,10 @@ fn settings(backend: &Backend) -> Result<FabricSettings> {
             direct_routing: *direct_routing,
             ..default
         },
-        Backend::Udp { .. } => anyhow::bail!(
-            "Backend.Type: udp (flannel's, where none is given) is none that hosts without \
-             Kubernetes have yet; take vxlan or host-gw"
-        ),
-    })
+        Backend::Udp { port } => FabricSettings {
+            backend: FabricBackend::Udp,
+            udp_port: *port,
+            ..default
+        },
+    }
 }

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use weft_etcd::{Client, Endpoint, Tls, TlsFiles};
 use weft_kube::Pauses;
 use weft_proto::flannel::{NetConf, Pool};
+use weft_serve::metrics::{BackEnd, Metrics};
 
 use self::host::Host;
 use self::own_addresses::{OwnAddresses, Wish};
@@ -129,7 +130,9 @@ async fn serve(args: EtcdArgs) -> Result<()> {
         bail!("EnableIPv4: leases in etcd are named by an IPv4 subnet; set it to true");
     }
     let networks: Vec<IpNet> = conf.pools().map(|pool: &Pool| pool.network).collect();
-    let mut forwarding = Forwarding::take_up(&networks)?;
+    // Nobody asks for them here.
+    let counters = Metrics::new(BackEnd::Nftables)?.forwarded_in_datagrams();
+    let mut forwarding = Forwarding::take_up(&networks, counters)?;
     let own = OwnAddresses::find(&args.wish(), &networks, &mut forwarding)?;
     info!(
         addresses = ?own.local, public = ?own.public, ?networks, backend = conf.backend.name(),
