@@ -1,6 +1,7 @@
 //! Packets in UDP datagrams between two nodes, in namespaces of the tests' own, and between a node
 //! and a program that does it the plain way.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![expect(clippy::print_stderr, reason = "tells what was left out")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};

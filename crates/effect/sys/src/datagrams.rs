@@ -155,10 +155,9 @@ impl DatagramSocket {
         };
         let Ok(received) = usize::try_from(received) else {
             let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
-                _ => Err(error),
-            };
+            use io::ErrorKind::{Interrupted, WouldBlock};
+            let nothing = matches!(error.kind(), WouldBlock | Interrupted);
+            return if nothing { Ok(0) } else { Err(error) };
         };
         for (slot, header) in inbox.slots.iter_mut().zip(&headers).take(received) {
             slot.length = (header.msg_len as usize).min(slot.bytes.len());

@@ -91,10 +91,11 @@ impl Queue {
     pub fn read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         match (&self.file).read(into) {
             Ok(length) => Ok(Some(length)),
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-                _ => Err(error),
-            },
+            Err(error) => {
+                use io::ErrorKind::{Interrupted, WouldBlock};
+                let nothing = matches!(error.kind(), WouldBlock | Interrupted);
+                if nothing { Ok(None) } else { Err(error) }
+            }
         }
     }
 
