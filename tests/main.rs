@@ -17,6 +17,7 @@ mod adoption;
 mod advertising;
 mod churn;
 mod client_go;
+mod controller;
 mod crowds;
 mod durability;
 mod endpoints;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod cni;
+mod controller;
 mod diff;
 mod dns;
 mod fabric;
@@ -36,6 +37,15 @@ enum Command {
     Lab(lab::Args),
     /// Program a node's network: what the DaemonSet runs on every node
     Agent(agent::AgentArgs),
+    /// Give nodes their pod ranges: what a cluster needs once
+    ///
+    /// For clusters whose kube-controller-manager does not (`--allocate-node-cidrs=false`). A Node
+    /// without spec.podCIDRs gets of each pod range the first part that nobody has, once and for
+    /// all; when the Node is gone its part is free again. What Nodes have already stays as it is: a
+    /// range beyond the cluster's, or one that two Nodes have, is named in an Event and in the log.
+    ///
+    /// Several can run: one leads, by the Lease, and another takes over when it ends.
+    Controller(controller::ControllerArgs),
     /// Answer the cluster's DNS queries
     Dns(dns::DnsArgs),
     /// Show what manifests would change in a node's kernel, and for which connections
@@ -77,6 +87,10 @@ fn main() -> ExitCode {
         Command::Agent(args) => {
             output::log_for_machine();
             agent::run(args)
+        }
+        Command::Controller(args) => {
+            output::log_for_machine();
+            controller::run(args)
         }
         Command::Dns(args) => {
             output::log_for_machine();

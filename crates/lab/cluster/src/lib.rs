@@ -5,7 +5,6 @@ pub mod controllers;
 pub mod events;
 pub mod kubelet;
 pub mod lab;
-pub mod node_ranges;
 pub mod placement;
 pub mod programs;
 pub mod upstreams;

@@ -16,6 +16,7 @@ mod defaults;
 mod field;
 mod kind;
 mod merge;
+pub mod node_ranges;
 mod openapi;
 mod prepare;
 mod print;

@@ -128,6 +128,27 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What a cluster's addresses are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClusterRanges {
+    /// Of pods, the primary family's first.
+    pub(crate) pods: Vec<IpNet>,
+    /// Of Services.
+    pub(crate) services: Vec<IpNet>,
+    /// The API's URL, if the configuration gives one.
+    pub(crate) api_server: Option<String>,
+}
+
+/// What the agents' configuration says of the cluster's addresses.
+pub(crate) fn cluster_ranges(path: &Path) -> Result<ClusterRanges> {
+    let config = Config::read(path)?;
+    Ok(ClusterRanges {
+        api_server: config.api_server(),
+        pods: config.pod_cidrs,
+        services: config.service_cidrs,
+    })
+}
+
 impl Config {
     /// Reads and checks a configuration file.
     pub(super) fn read(path: &Path) -> Result<Self> {

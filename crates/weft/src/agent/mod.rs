@@ -46,6 +46,7 @@ use weft_serve::proxy_health::ProxyHealth;
 use self::announcing::Announcing;
 use self::arriving::Arriving;
 use self::asked::Asked;
+pub(crate) use self::config::cluster_ranges;
 use self::config::{Config, Mode};
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};

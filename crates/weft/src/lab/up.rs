@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::ValueEnum;
+use clap::{ArgAction, ValueEnum};
 use ipnet::IpNet;
 use tokio::io::AsyncBufReadExt;
 use tokio::net::unix::pipe;
@@ -90,6 +90,10 @@ pub(super) struct Args {
     /// Pod range of the first node, second node, …, from --pod-cidr; the others get free ones
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     node_pod_cidr: Vec<IpNet>,
+    /// Whether the lab's controllers give nodes their pod ranges (kube-controller-manager's flag);
+    /// with `false` somebody else has to, such as `weft controller`, and the nodes are not waited for
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    allocate_node_cidrs: bool,
     /// Name of the first node, second node, …; the others are node-N
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     node_name: Vec<String>,
@@ -181,6 +185,7 @@ fn attend_as_asked(
     };
     plan.node_grace = args.node_grace;
     plan.scoring = args.scheduler_scoring;
+    plan.leaves_node_ranges = !args.allocate_node_cidrs;
     progress.line(&format!(
         "lab {}: {} node{}, pods {}, Services {}",
         plan.name,

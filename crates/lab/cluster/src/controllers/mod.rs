@@ -54,8 +54,8 @@ use weft_kube::kube;
 use weft_model::ObjectKey;
 
 use crate::events::Recorder;
-use crate::node_ranges::Masks;
 use crate::placement::Scoring;
+use weft_kinds::node_ranges::Masks;
 
 use self::kind::AnyKey;
 pub use self::nodes::NODE_GRACE;

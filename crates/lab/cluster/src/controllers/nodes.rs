@@ -16,7 +16,7 @@ use super::replicas::is_ready;
 use super::world::{LEASES, World, api};
 use super::{Context, During, Error, Options};
 use crate::events::Severity;
-use crate::node_ranges::Given;
+use weft_kinds::node_ranges::Given;
 
 const COMPONENT: &str = "node-controller";
 /// A node whose lease is older is taken for dead (default of kube-controller-manager's

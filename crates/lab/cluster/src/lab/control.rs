@@ -17,9 +17,9 @@ use weft_netlab::process;
 use super::advertised::{self, Unreachable};
 use super::boot;
 use super::plan::nth_host;
-use crate::node_ranges::Masks;
 use crate::placement::Scoring;
 use crate::{api, controllers, upstreams};
+use weft_kinds::node_ranges::Masks;
 
 /// The ports that Services get at the nodes (kube-apiserver's `--service-node-port-range`).
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;

@@ -350,7 +350,9 @@ fn controllers(config: &InitConfig) -> super::supervise::Recipe {
             .arg(paths::controllers_kubeconfig())
             .arg("--root-ca")
             .arg(paths::pki().join("ca.crt"));
-        for range in &plan.pod_cidrs {
+        // Without ranges there is nothing to give.
+        let given = plan.pod_cidrs.iter().filter(|_| !plan.leaves_node_ranges);
+        for range in given {
             spawn = spawn.args(["--pod-cidr".to_owned(), range.to_string()]);
         }
         for range in &plan.node_cidrs {

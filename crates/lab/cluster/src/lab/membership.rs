@@ -10,7 +10,7 @@ use super::plan::{
     is_reserved, nth_host,
 };
 use super::settings::NodeSettings;
-use crate::node_ranges::{Masks, free_parts};
+use weft_kinds::node_ranges::{Masks, free_parts};
 
 /// A node that is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -106,6 +106,9 @@ pub struct Plan {
     /// Which nodes the scheduler fills first.
     #[serde(default)]
     pub scoring: Scoring,
+    /// Whether somebody else gives nodes their parts of the pod ranges.
+    #[serde(default)]
+    pub leaves_node_ranges: bool,
 }
 
 /// One node, worked out.
@@ -308,6 +311,7 @@ impl Plan {
             cluster_domain: "cluster.local".to_owned(),
             node_grace: None,
             scoring: Scoring::default(),
+            leaves_node_ranges: false,
         })
     }
 

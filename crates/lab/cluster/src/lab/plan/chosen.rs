@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::super::settings::NodeSettings;
 use super::{FIRST_FREE, FIRST_NODE, NodePlan, hosts, nth_host, overlap};
-use crate::node_ranges::{Masks, free_parts};
+use weft_kinds::node_ranges::{Masks, free_parts};
 
 const ADDRESS: &str = "--node-address";
 const PART: &str = "--node-pod-cidr";

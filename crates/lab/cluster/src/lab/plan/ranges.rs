@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Error, Families};
-use crate::node_ranges::{Masks, free_parts};
+use weft_kinds::node_ranges::{Masks, free_parts};
 
 pub(super) const POD: &str = "--pod-cidr";
 pub(super) const SERVICE: &str = "--service-cidr";
