@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use weft_netlab::probe::{self, TcpEcho};
 use weft_netlab::{Namespace, link};
 
 /// What starts and ends in seconds, on a machine that does much else.
@@ -69,6 +70,8 @@ struct Wire {
     place: Namespace,
     folder: TempDir,
     certificates: bool,
+    /// Who etcdctl says that it is, as `NAME:PASSWORD`.
+    user: Option<&'static str>,
 }
 
 impl Wire {
@@ -84,6 +87,7 @@ impl Wire {
             place,
             folder: TempDir::new().unwrap(),
             certificates,
+            user: None,
             etcd: None,
         };
         if certificates {
@@ -155,6 +159,9 @@ impl Wire {
                 format!("--cert={}", self.file("own.pem")),
                 format!("--key={}", self.file("own.key")),
             ]);
+        }
+        if let Some(user) = self.user {
+            command.args(["--user", user]);
         }
         let output = command.args(arguments).output().unwrap();
         match output.status.success() {
@@ -552,4 +559,171 @@ fn etcd_is_spoken_to_with_certificates() {
     wire.configure(HOST_GW);
     let host = Host::up(&wire, 1, &[]);
     wire.lease(&host);
+}
+
+#[test]
+fn a_reservation_stays_one_and_what_is_reserved_for_another_is_nobody_elses() {
+    let wire = Wire::new();
+    wire.configure(VXLAN);
+    let key = |subnet: &str| format!("{PREFIX}/subnets/{subnet}");
+    let reserve = |subnet: &str, address: &str| {
+        wire.ctl(&[
+            "put",
+            &key(subnet),
+            &format!(r#"{{"PublicIP":"{address}"}}"#),
+        ]);
+    };
+    reserve("10.5.77.0-24", "172.30.0.1");
+    let lease_of = |subnet: &str| -> Result<u64, String> {
+        let said = wire.try_ctl(&["get", "-w", "json", &key(subnet)])?;
+        let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
+        let found = said["kvs"][0].as_object().ok_or("it is not there")?;
+        // Zero is left out.
+        Ok(found.get("lease").and_then(Value::as_u64).unwrap_or(0))
+    };
+    // What is leased lasts as long as its host runs; each is kept after a second.
+    let seconds = ["--lease-seconds", "3"];
+    let mut one = Host::up(&wire, 1, &seconds);
+    let two = Host::up(&wire, 2, &seconds);
+    assert_eq!(wire.lease(&one).0, "10.5.77.0-24");
+    assert_eq!(lease_of("10.5.77.0-24").unwrap(), 0);
+    let (second, _) = wire.lease(&two);
+    eventually("it is leased", || match lease_of(&second)? {
+        0 => Err("it stays".to_owned()),
+        _ => Ok(()),
+    });
+    one.route(&format!("{} via", subnet(&second)), true);
+
+    // Its host is gone, another's lease runs out, and the reservation stays.
+    one.process = None;
+    drop(two);
+    eventually("the lease ran out", || match lease_of(&second) {
+        Err(_) => Ok(()),
+        Ok(lease) => Err(format!("{lease}")),
+    });
+    assert_eq!(lease_of("10.5.77.0-24").unwrap(), 0);
+    one.start(&wire, &seconds);
+    // A lease that somebody makes a reservation is one from then on.
+    let three = Host::up(&wire, 3, &seconds);
+    let (third, _) = wire.lease(&three);
+    reserve(&third, "172.30.0.3");
+    let (again, _) = wire.lease(&three);
+    assert_eq!(again, third);
+    eventually("its host knows", || {
+        let log = three.log();
+        if log.contains("reserved for this host") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    assert_eq!(lease_of(&third).unwrap(), 0);
+}
+
+#[test]
+fn a_host_says_who_it_is_where_etcd_asks() {
+    let mut wire = Wire::new();
+    wire.configure(HOST_GW);
+    let range = format!("{PREFIX}/");
+    for arguments in [
+        &["user", "add", "root:first"][..],
+        &["user", "grant-role", "root", "root"],
+        &["role", "add", "network"],
+        &[
+            "role",
+            "grant-permission",
+            "network",
+            "--prefix=true",
+            "readwrite",
+            &range,
+        ],
+        &["user", "add", "host:second"],
+        &["user", "grant-role", "host", "network"],
+    ] {
+        // What came to an end after the answer was lost is there already.
+        eventually("etcd knows the users", || match wire.try_ctl(arguments) {
+            Err(error) if error.contains("already exist") => Ok(String::new()),
+            other => other,
+        });
+    }
+    wire.ctl(&["auth", "enable"]);
+    wire.user = Some("root:first");
+
+    let nobody = Host::up(&wire, 1, &[]);
+    eventually("who says no name is told", || {
+        let log = nobody.log();
+        if log.contains("user name is empty") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    let wrong = ["--etcd-username", "host", "--etcd-password", "first"];
+    let wrong = Host::up(&wire, 2, &wrong);
+    eventually("a wrong password is told", || {
+        let log = wrong.log();
+        if log.contains("invalid user ID or password") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    let right = ["--etcd-username", "host", "--etcd-password", "second"];
+    let host = Host::up(&wire, 3, &right);
+    let (name, _) = wire.lease(&host);
+    // What it was known by is forgotten with a change of the password.
+    let place = &wire.place;
+    let mut change = place.command("sh").unwrap();
+    let script = "echo second | etcdctl --endpoints=\"$1\" --user root:first \
+        user passwd host --interactive=false";
+    change
+        .env("ETCDCTL_API", "3")
+        .args(["-c", script, "sh", &wire.url()]);
+    let changed = change.output().unwrap();
+    assert!(changed.status.success(), "{changed:?}");
+    wire.ctl(&["del", &format!("{PREFIX}/subnets/{name}")]);
+    assert_eq!(wire.lease(&host).0, name);
+    assert!(!host.log().contains("invalid auth token"), "{}", host.log());
+}
+
+/// Containers of all hosts see each other's addresses; beyond the network only the host's is seen.
+#[test]
+fn what_leaves_the_network_has_the_host_s_address_if_that_is_asked_for() {
+    let wire = Wire::new();
+    wire.configure(VXLAN);
+    let masked = ["--ip-masq"];
+    let (mut one, two) = (Host::up(&wire, 1, &masked), Host::up(&wire, 2, &masked));
+    let (there, own) = (two.contain(), one.contain());
+    one.reaches(there);
+    assert_eq!(one.variable("FLANNEL_IPMASQ").unwrap(), "true");
+    // The wire has no route to containers: only what comes from the host's own address is
+    // answered, and the route to the wire is there.
+    let gateway: IpAddr = "172.30.0.10".parse().unwrap();
+    one.reaches(gateway);
+    let server = TcpEcho::start(&two.container, &format!("{there}:0")).unwrap();
+    let met = probe::tcp(&one.container, server.address(), PATIENCE).unwrap();
+    assert_eq!(
+        met.answer().map(|answer| answer.from.ip()),
+        Some(own),
+        "{met:?}"
+    );
+
+    // Without, it is left to Docker, and nothing of it stays.
+    one.process = None;
+    one.start(&wire, &[]);
+    eventually("the rules are gone", || {
+        let tables = one.place.output("nft", ["list", "tables"]);
+        let tables = tables.map_err(|error| error.to_string())?;
+        match tables.contains("weft") {
+            true => Err(format!("{tables}\n{}", one.log())),
+            false => Ok(()),
+        }
+    });
+    eventually("subnet.env says so", || {
+        match one.variable("FLANNEL_IPMASQ")? {
+            said if said == "false" => Ok(()),
+            said => Err(said),
+        }
+    });
+    one.reaches(there);
 }

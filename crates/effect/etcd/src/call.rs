@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
@@ -37,6 +37,8 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Connection {
     pub(crate) endpoint: Endpoint,
     sender: SendRequest<Said>,
+    /// By which etcd knows who asks.
+    token: Option<HeaderValue>,
 }
 
 impl Connection {
@@ -52,7 +54,14 @@ impl Connection {
         Ok(Self {
             endpoint: endpoint.clone(),
             sender,
+            token: None,
         })
+    }
+
+    /// Shows this token with whatever is asked from now on.
+    pub(crate) fn present(&mut self, mut token: HeaderValue) {
+        token.set_sensitive(true);
+        self.token = Some(token);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -122,7 +131,13 @@ impl Connection {
         said: Said,
     ) -> Result<Response<Incoming>, Error> {
         let scheme = if self.endpoint.tls { "https" } else { "http" };
-        let request = Request::post(format!("{scheme}://{}/{method}", self.endpoint.authority()))
+        let uri = format!("{scheme}://{}/{method}", self.endpoint.authority());
+        let mut request = Request::post(uri);
+        if let Some(token) = &self.token {
+            // etcd's `api/v3rpc/rpctypes/metadatafields.go`.
+            request = request.header("token", token);
+        }
+        let request = request
             .header("content-type", grpc::CONTENT_TYPE)
             .header("te", "trailers")
             // A member that is cut off from the others ends a watch rather than keep silent.

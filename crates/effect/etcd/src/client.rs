@@ -1,5 +1,7 @@
 //! What is asked of etcd.
 
+use std::fmt;
+
 use tokio::sync::Mutex;
 use weft_proto::protobuf::Message;
 
@@ -11,7 +13,26 @@ use crate::{Endpoint, Error, Tls};
 const RANGE: &str = "etcdserverpb.KV/Range";
 const TXN: &str = "etcdserverpb.KV/Txn";
 const GRANT: &str = "etcdserverpb.Lease/LeaseGrant";
+const AUTHENTICATE: &str = "etcdserverpb.Auth/Authenticate";
 const KEEP: &str = "etcdserverpb.Lease/LeaseKeepAlive";
+
+/// gRPC's status code of who is not known (any more): a token lasts some minutes.
+const UNAUTHENTICATED: &str = "16";
+
+/// Who asks, where etcd wants to know (`etcdctl auth enable`).
+#[derive(Clone)]
+pub struct Credentials {
+    /// The user's name.
+    pub user: String,
+    /// Their password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({:?})", self.user)
+    }
+}
 
 /// A cluster of etcd. It is asked by one member at a time; one that fails is followed by the next
 /// at the next call.
@@ -19,6 +40,7 @@ const KEEP: &str = "etcdserverpb.Lease/LeaseKeepAlive";
 pub struct Client {
     endpoints: Vec<Endpoint>,
     tls: Option<Tls>,
+    credentials: Option<Credentials>,
     state: Mutex<State>,
 }
 
@@ -31,10 +53,15 @@ struct State {
 
 impl Client {
     /// Of these members. Nothing is asked yet.
-    pub fn new(endpoints: Vec<Endpoint>, tls: Option<Tls>) -> Self {
+    pub fn new(
+        endpoints: Vec<Endpoint>,
+        tls: Option<Tls>,
+        credentials: Option<Credentials>,
+    ) -> Self {
         Self {
             endpoints,
             tls,
+            credentials,
             state: Mutex::default(),
         }
     }
@@ -106,11 +133,18 @@ impl Client {
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<T, Error> {
         let mut connection = self.connection().await?;
-        let answer = match connection.call(method, message).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.failed(error).await),
-        };
-        read(&answer).ok_or_else(|| connection.unreadable(method))
+        let mut answer = connection.call(method, message).await;
+        if self.credentials.is_some()
+            && matches!(&answer, Err(Error::Refused { code, .. }) if code == UNAUTHENTICATED)
+        {
+            self.state.lock().await.connection = None;
+            connection = self.connection().await?;
+            answer = connection.call(method, message).await;
+        }
+        match answer {
+            Ok(answer) => read(&answer).ok_or_else(|| connection.unreadable(method)),
+            Err(error) => Err(self.failed(error).await),
+        }
     }
 
     /// The connection that stands, or a new one.
@@ -129,7 +163,7 @@ impl Client {
                 reason: "none is given",
             });
         };
-        match Connection::open(endpoint, self.tls.as_ref()).await {
+        match self.open(endpoint).await {
             Ok(connection) => {
                 state.connection = Some(connection.clone());
                 Ok(connection)
@@ -139,6 +173,18 @@ impl Client {
                 Err(error)
             }
         }
+    }
+
+    async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Error> {
+        let mut connection = Connection::open(endpoint, self.tls.as_ref()).await?;
+        if let Some(Credentials { user, password }) = &self.credentials {
+            let asked = message::authenticate(user, password);
+            let answer = connection.call(AUTHENTICATE, &asked).await?;
+            let token = message::token(&answer).and_then(|token| token.try_into().ok());
+            let token = token.ok_or_else(|| connection.unreadable(AUTHENTICATE))?;
+            connection.present(token);
+        }
+        Ok(connection)
     }
 
     /// The next call asks another member: one that is cut off from the others refuses.

@@ -1,6 +1,6 @@
 //! A client of etcd: keys with a common prefix, leases, watches.
 //!
-//! Of etcd's methods five are needed, each a unary exchange or a stream of answers over HTTP/2;
+//! Of etcd's methods six are needed, each a unary exchange or a stream of answers over HTTP/2;
 //! messages are written and read by field number.
 //!
 //! Source: etcd's `api/etcdserverpb/rpc.proto`, `api/mvccpb/kv.proto`,
@@ -15,7 +15,7 @@ mod watch;
 
 use std::io;
 
-pub use client::Client;
+pub use client::{Client, Credentials};
 pub use endpoint::Endpoint;
 pub use message::{Entry, Event, Lease, LeaseId, Listing, Revision};
 pub use tls::{Tls, TlsFiles};

@@ -102,6 +102,22 @@ pub(crate) fn keep(lease: LeaseId) -> Message {
     Message::default().number(1, lease.0)
 }
 
+/// `AuthenticateRequest`.
+pub(crate) fn authenticate(user: &str, password: &str) -> Message {
+    Message::default().text(1, user).text(2, password)
+}
+
+/// `AuthenticateResponse`.
+pub(crate) fn token(bytes: &[u8]) -> Option<String> {
+    let mut token = None;
+    for field in Fields::of(bytes) {
+        if let (2, Value::Bytes(text)) = field? {
+            token = String::from_utf8(text.to_vec()).ok();
+        }
+    }
+    token
+}
+
 /// `WatchRequest`.
 pub(crate) fn watch(prefix: &str, from: Revision) -> Message {
     let create = Message::default().text(1, prefix).bytes(2, &behind(prefix));
@@ -242,6 +258,8 @@ mod tests {
         assert_eq!(transacted(b"\x0a\x02\x18\x07\x10\x01"), Some(Some(7)));
         assert_eq!(transacted(header), Some(None));
         assert_eq!(transacted(b"\x0a\x02\x18"), None);
+        assert_eq!(token(b"\x0a\x02\x18\x07\x12\x02ab").as_deref(), Some("ab"));
+        assert_eq!(token(header), None);
         let mut bytes = header.to_vec();
         bytes.extend([0x5a, 16, 0x12, 14]);
         bytes.extend(entry);

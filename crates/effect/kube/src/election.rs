@@ -41,7 +41,7 @@ pub(crate) struct Now {
 }
 
 impl Now {
-    pub(crate) fn now() -> Self {
+    pub(crate) fn read() -> Self {
         Self {
             clock: Instant::now(),
             wall: Timestamp::now(),

@@ -106,7 +106,7 @@ impl Candidate {
             return;
         };
         let spec = there.spec.clone().unwrap_or_default();
-        let Some(spec) = self.election.resignation(&spec, Now::now()) else {
+        let Some(spec) = self.election.resignation(&spec, Now::read()) else {
             return;
         };
         let lease = Lease {
@@ -129,7 +129,7 @@ impl Candidate {
     /// Takes or renews the lease, if nobody else has it.
     async fn attempt(&mut self) -> Result<bool, String> {
         // Before anything is sent: others count from when they see it.
-        let now = Now::now();
+        let now = Now::read();
         match timeout(REQUEST.min(self.terms.renew_within), self.write(now)).await {
             Ok(Ok(true)) => {
                 let until = now.clock + self.terms.renew_within;

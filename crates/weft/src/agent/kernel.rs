@@ -344,7 +344,10 @@ impl Kernel {
 
 /// Waits for an earlier agent's hold on the tables to end, but not for long: an agent that
 /// is alive does not let go.
-async fn adopt_services(families: &[IpFamily], patience: Duration) -> Result<ServiceTable> {
+pub(super) async fn adopt_services(
+    families: &[IpFamily],
+    patience: Duration,
+) -> Result<ServiceTable> {
     let deadline = Instant::now() + patience;
     loop {
         let connection = Connection::open().context("a netlink socket for nf_tables")?;

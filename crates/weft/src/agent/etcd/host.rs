@@ -10,6 +10,7 @@ use weft_model::{Announced, Change, NodeName, Object, Vtep};
 use weft_proto::flannel::{Backend, Holder, Lease, NetConf, VxlanEnd};
 
 use super::hosts::{self, Hosts, Own};
+use super::masquerade::Masquerade;
 use super::own_addresses::OwnAddresses;
 use super::session::News;
 use crate::agent::fabric;
@@ -28,6 +29,7 @@ pub(super) struct Host {
     /// Nothing is written before it is known: what the kernel holds stays in force.
     own: Option<Own>,
     forwarding: Forwarding,
+    masquerade: Masquerade,
     subnet_file: SubnetFile,
     wanted: watch::Sender<Holder>,
     retry: Retry,
@@ -39,6 +41,7 @@ impl Host {
         conf: &NetConf,
         addresses: OwnAddresses,
         mut forwarding: Forwarding,
+        masquerade: Masquerade,
         subnet_file: SubnetFile,
         wanted: watch::Sender<Holder>,
     ) -> Result<Self> {
@@ -61,6 +64,7 @@ impl Host {
             hosts: Hosts::default(),
             own: None,
             forwarding,
+            masquerade,
             subnet_file,
             wanted,
             retry: Retry::default(),
@@ -131,6 +135,7 @@ impl Host {
         let mut outcome = Outcome::default();
         let desired = without_own(self.compiler.desired());
         let written = self.forwarding.write(&desired, &mut outcome);
+        let written = written.and_then(|()| self.masquerade.write());
         let written = written.and_then(|()| self.tell());
         let (failure, error) = match (written, outcome.problems.split_first()) {
             (Err(error), _) => (Failure::Unknown, format!("{error:#}")),

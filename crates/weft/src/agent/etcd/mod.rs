@@ -3,6 +3,7 @@
 
 mod host;
 mod hosts;
+mod masquerade;
 mod own_addresses;
 mod session;
 
@@ -16,12 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
-use weft_etcd::{Client, Endpoint, Tls, TlsFiles};
+use weft_etcd::{Client, Credentials, Endpoint, Tls, TlsFiles};
 use weft_kube::Pauses;
 use weft_proto::flannel::{NetConf, Pool};
 use weft_serve::metrics::{BackEnd, Metrics};
 
 use self::host::Host;
+use self::masquerade::Masquerade;
 use self::own_addresses::{OwnAddresses, Wish};
 use self::session::Session;
 use super::forwarding::Forwarding;
@@ -64,6 +66,17 @@ pub(crate) struct EtcdArgs {
     /// Its key.
     #[arg(long, requires = "etcd_certfile")]
     etcd_keyfile: Option<PathBuf>,
+    /// Who this host is to etcd, where that asks for names (`etcdctl auth enable`).
+    #[arg(long, env = "FLANNELD_ETCD_USERNAME", requires = "etcd_password")]
+    etcd_username: Option<String>,
+    /// The password; better given in the variable, which other users of the host can't see.
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_PASSWORD",
+        hide_env_values = true,
+        requires = "etcd_username"
+    )]
+    etcd_password: Option<String>,
     /// The link or the address of this host that others reach it by; else where the default route
     /// leads.
     #[arg(long)]
@@ -74,6 +87,10 @@ pub(crate) struct EtcdArgs {
     /// The same for IPv6.
     #[arg(long)]
     public_ipv6: Option<std::net::Ipv6Addr>,
+    /// What containers send beyond the network has this host's address; without, that is left to
+    /// others, such as Docker.
+    #[arg(long)]
+    ip_masq: bool,
     /// Where subnet and MTU are told.
     #[arg(long, default_value = "/run/flannel/subnet.env")]
     subnet_file: PathBuf,
@@ -98,6 +115,11 @@ impl EtcdArgs {
         Ok(Some(Tls::read(&files)?))
     }
 
+    fn credentials(&self) -> Option<Credentials> {
+        let both = self.etcd_username.clone().zip(self.etcd_password.clone());
+        both.map(|(user, password)| Credentials { user, password })
+    }
+
     fn wish(&self) -> Wish {
         Wish {
             interface: self.iface.clone(),
@@ -120,7 +142,7 @@ pub(crate) fn run(args: EtcdArgs) -> Result<()> {
 async fn serve(args: EtcdArgs) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut network = NetworkChanges::subscribe()?;
-    let client = Client::new(args.endpoints.clone(), args.tls()?);
+    let client = Client::new(args.endpoints.clone(), args.tls()?, args.credentials());
     let prefix = args.prefix.trim_end_matches('/').to_owned();
     let conf = tokio::select! {
         conf = configuration(&client, &prefix) => conf?,
@@ -138,10 +160,11 @@ async fn serve(args: EtcdArgs) -> Result<()> {
         addresses = ?own.local, public = ?own.public, ?networks, backend = conf.backend.name(),
         "host started"
     );
+    let masquerade = Masquerade::take_up(args.ip_masq, &networks).await?;
     let subnet_file = SubnetFile {
         path: args.subnet_file,
         networks,
-        masquerades: false,
+        masquerades: args.ip_masq,
     };
     let (news, mut told) = mpsc::channel(WAITING);
     let (wanted, wishes) = watch::channel(own.holder(&conf.backend));
@@ -156,7 +179,7 @@ async fn serve(args: EtcdArgs) -> Result<()> {
         lease: None,
     };
     tokio::spawn(session.run());
-    let mut host = Host::new(&conf, own, forwarding, subnet_file, wanted)?;
+    let mut host = Host::new(&conf, own, forwarding, masquerade, subnet_file, wanted)?;
     let mut audit = tokio::time::interval(AUDIT_INTERVAL);
     audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     audit.reset();

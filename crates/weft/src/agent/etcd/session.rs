@@ -53,7 +53,8 @@ pub(super) struct Session {
 /// This host's lease, as it was last written.
 struct Held {
     own: Own,
-    lease: Lease,
+    /// None of a reservation: somebody wrote the key to stay, lease or no lease.
+    lease: Option<Lease>,
     written: Revision,
 }
 
@@ -91,7 +92,8 @@ impl Session {
         })
         .await?;
         let mut watch = self.client.watch(&within, revision + 1).await?;
-        let every = (held.lease.seconds / TIMES_KEPT).clamp(1, KEPT_EVERY);
+        let seconds = held.lease.map_or(self.seconds, |lease| lease.seconds);
+        let every = (seconds / TIMES_KEPT).clamp(1, KEPT_EVERY);
         let mut keep = interval(Duration::from_secs(every));
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         keep.reset();
@@ -101,7 +103,9 @@ impl Session {
             tokio::select! {
                 batch = watch.next() => self.follow(batch?.events, &held).await?,
                 _ = keep.tick() => {
-                    if !self.client.keep(held.lease.id).await? {
+                    if let Some(lease) = held.lease
+                        && !self.client.keep(lease.id).await?
+                    {
                         bail!("this host's lease ran out");
                     }
                     // A lease that lasts: two hosts that take each other's wait longer and longer.
@@ -186,7 +190,7 @@ impl Session {
         }
         let key = self.key(held.own.subnets);
         let text = wanted.to_json();
-        let put = self.client.put(&key, &text, held.lease.id, held.written);
+        let put = self.client.put(&key, &text, id(held.lease), held.written);
         let Some(written) = put.await? else {
             bail!("this host's lease of {} is another's", held.own.subnets);
         };
@@ -198,17 +202,21 @@ impl Session {
 
     /// Takes a subnet: the one that this host has or had, or else one that is free.
     async fn acquire(&mut self, listing: &Listing) -> Result<Held> {
-        let lease_of_etcd = self.lease_of_etcd().await?;
         let wanted = self.wanted.borrow().clone();
         let leases = self.leases(&listing.entries);
         let same = |held: &&Known<'_>| held.lease.holder.public_ip == wanted.public_ip;
         let mine = leases.iter().filter(same);
         let mut mine: Vec<&Known<'_>> = mine.filter(|held| self.fits(held.lease.subnets)).collect();
         mine.sort_by_key(|held| !self.had(held.lease.subnets));
+        let is_reserved = |known: &&Known<'_>| known.entry.lease == LeaseId::default();
+        let lease_of_etcd = match mine.first().is_some_and(is_reserved) {
+            true => None,
+            false => Some(self.lease_of_etcd().await?),
+        };
         let (subnets, holder, written) = match mine.first() {
             Some(Known { lease, entry }) => {
                 let holder = kept(&wanted, &lease.holder);
-                if entry.lease == lease_of_etcd.id && holder == lease.holder {
+                if entry.lease == id(lease_of_etcd) && holder == lease.holder {
                     let subnets = lease.subnets;
                     let own = Own { subnets, holder };
                     return Ok(Held {
@@ -226,11 +234,14 @@ impl Session {
         };
         let key = self.key(subnets);
         let text = holder.to_json();
-        let put = self.client.put(&key, &text, lease_of_etcd.id, written);
+        let put = self.client.put(&key, &text, id(lease_of_etcd), written);
         let Some(written) = put.await? else {
             bail!("another host was faster with {subnets}");
         };
-        info!(%subnets, seconds = lease_of_etcd.seconds, "subnet leased");
+        match lease_of_etcd {
+            Some(Lease { seconds, .. }) => info!(%subnets, seconds, "subnet leased"),
+            None => info!(%subnets, "the subnet reserved for this host is taken"),
+        }
         Ok(Held {
             own: Own { subnets, holder },
             lease: lease_of_etcd,
@@ -300,6 +311,11 @@ impl Session {
             _ => bail!("EnableIPv4: leases in etcd are named by an IPv4 subnet; set it to true"),
         }
     }
+}
+
+/// What a key goes with; 0 of one that stays.
+fn id(lease: Option<Lease>) -> LeaseId {
+    lease.map_or_else(LeaseId::default, |lease| lease.id)
 }
 
 /// A lease that can be read.
