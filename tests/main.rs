@@ -37,6 +37,7 @@ mod node_pods;
 mod ownership;
 mod pod_rules;
 mod pods;
+mod proxy_settings;
 mod publish;
 mod refusals;
 mod repair;
