@@ -122,7 +122,8 @@ impl View<'_> {
         let (comment, target) = if port.endpoints.any {
             (format!("{label} has no local endpoints"), Target::Drop)
         } else {
-            (format!("{label} has no endpoints"), Target::Reject)
+            let target = self.settings.refusal(self.key.protocol);
+            (format!("{label} has no endpoints"), target)
         };
         if let Some(address) = port.cluster_address.filter(|_| !self.inside) {
             let rule = self.portal.at(address, comment.clone());

@@ -98,6 +98,8 @@ pub enum Target {
     Return,
     /// Nowhere, and the sender is told.
     Reject,
+    /// Nowhere, and the sender's connection by TCP is reset.
+    Reset,
     /// To this endpoint.
     Translate(Backend),
     /// On, with the node's address.
@@ -306,6 +308,7 @@ impl Target {
                 };
                 write!(line, " -j REJECT --reject-with {answer}")
             }
+            Target::Reset => line.write_str(" -j REJECT --reject-with tcp-reset"),
             Target::Translate(backend) => {
                 let socket = SocketAddr::new(backend.address, backend.port);
                 write!(line, " -j DNAT --to-destination {socket}")

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use weft_desired::{IpFamily, LocalDetection, NodeNat};
+use weft_desired::{IpFamily, LocalDetection, NodeNat, Protocol};
 
-use crate::rule::{Condition, Rule};
+use crate::rule::{Condition, Rule, Target};
 
 /// Which of kube-proxy's generations of chains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub struct Options {
     pub drop_invalid: bool,
     /// Whether the kernel counts under names (`nfacct`): the counters have to be there.
     pub counters: bool,
+    /// Whether clients by TCP are reset where there is no endpoint. kube-proxy answers by ICMP,
+    /// which ends no connection that was open (RFC 1122, 4.2.3.9).
+    pub reset_refused: bool,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             random_fully: true,
             drop_invalid: true,
             counters: false,
+            reset_refused: false,
         }
     }
 }
@@ -61,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) random_fully: bool,
     pub(crate) drop_invalid: bool,
     pub(crate) counters: bool,
+    reset_refused: bool,
 }
 
 impl Settings {
@@ -81,6 +86,15 @@ impl Settings {
             random_fully: options.random_fully,
             drop_invalid: options.drop_invalid,
             counters: options.counters && options.generation == Generation::Current,
+            reset_refused: options.reset_refused,
+        }
+    }
+
+    /// What clients meet where there is no endpoint.
+    pub(crate) fn refusal(&self, protocol: Protocol) -> Target {
+        match protocol {
+            Protocol::Tcp if self.reset_refused => Target::Reset,
+            Protocol::Tcp | Protocol::Udp | Protocol::Sctp => Target::Reject,
         }
     }
 }

@@ -73,13 +73,17 @@ impl View<'_> {
         format!("{} has no endpoints", self.label())
     }
 
+    fn refusal(&self) -> Target {
+        self.settings.refusal(self.key.protocol)
+    }
+
     fn cluster_address(&self, fragment: &mut Fragment) {
         let Some(address) = self.port.cluster_address else {
             return;
         };
         if !self.any {
             let rule = self.portal.at(address, self.none());
-            fragment.share(Shared::Refused, rule.then(Target::Reject));
+            fragment.share(Shared::Refused, rule.then(self.refusal()));
             return;
         }
         if self.internal_local && self.port.endpoints.local.is_empty() {
@@ -111,7 +115,7 @@ impl View<'_> {
         for address in &self.port.external_addresses {
             if !self.any {
                 let rule = self.portal.at(*address, self.none());
-                fragment.share(Shared::RefusedExternal, rule.then(Target::Reject));
+                fragment.share(Shared::RefusedExternal, rule.then(self.refusal()));
                 continue;
             }
             let comment = format!("{} external IP", self.label());
@@ -142,7 +146,7 @@ impl View<'_> {
         for address in &port.load_balancer_addresses {
             if !self.any {
                 let rule = self.portal.at(*address, self.none());
-                fragment.share(Shared::RefusedExternal, rule.then(Target::Reject));
+                fragment.share(Shared::RefusedExternal, rule.then(self.refusal()));
                 continue;
             }
             let comment = format!("{} loadbalancer IP", self.label());
@@ -174,7 +178,7 @@ impl View<'_> {
             let rule = Rule::about(self.none())
                 .with(Match::ToNode)
                 .of(self.key.protocol, Some(number));
-            fragment.share(Shared::RefusedExternal, rule.then(Target::Reject));
+            fragment.share(Shared::RefusedExternal, rule.then(self.refusal()));
             return;
         }
         let rule = || Rule::about(self.label()).of(self.key.protocol, Some(number));

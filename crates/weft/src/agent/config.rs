@@ -13,6 +13,7 @@ use weft_proto::cni::InterfaceName;
 
 use super::fabric::FabricConfig;
 use super::proxy::ProxyConfig;
+use super::stale::Ended;
 
 /// As written in the file. Unknown fields are errors: a misspelt one would be a
 /// setting that silently does not hold.
@@ -204,6 +205,7 @@ impl Config {
                     Compat::V1_23 => Generation::V1_23,
                 },
                 masquerade_bit: self.iptables.masquerade_bit,
+                reset_refused: self.proxy.ended() == Ended::Everything,
                 ..Options::default()
             }),
         }

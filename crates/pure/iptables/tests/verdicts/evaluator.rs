@@ -151,7 +151,7 @@ impl Evaluator<'_> {
             Some(Target::Return) => return BTreeSet::from([way]),
             Some(Target::Accept) => way.end = Some(End::Accepted),
             Some(Target::Drop) => way.end = Some(End::Dropped),
-            Some(Target::Reject) => way.end = Some(End::Rejected),
+            Some(Target::Reject | Target::Reset) => way.end = Some(End::Rejected),
             Some(Target::SetMark(mark)) => way.mark |= mark,
             Some(Target::FlipMark(mark)) => way.mark ^= mark,
             Some(Target::Masquerade { .. }) => {
