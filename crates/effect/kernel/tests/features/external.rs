@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use serde_json::json;
 use weft_compile::ProxySettings;
 use weft_desired::IpFamily;
+use weft_netlab::probe::{TcpEcho, UdpEcho};
 
-use crate::node::each;
+use crate::node::{Node, each};
 use crate::objects::{
-    at, beyond, cluster_ip, endpoint, in_family, node_address, served, service, slices,
+    at, beyond, cluster_ip, endpoint, in_family, node_address, node_addresses, served, service,
+    slices,
 };
-use crate::row::{From, Meets, Seen, check};
+use crate::row::{From, Meets, Seen, check, client};
 
 const ONE: Meets = Meets::Each(&["pod-1"], Seen::AsNode);
 
@@ -82,6 +84,73 @@ fn source_ranges_admit_only_their_own() {
             check(node, &[(From::Outside, &only, meets)]);
         }
     });
+}
+
+/// A balancer's address may be the node's own, and somebody may listen there.
+#[test]
+fn who_is_not_admitted_does_not_meet_the_node_instead() {
+    let addresses = IpFamily::BOTH.map(|family| beyond(family, 1));
+    let pods = ["10.244.0.0/16", "fd00:10:244::/48"];
+    let balanced = json!({"external": {"load_balancer": addresses, "source_ranges": pods}});
+    each(
+        &ProxySettings::default(),
+        &served(1, balanced, &[1]),
+        |node| {
+            give_to_node(node);
+            let _servers = IpFamily::BOTH.map(|family| {
+                let at = external(1)(family).to_string();
+                let tcp = TcpEcho::start(&node.lab.node, &at).unwrap();
+                (tcp, UdpEcho::start(&node.lab.node, &at).unwrap())
+            });
+            check(
+                node,
+                &[
+                    (From::Pod(2), &external(1), ONE),
+                    (From::Outside, &external(1), Meets::Silence),
+                ],
+            );
+        },
+    );
+}
+
+/// The node has the balancer's first address.
+fn give_to_node(node: &Node) {
+    for family in IpFamily::BOTH {
+        let length = if family == IpFamily::V4 { 32 } else { 128 };
+        let address = format!("{}/{length}", beyond(family, 1));
+        weft_netlab::link::address(&node.lab.node, "eth0", &address).unwrap();
+    }
+}
+
+/// What the node sends to an address that it has comes from there. Other nodes may have it too:
+/// no endpoint could answer.
+#[test]
+fn the_node_does_not_ask_as_the_balancer() {
+    let addresses = IpFamily::BOTH.map(|family| beyond(family, 1));
+    let balanced = json!({"external": {"load_balancer": addresses, "policy": "Local"}});
+    each(
+        &ProxySettings::default(),
+        &served(1, balanced, &[1]),
+        |node| {
+            give_to_node(node);
+            node.set_addresses(
+                node_addresses()
+                    .into_iter()
+                    .chain(IpFamily::BOTH.map(|family| beyond(family, 1)))
+                    .collect(),
+            );
+            for family in IpFamily::BOTH {
+                let to = external(1)(family);
+                let met = node.lab.tcp(client(node, From::Node), to);
+                let back_end = node.back_end;
+                let answer = met
+                    .answer()
+                    .unwrap_or_else(|| panic!("{back_end:?}: {to}: {met:?}"));
+                assert_eq!(answer.local.ip(), to.ip(), "{back_end:?}");
+                assert_ne!(answer.from.ip(), to.ip(), "{back_end:?}");
+            }
+        },
+    );
 }
 
 /// `externalTrafficPolicy: Local`: the client's address is kept, and other nodes' endpoints are

@@ -55,9 +55,8 @@ fn a_client_keeps_its_endpoint_as_long_as_it_is_there() {
     let gone: u8 = had[0].trim_start_matches("pod-").parse().unwrap();
     let left: Vec<u8> = (1..=3).filter(|number| *number != gone).collect();
     let fewer = sticky(&left, 60);
-    table
-        .apply(fewer.iter().map(|(key, entry)| (*key, Some(&entry.value))))
-        .unwrap();
+    let changes = fewer.iter().map(|(key, entry)| (*key, Some(&entry.value)));
+    assert!(table.apply(changes).unwrap().stale_clients);
     assert!(table.forget_clients().unwrap() > 0);
     for address in service(10) {
         let reached = ask(address);
