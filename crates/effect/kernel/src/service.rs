@@ -42,7 +42,7 @@ pub use self::error::Error;
 pub use self::ip_family::IpFamily;
 pub use self::listing::{ListedChain, ListedSet, Listing, render};
 pub use self::plan::{Operation, Side, plan};
-pub use self::view::view;
+pub use self::view::{Wanted, view, view_of};
 
 /// What a call has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

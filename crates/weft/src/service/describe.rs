@@ -31,7 +31,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let standing = Standing::read()?.only(&args.service)?;
+    let standing = Standing::read(Some(&args.service))?;
     match args.output {
         Format::Json => {
             let rows: Vec<Value> = standing.rows.iter().map(as_json).collect();

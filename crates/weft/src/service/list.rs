@@ -36,10 +36,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let mut standing = Standing::read()?;
-    if let Some(which) = &args.service {
-        standing = standing.only(which)?;
-    }
+    let mut standing = Standing::read(args.service.as_ref())?;
     if let Some(namespace) = &args.namespace {
         let of = |row: &Row| Service::of(&row.seen.label).namespace == namespace;
         standing.rows.retain(of);

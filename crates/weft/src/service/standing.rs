@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use weft_desired::{
     Backend, Door, FrontendKey, HashOf, IpFamily, Masquerade, Observed, Otherwise, Reason, Volume,
 };
+use weft_kernel::service::Wanted;
 use weft_kernel::{iptables, service};
 use weft_sys::nft::Connection;
 
@@ -58,14 +59,30 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Reads nf_tables and iptables of this network namespace.
-    pub(super) fn read() -> anyhow::Result<Self> {
+    /// Reads nf_tables and iptables of this network namespace: all, or what fits; an error if
+    /// nothing does.
+    pub(super) fn read(which: Option<&Which>) -> anyhow::Result<Self> {
+        let standing = Self::read_some(&|key, label| which.is_none_or(|it| it.fits(key, label)))?;
+        match which {
+            Some(which) if standing.rows.is_empty() => {
+                let text = format!(
+                    "this node's kernel has no Service {which}; `weft service list` shows which \
+                     it has"
+                );
+                Err(NotThere(text).into())
+            }
+            Some(_) | None => Ok(standing),
+        }
+    }
+
+    fn read_some(wanted: Wanted<'_>) -> anyhow::Result<Self> {
         let mut standing = Self {
             rows: Vec::new(),
             turned_away: BTreeMap::new(),
         };
         let mut nft = Connection::open().context("a netlink socket for nf_tables")?;
-        let tables = service::view(&mut nft, &service::IpFamily::BOTH).map_err(refused)?;
+        let tables =
+            service::view_of(&mut nft, &service::IpFamily::BOTH, wanted).map_err(refused)?;
         let chains = match iptables::view(&IpFamily::BOTH) {
             // Where there is no iptables nobody has rules of it.
             Err(iptables::Error::Missing(_)) => None,
@@ -84,6 +101,8 @@ impl Standing {
         for (mode, view) in found {
             let Some(view) = view else { continue };
             let rows = view.frontends.into_iter();
+            // Of iptables' rules all are read in any case.
+            let rows = rows.filter(|(key, seen)| wanted(key, &seen.label));
             standing
                 .rows
                 .extend(rows.map(|(key, seen)| Row { mode, key, seen }));
@@ -94,18 +113,6 @@ impl Standing {
         let order = |row: &Row| (row.seen.label.clone(), row.seen.door, row.key);
         standing.rows.sort_by_key(order);
         Ok(standing)
-    }
-
-    /// Leaves what fits; an error if nothing does.
-    pub(super) fn only(mut self, which: &Which) -> anyhow::Result<Self> {
-        self.rows.retain(|row| which.fits(row));
-        if self.rows.is_empty() {
-            let text = format!(
-                "this node's kernel has no Service {which}; `weft service list` shows which it has"
-            );
-            return Err(NotThere(text).into());
-        }
-        Ok(self)
     }
 }
 
@@ -192,23 +199,23 @@ impl std::fmt::Display for Which {
 }
 
 impl Which {
-    fn fits(&self, row: &Row) -> bool {
+    fn fits(&self, key: &FrontendKey, label: &str) -> bool {
         match self {
             Which::At(address, port) => {
-                let everywhere = row.key.address.is_unspecified()
-                    && row.key.address.is_ipv4() == address.is_ipv4();
+                let everywhere =
+                    key.address.is_unspecified() && key.address.is_ipv4() == address.is_ipv4();
                 // A port of every address says nothing of one address.
-                (row.key.address == *address || everywhere && port.is_some())
-                    && port.is_none_or(|port| port == row.key.port)
+                (key.address == *address || everywhere && port.is_some())
+                    && port.is_none_or(|port| port == key.port)
             }
             Which::Named {
                 namespace,
                 name,
                 port,
             } => {
-                let service = Service::of(&row.seen.label);
+                let service = Service::of(label);
                 // The kernel keeps 127 bytes of a label.
-                let cut = row.seen.label.len() >= 127;
+                let cut = label.len() >= 127;
                 let same =
                     |kept: &str, wanted: &str| kept == wanted || cut && wanted.starts_with(kept);
                 namespace
@@ -397,7 +404,10 @@ mod tests {
     }
 
     fn fits(which: &str, row: &Row) -> bool {
-        which.parse::<Which>().unwrap().fits(row)
+        which
+            .parse::<Which>()
+            .unwrap()
+            .fits(&row.key, &row.seen.label)
     }
 
     #[test]

@@ -72,10 +72,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn count(args: &Args) -> anyhow::Result<Counted> {
-    let mut standing = Standing::read()?;
-    if let Some(which) = &args.service {
-        standing = standing.only(which)?;
-    }
+    let standing = Standing::read(args.service.as_ref())?;
     let mut counted = Counted {
         turned_away: standing.turned_away,
         ..Counted::default()

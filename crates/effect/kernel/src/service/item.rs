@@ -164,6 +164,13 @@ pub(super) fn slot_bytes(mut frontend: Bytes, slot: u32) -> Bytes {
     frontend
 }
 
+/// The keys of a frontend's slots, in their order: none is filled behind one that is empty.
+pub(super) fn slot_keys(frontend: &FrontendKey, room: u32) -> Vec<Bytes> {
+    let frontend = frontend_bytes(frontend);
+    let slots = 0..room;
+    slots.map(|slot| slot_bytes(frontend, slot)).collect()
+}
+
 pub(super) fn slot_of(key: Bytes) -> Option<u32> {
     let bytes = key.as_slice().last_chunk::<4>()?;
     Some(u32::from_ne_bytes(*bytes))

@@ -15,9 +15,7 @@ use weft_sys::nft::{Connection, Element, TableName};
 
 use super::installed::{Installed, Slots};
 use super::ip_family::IpFamily;
-use super::item::{
-    Bytes, ItemKey, ItemValue, Items, backend_of, frontend_bytes, frontend_of, slot_bytes, slot_of,
-};
+use super::item::{Bytes, ItemKey, ItemValue, Items, backend_of, frontend_of, slot_keys, slot_of};
 use super::set::{Content, Scope, SetId};
 
 /// Elements that are worth being looked up by their keys: a list of fewer takes the kernel less.
@@ -351,12 +349,9 @@ impl Standing {
         self.slots.outside.append(&mut other.slots.outside);
     }
 
-    /// The keys of the slots that it may have, in their order: none is filled behind one that is
-    /// empty.
+    /// The keys of the slots that it may have.
     fn slot_keys(&self, key: &FrontendKey, scope: Scope) -> Vec<Bytes> {
-        let frontend = frontend_bytes(key);
-        let slots = 0..self.room[scope as usize];
-        slots.map(|slot| slot_bytes(frontend, slot)).collect()
+        slot_keys(key, self.room[scope as usize])
     }
 
     fn take(&mut self, printer: &RandomState, key: &ItemKey, value: &ItemValue) {

@@ -14,35 +14,61 @@ use weft_sys::nft::{Connection, Counts, Element, TableName};
 
 use super::Error;
 use super::ip_family::IpFamily;
-use super::item::{Bytes, ItemKey, address_at_start, backend_of, frontend_of, remembered, slot_of};
-use super::set::{Scope, SetId, Way};
+use super::item::{
+    Bytes, ItemKey, address_at_start, backend_of, frontend_bytes, frontend_of, remembered,
+    service_address, slot_keys, slot_of,
+};
+use super::set::{Content, Scope, SetId, Way};
 
 /// How often a table is read that changes meanwhile. Then the last look is taken: each of
 /// its elements was there.
 const LOOKS: usize = 3;
+/// Where fewer than one frontend of so many is wanted, a set's elements are looked up by their keys:
+/// a list hands all of them over.
+const LISTED: usize = 8;
 
 /// What the tables of these families have; `None` if there is none.
 ///
 /// # Errors
 /// [`Error::Kernel`] if the kernel does not answer, or not to this user.
 pub fn view(connection: &mut Connection, families: &[IpFamily]) -> Result<Option<View>, Error> {
+    view_of(connection, families, &|_, _| true)
+}
+
+/// The same of some frontends only, told by their keys and labels.
+///
+/// # Errors
+/// As [`view`].
+pub fn view_of(
+    connection: &mut Connection,
+    families: &[IpFamily],
+    wanted: Wanted<'_>,
+) -> Result<Option<View>, Error> {
     let mut all = None;
     for family in families {
         let name = family.table();
         let tables = connection.tables(name.family)?;
         if tables.iter().any(|table| table.name == name) {
-            let view = steady(connection, *family, &name)?;
+            let view = steady(connection, *family, &name, wanted)?;
             all.get_or_insert_with(View::default).merge(view);
         }
     }
     Ok(all)
 }
 
-fn steady(connection: &mut Connection, family: IpFamily, name: &TableName) -> Result<View, Error> {
+/// Whether a frontend is to be seen. A label is cut where the kernel keeps no more of it.
+pub type Wanted<'a> = &'a dyn Fn(&FrontendKey, &str) -> bool;
+
+fn steady(
+    connection: &mut Connection,
+    family: IpFamily,
+    name: &TableName,
+    wanted: Wanted<'_>,
+) -> Result<View, Error> {
     let mut look = 1;
     loop {
         let before = connection.generation()?;
-        let view = read(connection, family, name)?;
+        let view = read(connection, family, name, wanted)?;
         if look == LOOKS || connection.generation()? == before {
             return Ok(view);
         }
@@ -50,24 +76,35 @@ fn steady(connection: &mut Connection, family: IpFamily, name: &TableName) -> Re
     }
 }
 
-fn read(connection: &mut Connection, family: IpFamily, name: &TableName) -> Result<View, Error> {
+fn read(
+    connection: &mut Connection,
+    family: IpFamily,
+    name: &TableName,
+    wanted: Wanted<'_>,
+) -> Result<View, Error> {
     let there: BTreeSet<String> = connection
         .sets(name)?
         .into_iter()
         .map(|set| set.map_or_else(|name| name, |set| set.name))
         .collect();
     let timeouts = there.iter().filter_map(|name| SetId::timeout_of(name));
+    let sets = SetId::all(&timeouts.collect(), true);
     let mut reader = Reader {
+        connection,
+        name,
         family,
         frontends: BTreeMap::new(),
+        rooms: BTreeMap::new(),
+        few: false,
         exclusive: BTreeSet::new(),
         own: BTreeSet::new(),
         remembered: BTreeMap::new(),
     };
-    for set in SetId::all(&timeouts.collect(), true) {
-        if there.contains(&*set.name()) {
-            for element in connection.elements(name, &set.name())? {
-                reader.take(set, &element);
+    // What is looked for in a set depends on those before.
+    for stage in Stage::ALL {
+        for set in sets.iter().filter(|set| stage.has(**set)) {
+            if there.contains(&*set.name()) {
+                reader.read(stage, *set, wanted)?;
             }
         }
     }
@@ -80,65 +117,160 @@ fn read(connection: &mut Connection, family: IpFamily, name: &TableName) -> Resu
     Ok(view)
 }
 
-struct Reader {
+/// How a set is read, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The set that has every frontend.
+    Frontends,
+    /// Each element is a frontend, or its address.
+    Traits,
+    /// Nothing leads to the elements but some have to be looked for.
+    Others,
+    /// By their slots.
+    Endpoints,
+}
+
+impl Stage {
+    const ALL: [Stage; 4] = [
+        Stage::Frontends,
+        Stage::Traits,
+        Stage::Others,
+        Stage::Endpoints,
+    ];
+
+    fn has(self, set: SetId) -> bool {
+        let stage = match set {
+            SetId::Frontends => Stage::Frontends,
+            SetId::ServiceAddresses
+            | SetId::Sticky(_)
+            | SetId::MasqueradeOutside
+            | SetId::MasqueradeAll
+            | SetId::MasqueradeNode
+            | SetId::Restricted
+            | SetId::NotAdmitted
+            | SetId::Size(..)
+            | SetId::Hashed(..)
+            | SetId::Split
+            | SetId::Traffic(_)
+            | SetId::Refused
+            | SetId::Dropped
+            | SetId::DroppedOutside => Stage::Traits,
+            SetId::Own | SetId::Affinity | SetId::Sources => Stage::Others,
+            SetId::Endpoints(_) => Stage::Endpoints,
+            // They say nothing that others don't.
+            SetId::Pods
+            | SetId::PodSources
+            | SetId::Nodes
+            | SetId::Hairpin
+            | SetId::ServiceRanges
+            | SetId::Remembered
+            | SetId::Large(_) => return false,
+        };
+        self == stage
+    }
+}
+
+struct Reader<'a> {
+    connection: &'a mut Connection,
+    name: &'a TableName,
     family: IpFamily,
     frontends: BTreeMap<FrontendKey, Observed>,
+    /// How many slots they may have of each scope.
+    rooms: BTreeMap<(FrontendKey, Scope), u32>,
+    /// Whether they are few among all.
+    few: bool,
     exclusive: BTreeSet<IpAddr>,
     own: BTreeSet<IpAddr>,
     remembered: BTreeMap<FrontendKey, usize>,
 }
 
-impl Reader {
+impl Reader<'_> {
+    fn read(&mut self, stage: Stage, set: SetId, wanted: Wanted<'_>) -> Result<(), Error> {
+        match stage {
+            Stage::Frontends => {
+                let all = self.connection.elements(self.name, &set.name())?;
+                for element in &all {
+                    let frontend = item(set, element, self.family);
+                    let label = element.comment.as_deref().unwrap_or_default();
+                    if let Some((frontend, _)) = frontend.filter(|(key, _)| wanted(key, label)) {
+                        self.frontends
+                            .insert(frontend, Observed::new(Door::External));
+                        self.take(set, element);
+                    }
+                }
+                self.few = self.frontends.len() * LISTED < all.len();
+            }
+            Stage::Traits if self.few => {
+                let keys = self.frontends.keys();
+                let runs: Vec<_> = keys.map(|key| vec![key_in(set, key)]).collect();
+                self.look_up(set, runs)?;
+            }
+            Stage::Others if !self.needs(set) => {}
+            Stage::Traits | Stage::Others => {
+                for element in self.connection.elements(self.name, &set.name())? {
+                    self.take(set, &element);
+                }
+            }
+            Stage::Endpoints => {
+                let SetId::Endpoints(scope) = set else {
+                    return Ok(());
+                };
+                let rooms = self.rooms.iter().filter(|((_, of), _)| *of == scope);
+                let runs = rooms.map(|((key, _), room)| slot_keys(key, *room));
+                let runs: Vec<_> = runs.collect();
+                self.look_up(set, runs)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_up(&mut self, set: SetId, runs: Vec<Vec<Bytes>>) -> Result<(), Error> {
+        let mut found = Vec::new();
+        let take = |element| found.push(element);
+        self.connection
+            .look_up(self.name, &set.name(), runs, take)?;
+        found.iter().for_each(|element| self.take(set, element));
+        Ok(())
+    }
+
+    /// Whether a set has anything of the frontends.
+    fn needs(&self, set: SetId) -> bool {
+        let mut frontends = self.frontends.values();
+        if set == SetId::Affinity {
+            return frontends.any(|it| it.affinity.is_some());
+        }
+        set != SetId::Sources || frontends.any(|it| it.sources.is_some())
+    }
+
     fn take(&mut self, set: SetId, element: &Element) {
-        let Some(key) = Bytes::new(&element.key) else {
-            return;
-        };
-        match set {
-            SetId::ServiceAddresses => {
+        match set.content() {
+            Content::Addresses => {
                 self.exclusive
                     .extend(address_at_start(&element.key, self.family));
             }
-            SetId::Own => self.own.extend(address_at_start(&element.key, self.family)),
-            SetId::Affinity => {
+            // Only of its own is anything read.
+            Content::Node => self.own.extend(address_at_start(&element.key, self.family)),
+            Content::Kernel => {
                 let frontend = remembered(element, self.family).map(|(_, frontend, _)| frontend);
                 if let Some(frontend) = frontend {
                     *self.remembered.entry(frontend).or_default() += 1;
                 }
             }
-            SetId::Pods
-            | SetId::PodSources
-            | SetId::Nodes
-            | SetId::Hairpin
-            | SetId::ServiceRanges => {}
-            SetId::Endpoints(_)
-            | SetId::Remembered
-            | SetId::Sticky(_)
-            | SetId::MasqueradeOutside
-            | SetId::MasqueradeAll
-            | SetId::MasqueradeNode
-            | SetId::Sources
-            | SetId::Restricted
-            | SetId::NotAdmitted
-            | SetId::Size(..)
-            | SetId::Large(_)
-            | SetId::Hashed(..)
-            | SetId::Split
-            | SetId::Frontends
-            | SetId::Traffic(_)
-            | SetId::Refused
-            | SetId::Dropped
-            | SetId::DroppedOutside => {
-                let Some(frontend) = frontend_of(&ItemKey { set, key }, self.family) else {
+            Content::Frontends => {
+                let Some((frontend, key)) = item(set, element, self.family) else {
                     return;
                 };
-                let frontend = self
-                    .frontends
-                    .entry(frontend)
-                    .or_insert_with(|| Observed::new(Door::External));
-                if let Some(label) = &element.comment {
-                    frontend.label = Arc::from(label.as_str());
+                let Some(observed) = self.frontends.get_mut(&frontend) else {
+                    return;
+                };
+                if let Some((scope, room)) = set.room() {
+                    let known = self.rooms.entry((frontend, scope)).or_default();
+                    *known = room.max(*known);
                 }
-                describe(frontend, set, key, element, self.family);
+                if let Some(label) = &element.comment {
+                    observed.label = Arc::from(label.as_str());
+                }
+                describe(observed, set, key, element, self.family);
             }
         }
     }
@@ -157,6 +289,20 @@ impl Reader {
             frontends,
             turned_away: BTreeMap::new(),
         }
+    }
+}
+
+/// The frontend that an element is of, and its key.
+fn item(set: SetId, element: &Element, family: IpFamily) -> Option<(FrontendKey, Bytes)> {
+    let key = Bytes::new(&element.key)?;
+    Some((frontend_of(&ItemKey { set, key }, family)?, key))
+}
+
+/// The key of a frontend's element in a set that has one of it.
+fn key_in(set: SetId, frontend: &FrontendKey) -> Bytes {
+    match set.content() {
+        Content::Addresses => service_address(frontend.address).0.key,
+        Content::Frontends | Content::Node | Content::Kernel => frontend_bytes(frontend),
     }
 }
 

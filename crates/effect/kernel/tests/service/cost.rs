@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use weft_desired::{Backend, Frontend, FrontendKey, NodeNat, Protocol, SocketKey, Table};
-use weft_kernel::service::{IpFamily, ServiceTable};
+use weft_kernel::service::{IpFamily, ServiceTable, view, view_of};
 use weft_netlab::Namespace;
 use weft_sys::nft::Connection;
 
@@ -58,6 +58,51 @@ fn the_cost_of_a_change() {
             times.sort();
             println!("  {what}: p50 {:?}, p99 {:?}", times[500], times[990]);
         }
+    }
+}
+
+/// What it costs to read of many Services, and of one among many.
+/// `cargo test … -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn the_cost_of_a_look() {
+    for services in [100_u32, 10_000] {
+        let node = Namespace::new("node").unwrap();
+        let connection = Connection::in_namespace(node.as_fd()).unwrap();
+        let mut table = ServiceTable::adopt(connection, &[IpFamily::V4]).unwrap();
+        let desired: Table<FrontendKey, Frontend> = (0..services)
+            .map(|service| {
+                let backend = |number: u32| Backend {
+                    address: IpAddr::from((0x0af4_0000 + service * 10 + number).to_be_bytes()),
+                    port: 8080,
+                };
+                let key = SocketKey {
+                    address: IpAddr::from((0x0a60_0000 + service).to_be_bytes()),
+                    protocol: Protocol::Tcp,
+                    port: 80,
+                };
+                let label = format!("default/service-{service}:http");
+                let frontend = Frontend::new(label.into(), (0..10).map(backend).collect());
+                (key, entry(frontend))
+            })
+            .collect();
+        table.reconcile(&desired, &nat()).unwrap();
+        let mut looking = Connection::in_namespace(node.as_fd()).unwrap();
+        let start = Instant::now();
+        let all = view(&mut looking, &[IpFamily::V4]).unwrap();
+        println!("{services} Services: all {:?}", start.elapsed());
+        let frontends = all.unwrap().frontends;
+        let endpoints: usize = frontends.values().map(|it| it.backends.len()).sum();
+        let start = Instant::now();
+        let one = view_of(&mut looking, &[IpFamily::V4], &|_, label| {
+            label == "default/service-7:http"
+        });
+        println!("{services} Services: one {:?}", start.elapsed());
+        assert_eq!(one.unwrap().unwrap().frontends.len(), 1);
+        assert_eq!(
+            (frontends.len(), endpoints),
+            (desired.len(), 10 * desired.len())
+        );
     }
 }
 
