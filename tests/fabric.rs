@@ -234,3 +234,95 @@ fn packets_go_in_datagrams_and_come_back_after_whatever_happens() {
         expect(shown, |shown| !shown.contains("flannel0"))
     });
 }
+
+#[test]
+fn nodes_are_reached_by_the_addresses_that_a_person_chose() {
+    let lab = lab("interface");
+    for (node, number) in [("node-1", 1), ("node-2", 2)] {
+        let script = format!(
+            "ip address add 192.168.77.{number}/24 dev eth0
+             ip address add fd77::{number}/64 dev eth0 nodad"
+        );
+        lab.sh(node, &script).ok();
+    }
+    let chosen = r#"{type: vxlan, interface: {cidr: [192.168.77.0/24, "fd77::/64"]}}"#;
+    lab.configure("fabric", chosen);
+    settled(
+        &lab,
+        "vxlan",
+        &["10.244.1.0/24 via 10.244.1.0 dev flannel.1"],
+    );
+    eventually("the other node's address is the chosen one", || {
+        let path = r"{.metadata.annotations.flannel\.alpha\.coreos\.com/public-ip}";
+        let said = lab.field(&["node", "node-2"], path)?;
+        expect(said, |said| said == "192.168.77.2")
+    });
+    eventually("the tunnel leads from one to the other", || {
+        let script = "ip -d link show flannel.1; bridge fdb show dev flannel.1";
+        let shown = lab.sh("node-1", script).result()?;
+        expect(shown, |shown| {
+            shown.contains("local 192.168.77.1 ") && shown.contains("dst 192.168.77.2 ")
+        })
+    });
+    let two = lab.pod_ips("default", "two");
+    for to in &two {
+        eventually(&format!("{to} is reached"), || {
+            client(&lab, "one", to).map(drop)
+        });
+    }
+    // What a person says of one node comes before it.
+    let instead = "flannel.alpha.coreos.com/public-ip-overwrite=172.30.0.12";
+    lab.kubectl(&["annotate", "node", "node-2", instead]).ok();
+    eventually("it is sent to there", || {
+        let shown = lab.sh("node-1", "bridge fdb show dev flannel.1").result()?;
+        expect(shown, |shown| shown.contains("dst 172.30.0.12 "))
+    });
+    eventually("it is reached", || client(&lab, "one", &two[0]).map(drop));
+
+    lab.configure("fabric", "{type: vxlan, interface: {name: eth7}}");
+    eventually(
+        "a link that is not there is named, with those that are",
+        || {
+            let logs = ["logs", "-n", "kube-system", "-l", "k8s-app=weft-agent"];
+            let said = lab.kubectl(&logs).result()?;
+            expect(said, |said| {
+                said.contains("eth7") && said.contains("192.168.77.1 on eth0")
+            })
+        },
+    );
+}
+
+#[test]
+fn flannel_s_own_configuration_says_how_nodes_are_reached() {
+    let lab = lab("net-conf");
+    let map = ["-n", "kube-system", "configmap", "weft"];
+    let text = lab.field(&map, "{.data.config\\.yaml}").unwrap();
+    let kept = text.lines();
+    let kept = kept.filter(|line| !line.starts_with("podCIDRs:") && !line.starts_with("fabric:"));
+    let flannel = r#"{
+        "Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/56",
+        "Backend": {"Type": "vxlan", "VNI": 7, "Port": 8473}
+    }"#;
+    let data = serde_json::json!({
+        "config.yaml": kept.collect::<Vec<_>>().join("\n"),
+        "net-conf.json": flannel,
+    });
+    let patch = serde_json::json!({"data": data}).to_string();
+    let patch = ["patch", "--type", "merge", "-p", &patch];
+    lab.kubectl(&[&patch[..], &map].concat()).ok();
+    let agents = ["-l", "k8s-app=weft-agent", "-n", "kube-system"];
+    lab.kubectl(&[&["delete", "pods"][..], &agents].concat())
+        .ok();
+    settled(
+        &lab,
+        "vxlan",
+        &["10.244.1.0/24 via 10.244.1.0 dev flannel.7 proto 72 onlink"],
+    );
+    let shown = lab.sh("node-1", "ip -d link show flannel.7").ok();
+    assert!(shown.contains("dstport 8473"), "{shown}");
+    for to in lab.pod_ips("default", "two") {
+        eventually(&format!("{to} is reached"), || {
+            client(&lab, "one", &to).map(drop)
+        });
+    }
+}

@@ -49,8 +49,8 @@ pub(crate) struct ControllerArgs {
     /// The cluster's range of pod addresses; one of each family, the primary one first.
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     pod_cidr: Vec<IpNet>,
-    /// How long the prefix of a node's part is, of the first range, the second [default: 24 for
-    /// IPv4, 64 for IPv6].
+    /// How long the prefix of a node's part is, of the first range, the second [default: what
+    /// net-conf.json beside --config says, or 24 for IPv4, 64 for IPv6].
     #[arg(long, value_delimiter = ',', value_name = "LENGTH")]
     node_mask: Vec<u8>,
     /// Ranges that no node gets, though a pod range may contain them: those of Services, of nodes.
@@ -99,15 +99,19 @@ impl ControllerArgs {
     /// What parts are cut from, and where the API is if the configuration says so.
     fn settings(&self) -> Result<(Settings, Option<String>)> {
         let mut reserved = self.reserved_cidr.clone();
-        let (ranges, server) = match &self.config {
+        let (ranges, masks, server) = match &self.config {
             Some(path) => {
                 let cluster = agent::cluster_ranges(path)?;
                 reserved.extend(cluster.services);
-                (cluster.pods, cluster.api_server)
+                (cluster.pods, cluster.node_masks, cluster.api_server)
             }
-            None => (self.pod_cidr.clone(), None),
+            None => (self.pod_cidr.clone(), Vec::new(), None),
         };
-        let settings = Settings::new(ranges, &self.node_mask, reserved)?;
+        let masks = match self.node_mask.is_empty() {
+            true => &masks,
+            false => &self.node_mask,
+        };
+        let settings = Settings::new(ranges, masks, reserved)?;
         Ok((settings, self.server.clone().or(server)))
     }
 }

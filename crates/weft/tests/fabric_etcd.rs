@@ -20,7 +20,7 @@ use weft_netlab::probe::{self, TcpEcho};
 use weft_netlab::{Namespace, link};
 
 /// What starts and ends in seconds, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 const PREFIX: &str = "/coreos.com/network";
@@ -257,6 +257,7 @@ impl Host {
         let mut arguments: Vec<String> = ["fabric", "etcd", "--endpoints"].map(Into::into).into();
         arguments.extend([wire.url(), "--subnet-file".into(), path("subnet.env")]);
         arguments.extend(["--lock".into(), path("lock")]);
+        arguments.extend(["--fabric-socket".into(), path("fabric.sock")]);
         if wire.certificates {
             for (flag, name) in [
                 ("--etcd-cafile", "ca.pem"),
@@ -646,8 +647,9 @@ fn a_host_says_who_it_is_where_etcd_asks() {
             other => other,
         });
     }
-    wire.ctl(&["auth", "enable"]);
+    // Who asks for it a second time, because an answer was lost, is asked who that is.
     wire.user = Some("root:first");
+    wire.ctl(&["auth", "enable"]);
 
     let nobody = Host::up(&wire, 1, &[]);
     eventually("who says no name is told", || {
@@ -672,15 +674,18 @@ fn a_host_says_who_it_is_where_etcd_asks() {
     let host = Host::up(&wire, 3, &right);
     let (name, _) = wire.lease(&host);
     // What it was known by is forgotten with a change of the password.
-    let place = &wire.place;
-    let mut change = place.command("sh").unwrap();
     let script = "echo second | etcdctl --endpoints=\"$1\" --user root:first \
         user passwd host --interactive=false";
-    change
-        .env("ETCDCTL_API", "3")
-        .args(["-c", script, "sh", &wire.url()]);
-    let changed = change.output().unwrap();
-    assert!(changed.status.success(), "{changed:?}");
+    eventually("the password is said again", || {
+        let mut change = wire.place.command("sh").unwrap();
+        change.env("ETCDCTL_API", "3");
+        change.args(["-c", script, "sh", &wire.url()]);
+        let changed = change.output().unwrap();
+        match changed.status.success() {
+            true => Ok(()),
+            false => Err(format!("{changed:?}")),
+        }
+    });
     wire.ctl(&["del", &format!("{PREFIX}/subnets/{name}")]);
     assert_eq!(wire.lease(&host).0, name);
     assert!(!host.log().contains("invalid auth token"), "{}", host.log());
@@ -726,4 +731,77 @@ fn what_leaves_the_network_has_the_host_s_address_if_that_is_asked_for() {
         }
     });
     one.reaches(there);
+}
+
+#[test]
+fn a_host_with_several_links_is_reached_by_the_one_that_is_meant() {
+    let wire = Wire::new();
+    wire.configure(VXLAN);
+    link::bridge(&wire.place, "second").unwrap();
+    link::address(&wire.place, "second", "172.31.0.10/24").unwrap();
+    let with_two = |number: u8| {
+        let mut host = Host::on(&wire, number);
+        let port = format!("second{number}");
+        link::veth(&host.place, "eth1", &wire.place, &port).unwrap();
+        link::port(&wire.place, "second", &port).unwrap();
+        link::up(&wire.place, &port).unwrap();
+        host.address = format!("172.31.0.{number}");
+        let address = format!("{}/24", host.address);
+        link::address(&host.place, "eth1", &address).unwrap();
+        host
+    };
+    let ways = [
+        ["--iface", "eth1"],
+        ["--iface-regex", r"^172\.31\."],
+        ["--iface-can-reach", "172.31.0.10"],
+    ];
+    let hosts = (1..).zip(&ways).map(|(number, way)| {
+        let mut host = with_two(number);
+        host.start(&wire, way);
+        host
+    });
+    let hosts: Vec<Host> = hosts.collect();
+    for host in &hosts {
+        wire.lease(host);
+    }
+    let addresses: Vec<IpAddr> = hosts.iter().map(Host::contain).collect();
+    for host in &hosts {
+        let shown = host.place.output("ip", ["-d", "link", "show", "flannel.1"]);
+        let local = format!("local {} ", host.address);
+        assert!(shown.unwrap().contains(&local), "{local}");
+        for to in &addresses {
+            host.reaches(*to);
+        }
+    }
+    let host = &hosts[0];
+    eventually(
+        "who asks is told of the others, and that nothing is missing",
+        || {
+            let mut command = host.place.command(env!("CARGO_BIN_EXE_weft")).unwrap();
+            command.args(["fabric", "peers", "-o", "json", "--socket"]);
+            let output = command.arg(host.path("fabric.sock")).output().unwrap();
+            let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let peers = told["peers"].as_array().cloned().unwrap_or_default();
+            let stands = |peer: &Value| {
+                let whole = peer["missing"].as_array().is_some_and(Vec::is_empty);
+                whole && peer["way"] == "vxlan" && peer["address"] != *host.address
+            };
+            match peers.len() == 2 && peers.iter().all(stands) {
+                true => Ok(()),
+                false => Err(format!("{output:?}")),
+            }
+        },
+    );
+    let fourth = with_two(4);
+    let mut command = fourth.place.command("timeout").unwrap();
+    command.args(["60", "setpriv", "--pdeathsig", "KILL"]);
+    command.arg(env!("CARGO_BIN_EXE_weft"));
+    command.args(fourth.arguments(&wire, &["--iface", "eth7"]));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("eth7") && said.contains("172.31.0.4 on eth1"),
+        "{said}"
+    );
 }

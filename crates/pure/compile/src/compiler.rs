@@ -144,7 +144,7 @@ impl Compiler {
         let tunnels = tunnels.map(|tunnel| tunnel.value.mtu);
         let udp = self.desired.udp_tunnel.iter();
         let within = tunnels.chain(udp.map(|tunnel| tunnel.value.mtu)).min();
-        let own = self.own_node()?.internal_ips.iter();
+        let own = self.uplinks.local(self.own_node()?).iter();
         let mut links = own.filter_map(|address| self.uplinks.addresses.get(address));
         within.or_else(|| links.next().copied())
     }
@@ -205,6 +205,11 @@ impl Compiler {
             own_node: true,
             ..self.compile_fabric()
         }
+    }
+
+    /// Which networks the node is on, as it was last told.
+    pub fn uplinks(&self) -> &Uplinks {
+        &self.uplinks
     }
 
     /// The node ports that Services ask for, each at the unspecified address of its family,

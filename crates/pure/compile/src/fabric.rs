@@ -39,12 +39,41 @@ pub struct Uplinks {
     pub addresses: BTreeMap<IpAddr, u32>,
     /// Who is reached without a router.
     pub networks: BTreeSet<IpNet>,
+    /// At which of the addresses others reach this node.
+    pub reached_at: ReachedAt,
+}
+
+/// At which of its addresses a node is reached by others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ReachedAt {
+    /// At those of its object.
+    #[default]
+    Object,
+    /// At the first of a family of these: a person has chosen.
+    Chosen(Vec<IpAddr>),
+    /// At none: what a person has chosen is not there, as these words say.
+    Missing(String),
 }
 
 impl Uplinks {
     /// Whether nothing is known of them.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.addresses.is_empty() && self.networks.is_empty()
+    }
+
+    /// The node's own addresses that others reach it at.
+    pub fn local<'a>(&'a self, own: &'a Node) -> &'a [IpAddr] {
+        match &self.reached_at {
+            ReachedAt::Object => &own.internal_ips,
+            ReachedAt::Chosen(addresses) => addresses,
+            ReachedAt::Missing(_) => &[],
+        }
+    }
+
+    /// The one in the family of `like`.
+    fn local_like(&self, own: &Node, like: IpAddr) -> Option<IpAddr> {
+        let mut local = self.local(own).iter().copied();
+        local.find(|address| address.is_ipv4() == like.is_ipv4())
     }
 }
 
@@ -90,6 +119,10 @@ pub fn compile(
         macs: BTreeMap::new(),
         fabric: Fabric::default(),
     };
+    if let (Some(own), ReachedAt::Missing(reason)) = (work.own, &uplinks.reached_at) {
+        let reason = reason.clone();
+        work.report(own, Fault::NoInterface { reason });
+    }
     work.make_tunnels(cluster);
     work.make_udp_tunnel(cluster);
     let mut claims = Claims::default();
@@ -145,10 +178,9 @@ impl Work<'_> {
         if range.contains(&address) {
             return Err(Fault::Inside { range, address });
         }
-        if self
-            .own
-            .is_some_and(|own| own.internal_ips.contains(&address))
-        {
+        if self.own.is_some_and(|own| {
+            own.internal_ips.contains(&address) || self.uplinks.local(own).contains(&address)
+        }) {
             return Err(Fault::OwnAddress { range, address });
         }
         let on_link = self.is_on_link(address);

@@ -1,6 +1,8 @@
 //! The agent's configuration: `config.yaml` of the ConfigMap `weft`.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -10,18 +12,22 @@ use serde::{Deserialize, Deserializer};
 use weft_compile::{LocalMode, ProxySettings};
 use weft_iptables::{Generation, Options};
 use weft_proto::cni::InterfaceName;
+use weft_proto::flannel::NetConf;
 
 use super::fabric::FabricConfig;
 use super::proxy::ProxyConfig;
 use super::stale::Ended;
+
+/// flannel's configuration: the key of the ConfigMap kube-flannel-cfg.
+const NET_CONF: &str = "net-conf.json";
 
 /// As written in the file. Unknown fields are errors: a misspelt one would be a
 /// setting that silently does not hold.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Config {
-    /// The cluster's pod ranges, at most one a family.
-    #[serde(rename = "podCIDRs")]
+    /// The cluster's pod ranges, at most one a family; or those of net-conf.json.
+    #[serde(rename = "podCIDRs", default)]
     pub(super) pod_cidrs: Vec<IpNet>,
     /// The cluster's Service ranges, at most one a family.
     #[serde(rename = "serviceCIDRs")]
@@ -47,6 +53,12 @@ pub(super) struct Config {
     /// What holds in mode iptables.
     #[serde(default)]
     pub(super) iptables: Iptables,
+    /// How long the prefixes of nodes' parts of the pod ranges are to be, if net-conf.json says so.
+    #[serde(skip)]
+    node_masks: Vec<u8>,
+    /// Fields of net-conf.json that have no effect.
+    #[serde(skip)]
+    pub(super) without_effect: Vec<String>,
 }
 
 /// The section `cni`.
@@ -134,6 +146,8 @@ impl fmt::Display for Mode {
 pub(crate) struct ClusterRanges {
     /// Of pods, the primary family's first.
     pub(crate) pods: Vec<IpNet>,
+    /// How long the prefixes of nodes' parts of those are to be, if that is said.
+    pub(crate) node_masks: Vec<u8>,
     /// Of Services.
     pub(crate) services: Vec<IpNet>,
     /// The API's URL, if the configuration gives one.
@@ -142,25 +156,45 @@ pub(crate) struct ClusterRanges {
 
 /// What the agents' configuration says of the cluster's addresses.
 pub(crate) fn cluster_ranges(path: &Path) -> Result<ClusterRanges> {
-    let config = Config::read(path)?;
+    let config = Config::read(path, None)?;
     Ok(ClusterRanges {
         api_server: config.api_server(),
+        node_masks: config.node_masks,
         pods: config.pod_cidrs,
         services: config.service_cidrs,
     })
 }
 
 impl Config {
-    /// Reads and checks a configuration file.
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("the agent's configuration {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("the agent's configuration {}", path.display()))
+    /// Reads and checks a configuration file, and flannel's, which may be beside it.
+    pub(super) fn read(path: &Path, net_conf: Option<&Path>) -> Result<Self> {
+        let what = || format!("the agent's configuration {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(what)?;
+        let beside = path.with_file_name(NET_CONF);
+        let flannel = match net_conf {
+            Some(path) => Some((path, std::fs::read(path))),
+            None => match std::fs::read(&beside) {
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                read => Some((&*beside, read)),
+            },
+        };
+        let flannel = match flannel {
+            None => None,
+            Some((path, read)) => {
+                let what = || format!("flannel's configuration {}", path.display());
+                let text = read.with_context(what)?;
+                Some(NetConf::parse(&text).with_context(what)?)
+            }
+        };
+        Self::parse(&text, flannel.as_ref()).with_context(what)
     }
 
-    /// Checks the text of a configuration file.
-    pub(super) fn parse(text: &str) -> Result<Self> {
-        let config: Config = serde_norway::from_str(text)?;
+    /// Checks the text of a configuration file, with what flannel's says beside it.
+    pub(super) fn parse(text: &str, flannel: Option<&NetConf>) -> Result<Self> {
+        let mut config: Config = serde_norway::from_str(text)?;
+        if let Some(flannel) = flannel {
+            config.take_flannel(flannel).context(NET_CONF)?;
+        }
         one_per_family("podCIDRs", &config.pod_cidrs)?;
         one_per_family("serviceCIDRs", &config.service_cidrs)?;
         for pods in &config.pod_cidrs {
@@ -175,7 +209,31 @@ impl Config {
         }
         config.proxy.settings()?;
         config.fabric.settings()?;
+        config.fabric.interface()?;
         Ok(config)
+    }
+
+    /// Nodes' ranges and how they are reached are as flannel's configuration says. What of it is
+    /// said here too has to be the same.
+    fn take_flannel(&mut self, flannel: &NetConf) -> Result<()> {
+        let networks: Vec<IpNet> = flannel.pools().map(|pool| pool.network).collect();
+        if self.pod_cidrs.is_empty() {
+            self.pod_cidrs = networks;
+        } else {
+            let here: BTreeSet<IpNet> = self.pod_cidrs.iter().copied().collect();
+            if here != networks.iter().copied().collect() {
+                bail!(
+                    "Network: {networks:?}, but podCIDRs of config.yaml are {:?}; say the same, \
+                     or leave podCIDRs out",
+                    self.pod_cidrs
+                );
+            }
+        }
+        let of = |range: &IpNet| flannel.pools().find(|pool| pool.network == *range);
+        let pools = self.pod_cidrs.iter().filter_map(of);
+        self.node_masks = pools.map(|pool| pool.subnet_len).collect();
+        self.without_effect.clone_from(&flannel.unknown);
+        self.fabric.take_flannel(&flannel.backend)
     }
 
     /// How Services are translated, whatever they say themselves.
@@ -237,10 +295,12 @@ fn one_per_family(field: &str, ranges: &[IpNet]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use weft_compile::{FabricBackend, FabricSettings};
+
     use super::*;
 
     fn error(text: &str) -> String {
-        format!("{:#}", Config::parse(text).unwrap_err())
+        format!("{:#}", Config::parse(text, None).unwrap_err())
     }
 
     #[test]
@@ -254,7 +314,7 @@ mod tests {
             .find(|object| object["kind"] == "ConfigMap")
             .map(|object| object["data"]["config.yaml"].as_str().unwrap().to_owned())
             .unwrap();
-        let config = Config::parse(&text).unwrap();
+        let config = Config::parse(&text, None).unwrap();
         assert_eq!(config.mode, Mode::Nftables);
         assert_eq!(config.pod_cidrs.len(), 2);
         assert_eq!(config.api_server(), None);
@@ -264,7 +324,7 @@ mod tests {
     fn who_is_local_is_what_the_file_says_in_every_mode() {
         let local = |rest: &str| {
             let text = format!("podCIDRs: [10.1.0.0/16]\nserviceCIDRs: [10.96.0.0/12]\n{rest}");
-            Config::parse(&text).unwrap().proxy().unwrap().local
+            Config::parse(&text, None).unwrap().proxy().unwrap().local
         };
         let said = "proxy: {detectLocalMode: NodeCIDR}";
         assert_eq!(local(said), LocalMode::NodeRanges);
@@ -285,7 +345,7 @@ mod tests {
                  proxy: {{masqueradeAll: true, nodePortAddresses: [10.0.0.0/8, \"fd00::/8\"], \
                  detectLocalMode: NodeCIDR}}"
             );
-            Config::parse(&text).unwrap().proxy().unwrap()
+            Config::parse(&text, None).unwrap().proxy().unwrap()
         };
         let (nftables, iptables) = (settings("nftables"), settings("iptables"));
         assert!(nftables.masquerade_all);
@@ -327,11 +387,98 @@ mod tests {
         assert!(error(&bit).starts_with("iptables.masqueradeBit"));
         let bridge = |name| format!("{iptables}cni: {{bridge: {name}}}");
         assert!(error(&bridge("a/b")).contains("cni.bridge"));
-        let named = Config::parse(&bridge("cni0")).unwrap().cni.bridge;
+        let named = Config::parse(&bridge("cni0"), None).unwrap().cni.bridge;
         assert_eq!(named.unwrap().as_str(), "cni0");
         let compat = format!("{iptables}iptables: {{compat: 1.22}}");
         assert!(error(&compat).contains("compat"));
-        let config = Config::parse(&format!("{iptables}iptables: {{compat: \"1.23\"}}")).unwrap();
+        let config =
+            Config::parse(&format!("{iptables}iptables: {{compat: \"1.23\"}}"), None).unwrap();
         assert_eq!(config.iptables().unwrap().generation, Generation::V1_23);
+    }
+
+    /// As kube-flannel's manifest has it.
+    const FLANNEL: &str = r#"{
+        "Network": "10.244.0.0/16", "EnableNFTables": false,
+        "IPv6Network": "fd00:10:244::/48", "EnableIPv6": true, "SubnetLen": 25,
+        "Backend": {"Type": "vxlan", "VNI": 7, "Port": 4789, "DirectRouting": true, "MTU": 1400}
+    }"#;
+
+    fn with_flannel(config: &str, flannel: &str) -> Result<Config> {
+        let config = format!("serviceCIDRs: [10.96.0.0/12]\n{config}");
+        let flannel = NetConf::parse(flannel.as_bytes())?;
+        Config::parse(&config, Some(&flannel))
+    }
+
+    #[test]
+    fn flannel_s_configuration_is_taken_as_flannel_s() {
+        let config = with_flannel("", FLANNEL).unwrap();
+        let ranges = ["10.244.0.0/16", "fd00:10:244::/48"].map(|it| it.parse().unwrap());
+        assert_eq!(config.pod_cidrs, ranges);
+        assert_eq!(config.node_masks, [25, 64]);
+        let vxlan = FabricSettings {
+            backend: FabricBackend::Vxlan,
+            vni: 7,
+            port: 4789,
+            direct_routing: true,
+            mtu: Some(1400),
+            datagrams: true,
+            ..FabricSettings::default()
+        };
+        assert_eq!(config.fabric.settings().unwrap(), vxlan);
+        // What flannel has flags for may be said beside it, and so may the same ranges, in the
+        // order of their importance.
+        let more = "podCIDRs: [\"fd00:10:244::/48\", 10.244.0.0/16]\n\
+                    fabric: {interface: {name: eth1}}";
+        let config = with_flannel(more, FLANNEL).unwrap();
+        assert_eq!(config.pod_cidrs, [ranges[1], ranges[0]]);
+        assert_eq!(config.node_masks, [64, 25]);
+        assert!(config.fabric.interface().unwrap().is_some());
+        let plain = |backend: &str| {
+            let text = format!(r#"{{"Network": "10.244.0.0/16", "Backend": {backend}}}"#);
+            let config = with_flannel("", &text).unwrap();
+            config.fabric.settings().unwrap().backend
+        };
+        assert_eq!(plain(r#"{"Type": "host-gw"}"#), FabricBackend::HostGw);
+        assert_eq!(plain(r#"{"Type": "udp"}"#), FabricBackend::Udp);
+    }
+
+    #[test]
+    fn what_flannel_s_configuration_gets_wrong_is_named() {
+        let said = |config: &str, flannel: &str| {
+            format!("{:#}", with_flannel(config, flannel).unwrap_err())
+        };
+        let change = |from: &str, to: &str| FLANNEL.replace(from, to);
+        for (flannel, field) in [
+            ("{", "no JSON"),
+            (&*change("10.244.0.0/16", "10.244.0.0"), "Network: "),
+            (&change("fd00:10:244::/48", "10.0.0.0/8"), "IPv6Network: "),
+            (
+                &change("true, \"SubnetLen\"", "7, \"SubnetLen\""),
+                "EnableIPv6: ",
+            ),
+            (&change("\"vxlan\"", "\"ipsec\""), "Backend.Type: "),
+            (&change("\"VNI\": 7", "\"VNI\": 16777216"), "Backend.VNI: "),
+            (&change("4789", "70000"), "Backend.Port: "),
+            (
+                &change("true, \"MTU\"", "1, \"MTU\""),
+                "Backend.DirectRouting: ",
+            ),
+            (&change("1400", "7"), "Backend.MTU: "),
+        ] {
+            let said = said("", flannel);
+            assert!(said.contains(field), "{field}: {said}");
+        }
+        let elsewhere = said("podCIDRs: [10.1.0.0/16]", FLANNEL);
+        assert!(
+            elsewhere.contains("Network: ") && elsewhere.contains("10.1.0.0/16"),
+            "{elsewhere}"
+        );
+        let twice = said("fabric: host-gw", FLANNEL);
+        assert!(
+            twice.contains("Backend.Type: vxlan, but fabric.type"),
+            "{twice}"
+        );
+        let inside = r#"{"Network": "10.96.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+        assert!(said("", inside).contains("overlap"));
     }
 }

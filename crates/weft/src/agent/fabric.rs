@@ -4,32 +4,91 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use weft_compile::fabric::Uplinks;
 use weft_compile::{FabricBackend, FabricSettings};
 use weft_desired::{Desired, IpFamily};
 use weft_model::{Announced, Node, Vtep};
 
-/// How pods of different nodes reach each other: the name of a back end, or that and more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct FabricConfig(Section);
+use weft_proto::flannel::Backend;
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+use super::own_interface::Interface;
+
+/// How pods of different nodes reach each other: the name of a back end, or that and more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FabricConfig {
+    section: Section,
+    /// What flannel's configuration says, where that is there.
+    flannel: Option<FabricSettings>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Section {
     #[serde(rename = "type")]
-    kind: Kind,
+    kind: Option<Kind>,
     /// The tunnels' network identifier.
     vni: Option<u32>,
     /// The tunnels' UDP port, or that of type udp.
     port: Option<u16>,
     /// Whether nodes on a network of this node's are reached without a tunnel.
-    direct_routing: bool,
+    direct_routing: Option<bool>,
     /// Bytes of the largest packet in a tunnel.
     mtu: Option<u32>,
+    /// By which link others reach the node.
+    interface: Option<InterfaceSection>,
+}
+
+/// One of these.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct InterfaceSection {
+    /// The link's name, or an address.
+    name: Option<String>,
+    /// What is found in the link's name, or in an address.
+    regex: Option<String>,
+    /// Ranges that the addresses are in.
+    cidr: Option<OneOrMore<IpNet>>,
+    /// Where the link leads.
+    can_reach: Option<OneOrMore<IpAddr>>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(untagged)]
+enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
+
+impl<T: Clone> OneOrMore<T> {
+    fn all(&self) -> Vec<T> {
+        match self {
+            Self::One(one) => vec![one.clone()],
+            Self::More(more) => more.clone(),
+        }
+    }
+}
+
+impl InterfaceSection {
+    fn interface(&self) -> Result<Interface> {
+        let name = self.name.as_deref().map(|name| Ok(Interface::named(name)));
+        let regex = self.regex.as_deref().map(|text| {
+            let regex = Interface::like(text);
+            regex.context("fabric.interface.regex")
+        });
+        let cidr = self.cidr.as_ref().map(|it| Ok(Interface::Within(it.all())));
+        let reach = self.can_reach.as_ref();
+        let reach = reach.map(|it| Ok(Interface::CanReach(it.all())));
+        let mut said = [name, regex, cidr, reach].into_iter().flatten();
+        match (said.next(), said.next()) {
+            (Some(interface), None) => interface,
+            _ => bail!("fabric.interface: say one of name, regex, cidr and canReach"),
+        }
+    }
 }
 
 /// Back ends.
@@ -48,15 +107,56 @@ enum Kind {
 }
 
 impl FabricConfig {
-    /// What the compiler makes of it.
-    pub(super) fn settings(self) -> Result<FabricSettings> {
+    /// By what others are to reach the node, if that is said.
+    pub(super) fn interface(&self) -> Result<Option<Interface>> {
+        let section = self.section.interface.as_ref();
+        section.map(InterfaceSection::interface).transpose()
+    }
+
+    /// The back end is what flannel's configuration says.
+    ///
+    /// # Errors
+    /// It is said here too.
+    pub(super) fn take_flannel(&mut self, backend: &Backend) -> Result<()> {
         let Section {
             kind,
             vni,
             port,
             direct_routing,
             mtu,
-        } = self.0;
+            interface: _,
+        } = &self.section;
+        let said = [
+            (kind.is_some(), "type"),
+            (vni.is_some(), "vni"),
+            (port.is_some(), "port"),
+            (direct_routing.is_some(), "directRouting"),
+            (mtu.is_some(), "mtu"),
+        ];
+        if let Some((_, field)) = said.into_iter().find(|(said, _)| *said) {
+            bail!(
+                "Backend.Type: {}, but fabric.{field} is said in config.yaml too; leave one of \
+                 them out",
+                backend.name()
+            );
+        }
+        self.flannel = Some(of_flannel(backend));
+        Ok(())
+    }
+
+    /// What the compiler makes of it.
+    pub(super) fn settings(&self) -> Result<FabricSettings> {
+        if let Some(settings) = &self.flannel {
+            return Ok(settings.clone());
+        }
+        let Section {
+            kind,
+            vni,
+            port,
+            direct_routing,
+            mtu,
+            interface: _,
+        } = self.section;
         let default = FabricSettings::default();
         let vni = vni.unwrap_or(default.vni);
         if vni == 0 || vni >= 1 << 24 {
@@ -71,7 +171,8 @@ impl FabricConfig {
         if mtu.is_some_and(|mtu| mtu < 1280) {
             bail!("fabric.mtu: no less than 1280 bytes, the least that IPv6 works with");
         }
-        let (backend, direct_routing) = match kind {
+        let direct_routing = direct_routing.unwrap_or_default();
+        let (backend, direct_routing) = match kind.unwrap_or_default() {
             Kind::HostGw => (FabricBackend::HostGw, true),
             Kind::Vxlan => (FabricBackend::Vxlan, direct_routing),
             Kind::Udp => (FabricBackend::Udp, direct_routing),
@@ -106,18 +207,58 @@ impl<'de> Deserialize<'de> for FabricConfig {
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<FabricConfig, E> {
                 let kind = Kind::deserialize(StrDeserializer::new(name))?;
-                Ok(FabricConfig(Section {
-                    kind,
-                    ..Section::default()
-                }))
+                Ok(FabricConfig {
+                    section: Section {
+                        kind: Some(kind),
+                        ..Section::default()
+                    },
+                    flannel: None,
+                })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FabricConfig, A::Error> {
-                Section::deserialize(MapAccessDeserializer::new(map)).map(FabricConfig)
+                let section = Section::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(FabricConfig {
+                    section,
+                    flannel: None,
+                })
             }
         }
 
         deserializer.deserialize_any(NameOrSection)
+    }
+}
+
+/// What flannel's configuration says of the back end.
+pub(super) fn of_flannel(backend: &Backend) -> FabricSettings {
+    let default = FabricSettings {
+        datagrams: true,
+        ..FabricSettings::default()
+    };
+    match backend {
+        Backend::HostGw => FabricSettings {
+            backend: FabricBackend::HostGw,
+            direct_routing: true,
+            ..default
+        },
+        Backend::Vxlan {
+            vni,
+            port,
+            mtu,
+            direct_routing,
+        } => FabricSettings {
+            backend: FabricBackend::Vxlan,
+            vni: *vni,
+            port: *port,
+            mtu: *mtu,
+            direct_routing: *direct_routing,
+            ..default
+        },
+        Backend::Udp { port } => FabricSettings {
+            backend: FabricBackend::Udp,
+            udp_port: *port,
+            ..default
+        },
     }
 }
 
@@ -138,6 +279,14 @@ pub(super) struct Standing<'a> {
     pub(super) datagrams: bool,
 }
 
+/// Where others reach this node.
+pub(super) struct OwnAddresses<'a> {
+    /// What a person says of this node, at its start.
+    pub(super) public: &'a [IpAddr],
+    /// Its links.
+    pub(super) uplinks: &'a Uplinks,
+}
+
 /// What this node has to tell the others: how it is reached, by the tunnels that stand. While
 /// none does that should, nobody is told to send through one.
 pub(super) fn announced(
@@ -145,6 +294,7 @@ pub(super) fn announced(
     desired: &Desired,
     backend: FabricBackend,
     standing: &Standing<'_>,
+    reached_at: &OwnAddresses<'_>,
 ) -> Option<Announced> {
     let vtep = |family: IpFamily| {
         let tunnel = &desired.tunnels.get(&family)?.value;
@@ -163,12 +313,14 @@ pub(super) fn announced(
         return None;
     }
     // What a person says instead is for flannel's nodes there too.
-    let public = |range: &IpNet| {
-        let mut overwrites = own.announced.overwrites.iter().copied();
-        let instead = overwrites.find(|it| it.is_ipv4() == range.addr().is_ipv4());
-        instead.or_else(|| own.address_like(range.addr()))
-    };
+    let OwnAddresses { public, uplinks } = reached_at;
+    let said = own.announced.overwrites.iter().chain(*public);
+    let all = || said.clone().chain(uplinks.local(own)).copied();
+    let public = |range: &IpNet| all().find(|it| it.is_ipv4() == range.addr().is_ipv4());
     let mut public_ips: Vec<IpAddr> = own.pod_cidrs.iter().filter_map(public).collect();
+    if public_ips.is_empty() {
+        return None;
+    }
     public_ips.sort();
     public_ips.dedup();
     Some(Announced {
@@ -233,8 +385,29 @@ mod tests {
             ("{type: vxlan, port: 0}", "fabric.port: 0"),
             ("{type: vxlan, mtu: 576}", "fabric.mtu"),
             ("7", "host-gw, vxlan, udp or auto"),
+            ("{interface: {nmae: eth1}}", "unknown field `nmae`"),
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));
         }
+    }
+
+    #[test]
+    fn one_way_to_choose_a_link_is_said() {
+        let interface = |text: &str| {
+            let text = format!("{{type: vxlan, interface: {text}}}");
+            let config = serde_norway::from_str::<FabricConfig>(&text)?;
+            config.interface()
+        };
+        let shown = |text| interface(text).unwrap().unwrap().to_string();
+        assert_eq!(shown("{name: eth1}"), "a link eth1 that is up");
+        assert_eq!(shown("{cidr: 10.0.0.0/8}"), "a link in 10.0.0.0/8");
+        let both = "{canReach: [192.0.2.1, \"2001:db8::1\"]}";
+        assert_eq!(shown(both), "a link that leads to 192.0.2.1, 2001:db8::1");
+        let none = serde_norway::from_str::<FabricConfig>("vxlan").unwrap();
+        assert!(none.interface().unwrap().is_none());
+        let error = |text| format!("{:#}", interface(text).unwrap_err());
+        assert!(error("{}").contains("one of name, regex"));
+        assert!(error("{name: eth1, cidr: 10.0.0.0/8}").contains("one of name, regex"));
+        assert!(error("{regex: '('}").starts_with("fabric.interface.regex"));
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
-use weft_compile::fabric::Uplinks;
+use weft_compile::fabric::{ReachedAt, Uplinks};
 use weft_desired::{Desired, IpFamily, RouteOwner};
 use weft_kernel::{link, route, router, tunnel};
 use weft_serve::forwarder::Counters;
@@ -15,11 +15,16 @@ use weft_sys::rtnl::Conversation;
 use super::datagrams::Datagrams;
 use super::fabric::Standing;
 use super::kernel::Outcome;
+use super::own_interface::Interface;
 
 /// Routes and tunnels, and the links that they go by.
 pub(super) struct Forwarding {
     conversation: Conversation,
     families: Vec<IpFamily>,
+    /// Addresses in these are pods', or Services': nobody reaches the node there.
+    ranges: Vec<IpNet>,
+    /// By what others are to reach the node, if a person says so.
+    interface: Option<Interface>,
     /// The numbers of the tunnels' devices that stand.
     tunnels: BTreeMap<IpFamily, u32>,
     datagrams: Datagrams,
@@ -40,9 +45,16 @@ impl Forwarding {
         Ok(Self {
             conversation,
             families,
+            ranges: ranges.to_vec(),
+            interface: None,
             tunnels: BTreeMap::new(),
             datagrams: Datagrams::new(counters),
         })
+    }
+
+    /// Others are to reach the node by this.
+    pub(super) fn be_reached_by(&mut self, interface: Option<Interface>) {
+        self.interface = interface;
     }
 
     /// The families that the node is a router for.
@@ -92,21 +104,30 @@ impl Forwarding {
     /// Which networks the node is on, and how large a packet, in bytes, their links take.
     pub(super) fn uplinks(&mut self) -> Result<Uplinks> {
         let uplinks = link::uplinks(&mut self.conversation).context("the node's own links")?;
+        let candidates = self.candidates(&uplinks);
+        let reached_at = match self.interface.as_ref().map(|it| it.choose(&candidates)) {
+            None => ReachedAt::Object,
+            Some(Ok(addresses)) => ReachedAt::Chosen(addresses),
+            Some(Err(error)) => ReachedAt::Missing(format!("{error:#}")),
+        };
         let addresses = uplinks.addresses.into_iter();
         Ok(Uplinks {
             addresses: addresses.map(|(it, link)| (it, link.mtu)).collect(),
             networks: uplinks.networks,
+            reached_at,
         })
     }
 
-    /// The addresses of a link that others are reached by.
-    pub(super) fn addresses_of(&mut self, device: &str) -> Result<Vec<IpAddr>> {
+    /// The addresses that others could reach the node at, each with its link's name.
+    pub(super) fn reachable_at(&mut self) -> Result<BTreeMap<IpAddr, String>> {
         let uplinks = link::uplinks(&mut self.conversation).context("the node's own links")?;
-        let all = uplinks.addresses.into_iter();
-        Ok(all
-            .filter(|(_, link)| link.name == device)
-            .map(|(it, _)| it)
-            .collect())
+        Ok(self.candidates(&uplinks))
+    }
+
+    fn candidates(&self, uplinks: &link::Uplinks) -> BTreeMap<IpAddr, String> {
+        let within = |address: &IpAddr| self.ranges.iter().any(|range| range.contains(address));
+        let others = uplinks.addresses.iter().filter(|(it, _)| !within(it));
+        others.map(|(it, link)| (*it, link.name.clone())).collect()
     }
 
     /// The node's own addresses.

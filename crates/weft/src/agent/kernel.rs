@@ -22,6 +22,7 @@ use weft_sys::nft::{Connection, Notifications};
 
 use super::fabric::Standing;
 use super::forwarding::Forwarding;
+use super::own_interface::Interface;
 use super::stale::{Ended, Endpoints, StaleFlows};
 
 /// Between two looks whether another agent still holds the tables.
@@ -319,6 +320,11 @@ impl Kernel {
     /// The node's own addresses.
     pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
         self.forwarding.own_addresses()
+    }
+
+    /// Other nodes are to reach this one by this.
+    pub(super) fn be_reached_by(&mut self, interface: Option<Interface>) {
+        self.forwarding.be_reached_by(interface);
     }
 
     /// What leads to other nodes' pods.

@@ -14,6 +14,7 @@ mod held;
 mod kernel;
 pub(crate) mod lock;
 mod network;
+mod own_interface;
 pub(crate) mod plugin;
 mod pod_rules;
 mod proxy;
@@ -25,6 +26,7 @@ mod socket;
 mod stale;
 mod subnet_file;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -81,12 +83,20 @@ pub(crate) struct AgentArgs {
     /// The configuration: `config.yaml` of the ConfigMap weft.
     #[arg(long, default_value = "/etc/weft/config.yaml")]
     config: PathBuf,
+    /// flannel's configuration, if there is one (the ConfigMap kube-flannel-cfg); without, it is
+    /// net-conf.json beside the other one, if that is there.
+    #[arg(long, value_name = "FILE")]
+    net_conf: Option<PathBuf>,
     /// This node's name in the API.
     #[arg(long, env = "NODE_NAME")]
     node_name: String,
     /// A kubeconfig; without one the pod's service account is used.
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
+    /// The address that other nodes send to, if that is none of this node's own: one of a family.
+    /// The annotation flannel.alpha.coreos.com/public-ip-overwrite comes before it.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    public_ip: Vec<IpAddr>,
     /// Where the container runtime looks for CNI plugins.
     #[arg(long, default_value = "/opt/cni/bin")]
     cni_bin_dir: PathBuf,
@@ -123,7 +133,10 @@ pub(crate) fn run(args: AgentArgs) -> Result<ExitCode> {
 }
 
 async fn serve(args: AgentArgs) -> Result<()> {
-    let config = Config::read(&args.config)?;
+    let config = Config::read(&args.config, args.net_conf.as_deref())?;
+    for field in &config.without_effect {
+        warn!(field, "flannel's configuration: has no effect");
+    }
     let node = NodeName::from(args.node_name.as_str());
     let ready = Health::default();
     let health = ProxyHealth::default();
@@ -168,6 +181,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     )
     .await?;
     kernel.count_bytes(config.nftables.count_bytes);
+    kernel.be_reached_by(config.fabric.interface()?);
     let mut network = NetworkChanges::subscribe()?;
     let mut rules = RuleChanges::on(kernel.rule_changes()?)?;
     info!(%node, mode = %config.mode, "agent started");
@@ -199,6 +213,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         backend: settings.fabric.backend,
         node: node.clone(),
         announcing,
+        public: args.public_ip,
         compiler: Compiler::new(settings),
         kernel,
         held,
@@ -313,6 +328,8 @@ struct Agent {
     compiler: Compiler,
     backend: FabricBackend,
     announcing: Announcing,
+    /// Where other nodes send to, as a person says.
+    public: Vec<IpAddr>,
     kernel: Kernel,
     /// Sockets behind node ports, if there are to be any.
     held: Option<HeldPorts>,
@@ -609,14 +626,23 @@ impl Agent {
         }
         let desired = self.compiler.desired();
         let standing = self.kernel.standing();
-        if let Some(announced) = fabric::announced(node, desired, self.backend, &standing) {
+        if let Some(announced) = fabric::announced(
+            node,
+            desired,
+            self.backend,
+            &standing,
+            &fabric::OwnAddresses {
+                public: &self.public,
+                uplinks: self.compiler.uplinks(),
+            },
+        ) {
             self.announcing.announce(node, announced);
         }
         let network = NodeNetwork {
             ranges: node.pod_cidrs.clone(),
             addresses: node.internal_ips.clone(),
             mtu: self.compiler.mtu().with_context(|| {
-                let own = &node.internal_ips;
+                let own = self.compiler.uplinks().local(node);
                 format!("no link has this node's address {own:?}; is it the right node?")
             })?,
             bridge: self.bridge.clone(),

@@ -58,6 +58,9 @@ pub(super) enum Fault {
     NoUplink {
         address: IpAddr,
     },
+    NoInterface {
+        reason: String,
+    },
     SmallMtu {
         mtu: u32,
         least: u32,
@@ -140,6 +143,9 @@ impl fmt::Display for Fault {
                 f,
                 "no tunnel can be made: no link of the node has its address {address}"
             ),
+            Fault::NoInterface { reason } => {
+                write!(f, "others can't reach it (fabric.interface): {reason}")
+            }
             Fault::SmallMtu {
                 mtu,
                 least,

@@ -204,6 +204,7 @@ fn uplinks(all: &[(&str, u32)]) -> Uplinks {
     Uplinks {
         addresses: all.iter().map(|(net, mtu)| (net.addr(), *mtu)).collect(),
         networks: all.iter().map(|(net, _)| net.trunc()).collect(),
+        reached_at: ReachedAt::Object,
     }
 }
 
@@ -557,4 +558,54 @@ fn a_link_too_small_for_datagrams_is_named() {
         "{told}"
     );
     assert_eq!(fabric.udp_tunnel, None);
+}
+
+#[test]
+fn tunnels_begin_at_the_link_that_a_person_chose() {
+    let nodes = cluster(announcing("vxlan"));
+    let me: NodeName = "node-1".into();
+    let all = [("172.30.0.11/24", 1500), ("192.168.9.11/24", 9000)];
+    let compiled = |reached_at| {
+        let uplinks = Uplinks {
+            reached_at,
+            ..uplinks(&all)
+        };
+        super::compile(&nodes, &me, &settings(FabricBackend::Vxlan), &uplinks)
+    };
+    let chosen = ReachedAt::Chosen(vec!["192.168.9.11".parse().unwrap()]);
+    let fabric = compiled(chosen);
+    assert_eq!(
+        tunnels(&fabric)[0],
+        "flannel.1 id 1 port 8472 local 192.168.9.11 02:00:00:00:04:01 10.244.1.0 mtu 8950"
+    );
+    // Of the other family there is no address there.
+    let said = fabric.problems.iter().map(|it| it.reason.as_str());
+    let own: Vec<&str> = said
+        .filter(|reason| reason.contains("it has no IPv6 address there"))
+        .collect();
+    assert!(!own.is_empty(), "{:?}", fabric.problems);
+
+    let fabric = compiled(ReachedAt::Missing("there is no eth7".to_owned()));
+    assert!(fabric.tunnels.is_empty());
+    let named = fabric.problems.iter();
+    let named = named.filter(|problem| problem.reason.contains("there is no eth7"));
+    assert_eq!(named.count(), 1, "{:?}", fabric.problems);
+    // What leads there without a tunnel would lead back.
+    let claims = Node {
+        internal_ips: vec!["192.168.9.11".parse().unwrap()],
+        ..nodes.node(&"node-2".into()).unwrap().clone()
+    };
+    let taken = Uplinks {
+        reached_at: ReachedAt::Chosen(vec!["192.168.9.11".parse().unwrap()]),
+        ..uplinks(&all)
+    };
+    let claiming = cluster([vec![nodes.node(&me).unwrap().clone(), claims]].concat());
+    let fabric = super::compile(&claiming, &me, &settings(FabricBackend::HostGw), &taken);
+    let lines = lines(&fabric);
+    let all = lines.iter().filter(|line| line.contains("10.244.2.0/24"));
+    let all: Vec<&String> = all.collect();
+    assert!(
+        all.len() == 1 && all[0].contains("is this node's own"),
+        "{lines:?}"
+    );
 }

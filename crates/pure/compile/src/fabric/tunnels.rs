@@ -8,7 +8,7 @@ use weft_desired::{IpFamily, NextHop, Route, RouteKey, RouteOwner, Tunnel, Tunne
 use weft_model::{Cluster, Node, NodeName, Vtep};
 
 use super::fault::Fault;
-use super::{Work, entry, model};
+use super::{ReachedAt, Work, entry, model};
 use crate::settings::FabricBackend;
 
 /// What a tunnel adds to a packet, in bytes: Ethernet (14), VXLAN (8), UDP (8) and IP.
@@ -97,8 +97,8 @@ impl Work<'_> {
         let Some(range) = ranges.find(|range| family.has(range.addr())) else {
             return Ok(None);
         };
-        let Some(local) = own.address_like(range.addr()) else {
-            return Err(Fault::NoAddress { range, family });
+        let Some(local) = self.uplinks.local_like(own, range.addr()) else {
+            return self.nowhere(range);
         };
         let Some(room) = self.uplinks.addresses.get(&local) else {
             return Err(Fault::NoUplink { address: local });
@@ -125,6 +125,18 @@ impl Work<'_> {
             address: range.addr(),
             mtu,
         }))
+    }
+
+    /// That no link is there is said once, and not for each tunnel.
+    pub(super) fn nowhere<T>(&self, range: IpNet) -> Result<Option<T>, Fault> {
+        let family = IpFamily::of(range.addr());
+        match self.uplinks.reached_at {
+            ReachedAt::Missing(_) => Ok(None),
+            ReachedAt::Object => Err(Fault::NoAddress { range, family }),
+            ReachedAt::Chosen(_) => Err(Fault::NoInterface {
+                reason: format!("it has no {family} address there"),
+            }),
+        }
     }
 
     /// Through the tunnel.

@@ -52,11 +52,9 @@ impl Work<'_> {
         }) else {
             return Ok(None);
         };
-        let Some(IpAddr::V4(local)) = own.address_like(range.addr().into()) else {
-            return Err(Fault::NoAddress {
-                range: range.into(),
-                family: IpFamily::V4,
-            });
+        let like = range.addr().into();
+        let Some(IpAddr::V4(local)) = self.uplinks.local_like(own, like) else {
+            return self.nowhere(range.into());
         };
         let address = IpAddr::V4(local);
         let Some(room) = self.uplinks.addresses.get(&address) else {

@@ -4,20 +4,22 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use weft_compile::{Compiler, FabricBackend, FabricSettings, ProxySettings, Settings};
+use weft_compile::{Compiler, FabricBackend, ProxySettings, Settings};
 use weft_desired::{Desired, IpFamily, NextHop};
 use weft_model::{Announced, Change, NodeName, Object, Vtep};
-use weft_proto::flannel::{Backend, Holder, Lease, NetConf, VxlanEnd};
+use weft_proto::flannel::{Holder, Lease, NetConf, VxlanEnd};
 
 use super::hosts::{self, Hosts, Own};
 use super::masquerade::Masquerade;
 use super::own_addresses::OwnAddresses;
 use super::session::News;
+use crate::agent::asked::Asked;
 use crate::agent::fabric;
 use crate::agent::forwarding::Forwarding;
 use crate::agent::kernel::Outcome;
 use crate::agent::retry::{Extent, Failure, Retry};
 use crate::agent::subnet_file::SubnetFile;
+use crate::fabric::told::{Question, Told};
 use crate::problems::Problems;
 
 pub(super) struct Host {
@@ -45,7 +47,7 @@ impl Host {
         subnet_file: SubnetFile,
         wanted: watch::Sender<Holder>,
     ) -> Result<Self> {
-        let fabric = settings(&conf.backend);
+        let fabric = fabric::of_flannel(&conf.backend);
         // Its Ethernet address follows from it, and stays.
         let name = NodeName::from(addresses.public.0.to_string());
         let backend = fabric.backend;
@@ -116,6 +118,18 @@ impl Host {
         self.write(why);
     }
 
+    /// Tells who asks on the host; by the names of their leases, others are.
+    pub(super) fn answer(&self, Asked { question, answer }: Asked) {
+        let told = match question {
+            Question::State => Told::new(&self.compiler, &self.name, fabric::name(self.backend)),
+        };
+        match serde_json::to_string(&told) {
+            // Who asked may have gone.
+            Ok(text) => drop(answer.send(text)),
+            Err(error) => warn!(%error, "a question about the fabric is not answered"),
+        }
+    }
+
     fn own_node(&self, own: &Own) -> Change {
         let lease = Lease {
             subnets: own.subnets,
@@ -167,7 +181,16 @@ impl Host {
         };
         let desired = self.compiler.desired();
         let standing = self.forwarding.standing();
-        if let Some(announced) = fabric::announced(node, desired, self.backend, &standing) {
+        if let Some(announced) = fabric::announced(
+            node,
+            desired,
+            self.backend,
+            &standing,
+            &fabric::OwnAddresses {
+                public: &[],
+                uplinks: self.compiler.uplinks(),
+            },
+        ) {
             let holder = said(&own.holder, &announced);
             self.wanted.send_if_modified(|wanted| {
                 let differs = *wanted != holder;
@@ -214,37 +237,5 @@ fn said(own: &Holder, announced: &Announced) -> Holder {
         backend_data: data(IpFamily::V4),
         backend_v6_data: data(IpFamily::V6),
         ..own.clone()
-    }
-}
-
-fn settings(backend: &Backend) -> FabricSettings {
-    let default = FabricSettings {
-        datagrams: true,
-        ..FabricSettings::default()
-    };
-    match backend {
-        Backend::HostGw => FabricSettings {
-            backend: FabricBackend::HostGw,
-            direct_routing: true,
-            ..default
-        },
-        Backend::Vxlan {
-            vni,
-            port,
-            mtu,
-            direct_routing,
-        } => FabricSettings {
-            backend: FabricBackend::Vxlan,
-            vni: *vni,
-            port: *port,
-            mtu: *mtu,
-            direct_routing: *direct_routing,
-            ..default
-        },
-        Backend::Udp { port } => FabricSettings {
-            backend: FabricBackend::Udp,
-            udp_port: *port,
-            ..default
-        },
     }
 }

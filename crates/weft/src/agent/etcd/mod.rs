@@ -7,6 +7,7 @@ mod masquerade;
 mod own_addresses;
 mod session;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,8 +29,10 @@ use self::own_addresses::{OwnAddresses, Wish};
 use self::session::Session;
 use super::forwarding::Forwarding;
 use super::network::NetworkChanges;
+use super::own_interface::Interface;
 use super::subnet_file::SubnetFile;
-use super::{AUDIT_INTERVAL, lock, until};
+use super::{AUDIT_INTERVAL, asked, lock, until};
+use crate::fabric::told;
 
 /// How many news of etcd wait for the kernel to be written.
 const WAITING: usize = 64;
@@ -81,6 +84,13 @@ pub(crate) struct EtcdArgs {
     /// leads.
     #[arg(long)]
     iface: Option<String>,
+    /// The same: the first link whose name this regular expression finds something in, or else
+    /// the first such address.
+    #[arg(long, conflicts_with_all = ["iface", "iface_can_reach"])]
+    iface_regex: Option<String>,
+    /// The same: the link that leads to this address.
+    #[arg(long, conflicts_with = "iface")]
+    iface_can_reach: Option<IpAddr>,
     /// The address that others send to, if that is none of this host's own.
     #[arg(long)]
     public_ip: Option<std::net::Ipv4Addr>,
@@ -97,6 +107,9 @@ pub(crate) struct EtcdArgs {
     /// Seconds after which a host that is gone is forgotten. flannel's are 24 hours.
     #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(2..))]
     lease_seconds: u64,
+    /// Where `weft fabric` asks what this host wants of its kernel.
+    #[arg(long, default_value = told::SOCKET)]
+    fabric_socket: PathBuf,
     /// Where two of one host meet, so that the second gives up; the agent's own.
     #[arg(long, default_value = "/run/weft/agent.lock")]
     lock: PathBuf,
@@ -120,12 +133,19 @@ impl EtcdArgs {
         both.map(|(user, password)| Credentials { user, password })
     }
 
-    fn wish(&self) -> Wish {
-        Wish {
-            interface: self.iface.clone(),
+    fn wish(&self) -> Result<Wish> {
+        let regex = self.iface_regex.as_deref().map(Interface::like);
+        let named = self.iface.as_deref().map(Interface::named);
+        let reach = self.iface_can_reach.map(|to| Interface::CanReach(vec![to]));
+        Ok(Wish {
+            interface: regex
+                .transpose()
+                .context("--iface-regex")?
+                .or(named)
+                .or(reach),
             public_v4: self.public_ip,
             public_v6: self.public_ipv6,
-        }
+        })
     }
 }
 
@@ -155,7 +175,7 @@ async fn serve(args: EtcdArgs) -> Result<()> {
     // Nobody asks for them here.
     let counters = Metrics::new(BackEnd::Nftables)?.forwarded_in_datagrams();
     let mut forwarding = Forwarding::take_up(&networks, counters)?;
-    let own = OwnAddresses::find(&args.wish(), &networks, &mut forwarding)?;
+    let own = OwnAddresses::find(&args.wish()?, &networks, &mut forwarding)?;
     info!(
         addresses = ?own.local, public = ?own.public, ?networks, backend = conf.backend.name(),
         "host started"
@@ -166,7 +186,7 @@ async fn serve(args: EtcdArgs) -> Result<()> {
         networks,
         masquerades: args.ip_masq,
     };
-    let (news, mut told) = mpsc::channel(WAITING);
+    let (news, mut heard) = mpsc::channel(WAITING);
     let (wanted, wishes) = watch::channel(own.holder(&conf.backend));
     let session = Session {
         client,
@@ -179,6 +199,7 @@ async fn serve(args: EtcdArgs) -> Result<()> {
         lease: None,
     };
     tokio::spawn(session.run());
+    let mut questions = asked::listen(&args.fabric_socket)?;
     let mut host = Host::new(&conf, own, forwarding, masquerade, subnet_file, wanted)?;
     let mut audit = tokio::time::interval(AUDIT_INTERVAL);
     audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -187,7 +208,8 @@ async fn serve(args: EtcdArgs) -> Result<()> {
         let retry_at = host.retry_at();
         network.follow(host.tunnels());
         tokio::select! {
-            Some(news) = told.recv() => host.take(news),
+            Some(news) = heard.recv() => host.take(news),
+            Some(asked) = questions.recv() => host.answer(asked),
             () = until(retry_at) => host.write("retry"),
             changed = network.settled() => {
                 changed?;

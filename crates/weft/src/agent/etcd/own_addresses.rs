@@ -1,12 +1,13 @@
 //! By which address this host is reached.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use weft_proto::flannel::{Backend, Holder};
 
 use crate::agent::forwarding::Forwarding;
+use crate::agent::own_interface::{Interface, source};
 
 /// Addresses of nobody's, for documentation (RFC 5737, RFC 3849): which way leads there is the way
 /// of the default route.
@@ -14,13 +15,11 @@ const ANYWHERE: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
-/// Any (RFC 863: "discard"): nothing is sent.
-const PORT: u16 = 9;
 
 /// What a person says of it.
 #[derive(Clone, Debug)]
 pub(super) struct Wish {
-    pub(super) interface: Option<String>,
+    pub(super) interface: Option<Interface>,
     pub(super) public_v4: Option<Ipv4Addr>,
     pub(super) public_v6: Option<Ipv6Addr>,
 }
@@ -42,9 +41,7 @@ impl OwnAddresses {
         forwarding: &mut Forwarding,
     ) -> Result<Self> {
         let dual = networks.iter().any(|network| network.addr().is_ipv6());
-        let within = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
-        let mut candidates = candidates(wish.interface.as_deref(), forwarding)?;
-        candidates.retain(|address| !within(address));
+        let candidates = candidates(wish.interface.as_ref(), forwarding)?;
         let mut v4 = None;
         let mut v6 = None;
         for address in candidates {
@@ -54,7 +51,7 @@ impl OwnAddresses {
             }
         }
         let at = match &wish.interface {
-            Some(interface) => format!("{interface} (--iface)"),
+            Some(interface) => interface.to_string(),
             None => "this host's default route".to_owned(),
         };
         let Some(v4) = v4 else {
@@ -98,53 +95,21 @@ impl OwnAddresses {
     }
 }
 
-fn candidates(interface: Option<&str>, forwarding: &mut Forwarding) -> Result<Vec<IpAddr>> {
-    let all = forwarding.uplinks()?.addresses;
-    let Some(interface) = interface else {
-        let sources = ANYWHERE.into_iter().filter_map(source);
-        return Ok(
-            match sources
-                .filter(|it| all.contains_key(it))
-                .collect::<Vec<_>>()
-            {
-                none if none.is_empty() => {
-                    if all.keys().filter(|address| address.is_ipv4()).count() > 1 {
-                        bail!(
-                            "nothing leads out of this host, and it has several addresses: name \
-                             the link that the others are on with --iface"
-                        );
-                    }
-                    all.keys().copied().collect()
-                }
-                sources => sources,
-            },
-        );
-    };
-    match interface.parse::<IpAddr>() {
-        Ok(address) if all.contains_key(&address) => Ok(vec![address]),
-        Ok(address) => bail!("--iface: no link of this host that is up has {address}"),
-        Err(_) => {
-            let on_link = forwarding.addresses_of(interface)?;
-            if on_link.is_empty() {
-                bail!("--iface: there is no link {interface} that is up and has an address");
-            }
-            Ok(on_link)
-        }
+fn candidates(interface: Option<&Interface>, forwarding: &mut Forwarding) -> Result<Vec<IpAddr>> {
+    let all = forwarding.reachable_at()?;
+    if let Some(interface) = interface {
+        return interface.choose(&all).context("--iface…");
     }
-}
-
-/// From which address this host would send there. Nothing is sent.
-fn source(to: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = match to {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let asked = || -> Result<IpAddr> {
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket
-            .connect(SocketAddr::new(to, PORT))
-            .context("a route")?;
-        Ok(socket.local_addr()?.ip())
-    };
-    asked().ok()
+    let sources = ANYWHERE.into_iter().filter_map(source);
+    let sources: Vec<IpAddr> = sources.filter(|it| all.contains_key(it)).collect();
+    if sources.is_empty() && all.keys().filter(|address| address.is_ipv4()).count() > 1 {
+        bail!(
+            "nothing leads out of this host, and it has several addresses: name the link that the \
+             others are on with --iface"
+        );
+    }
+    Ok(match sources.is_empty() {
+        true => all.into_keys().collect(),
+        false => sources,
+    })
 }
