@@ -345,6 +345,8 @@ mod tests {
     fn a_name_is_enough_and_a_section_says_more() {
         let vxlan = FabricSettings {
             backend: FabricBackend::Vxlan,
+            // Every agent has what sends them.
+            datagrams: true,
             ..FabricSettings::default()
         };
         assert_eq!(settings("vxlan").unwrap(), vxlan);
@@ -359,7 +361,7 @@ mod tests {
             vni: 42,
             port: 4789,
             mtu: Some(1400),
-            ..vxlan
+            ..vxlan.clone()
         };
         let text = "{type: vxlan, vni: 42, port: 4789, mtu: 1400}";
         assert_eq!(settings(text).unwrap(), more);
@@ -368,7 +370,7 @@ mod tests {
             backend: FabricBackend::Udp,
             udp_port: 9000,
             mtu: Some(1300),
-            ..FabricSettings::default()
+            ..vxlan.clone()
         };
         assert_eq!(udp, expected);
         let host_gw = settings("host-gw").unwrap();
