@@ -28,7 +28,7 @@ enum Command {
     /// Print what a Docker daemon needs to be on this node's pod network
     DockerOptions(docker_options::Args),
     /// Join hosts without Kubernetes to a network: subnets are leased in etcd, as flannel does it
-    Etcd(etcd::EtcdArgs),
+    Etcd(Box<etcd::EtcdArgs>),
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -36,7 +36,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Routes(args) => routes::run(&args)?,
         Command::Peers(args) => peers::run(&args)?,
         Command::DockerOptions(args) => docker_options::run(&args)?,
-        Command::Etcd(args) => etcd::run(args)?,
+        Command::Etcd(args) => etcd::run(*args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
