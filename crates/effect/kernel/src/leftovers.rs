@@ -3,7 +3,7 @@
 
 use weft_desired::mark;
 use weft_sys::netlink;
-use weft_sys::nft::{self, Connection, Family, TableName};
+use weft_sys::nft::{Batch, Connection, Family, TableName};
 use weft_sys::rtnl::{self, Conversation};
 
 /// Each family's tables of the plugin, but for that of bridges.
@@ -45,43 +45,58 @@ pub fn remove_bridges(host: &mut Conversation) -> Result<Vec<String>, rtnl::Erro
 /// A failure of the conversation.
 pub fn remove_tables(host: &mut Conversation) -> Result<Vec<String>, netlink::Error> {
     let mut connection = Connection::open()?;
-    let mut idle = Vec::new();
+    let mut removed = Vec::new();
     for (family, name) in TABLES {
         let table = TableName::new(family, name);
-        if exists(&mut connection, &table)? && is_empty(&mut connection, &table)? {
-            idle.push(table);
+        if remove_bare(&mut connection, &table)? {
+            removed.push(table.to_string());
         }
     }
     let bridges = TableName::new(Family::Inet, mark::BRIDGES);
     if exists(&mut connection, &bridges)? && !has_ports(host)? {
-        idle.push(bridges);
-    }
-    let mut removed = Vec::new();
-    for table in idle {
-        let mut batch = nft::Batch::new();
-        batch.delete_table(&table);
-        match connection.commit(batch) {
-            Err(error) if error.is_absent() => {}
-            Err(error) => return Err(error),
-            Ok(()) => removed.push(table.to_string()),
+        let mut batch = Batch::new();
+        batch.delete_table(&bridges);
+        if is_done(connection.commit(batch))? {
+            removed.push(bridges.to_string());
         }
     }
     Ok(removed)
 }
 
+/// Removes a table whose sets are empty, with its rules. That they are is the kernel's to say, in
+/// the transaction that removes them: an ADD may write into one at any time.
+fn remove_bare(connection: &mut Connection, table: &TableName) -> Result<bool, netlink::Error> {
+    if !exists(connection, table)? {
+        return Ok(false);
+    }
+    let chains = connection.chains(table)?;
+    let sets = connection.sets(table)?;
+    let mut batch = Batch::new();
+    for chain in &chains {
+        batch.flush_chain(table, &chain.name);
+    }
+    for chain in &chains {
+        batch.delete_chain(table, &chain.name);
+    }
+    for set in sets {
+        let name = set.map_or_else(|name| name, |set| set.name);
+        batch.delete_bare_set(table, &name);
+    }
+    batch.delete_bare_table(table);
+    is_done(connection.commit(batch))
+}
+
+/// Whether a removal was made: not of what is gone or in use by then.
+fn is_done(removal: Result<(), netlink::Error>) -> Result<bool, netlink::Error> {
+    match removal {
+        Err(error) if error.is_absent() || error.errno() == Some(netlink::Errno::BUSY) => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
 fn exists(connection: &mut Connection, table: &TableName) -> Result<bool, netlink::Error> {
     let tables = connection.tables(table.family)?;
     Ok(tables.iter().any(|there| there.name == *table))
-}
-
-fn is_empty(connection: &mut Connection, table: &TableName) -> Result<bool, netlink::Error> {
-    for set in connection.sets(table)? {
-        let name = set.map_or_else(|name| name, |set| set.name);
-        if !connection.elements(table, &name)?.is_empty() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Whether a pod is a port of a bridge, whosever that is.

@@ -76,6 +76,10 @@ pub fn set(connection: &mut Connection, rules: &PodRules) -> Result<(), Error> {
 /// The same of a link that nothing was said about before. It takes as long however many pods
 /// there are: everything is looked through only if something stands there all the same.
 ///
+/// What a link may send that is gone, or whose record is lost, from an address that is this link's
+/// by now is not found so: such a link's name is its container's and interface's own, and nobody
+/// else's ever; whoever has it again finds what stands under it.
+///
 /// # Errors
 /// See [`Error`].
 pub fn begin(connection: &mut Connection, rules: &PodRules) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 //! refusal, or silence, that one of them would give: slot 0 is the last choice of every frontend, and
 //! what is translated by no rule is refused when it is about to be forwarded.
 
+mod clients;
 mod error;
 mod family;
 mod installed;
@@ -18,6 +19,7 @@ mod ip_family;
 mod item;
 mod layout;
 mod listing;
+mod ownership;
 mod plan;
 mod rule_text;
 mod rules;

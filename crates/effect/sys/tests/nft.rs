@@ -453,6 +453,39 @@ fn a_transaction_is_made_wholly_or_not_at_all() {
 }
 
 #[test]
+fn what_is_to_be_empty_is_removed_only_where_it_is() {
+    let (net, mut connection) = open();
+    let table = table(Family::V4);
+    let element = |key: &'static [u8]| ElementRef {
+        key,
+        ..ElementRef::default()
+    };
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    for name in ["first", "second"] {
+        batch.add_set(&table.name, &set(name, &[DataType::Ipv4Address], &[]));
+    }
+    batch.add_element(&table.name, "second", element(&[10, 0, 0, 1]));
+    connection.commit(batch).unwrap();
+    let before = nft(&net, &["list", "ruleset"]);
+    let mut remove = |sets: &[&str]| {
+        let mut batch = Batch::new();
+        for name in sets {
+            batch.delete_bare_set(&table.name, name);
+        }
+        batch.delete_bare_table(&table.name);
+        connection.commit(batch).map_err(|error| error.errno())
+    };
+    for sets in [&["first", "second"][..], &["first"], &[]] {
+        assert_eq!(remove(sets), Err(Some(Errno::BUSY)), "{sets:?}");
+        assert_eq!(nft(&net, &["list", "ruleset"]), before);
+    }
+    nft(&net, &["flush", "set", "ip", "t", "second"]);
+    assert_eq!(remove(&["first", "second"]), Ok(()));
+    assert_eq!(nft(&net, &["list", "ruleset"]), "");
+}
+
+#[test]
 fn a_rehearsal_is_refused_as_the_transaction_would_be_and_leaves_nothing() {
     let (net, mut connection) = open();
     let before = connection.generation().unwrap();

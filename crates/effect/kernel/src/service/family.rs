@@ -5,40 +5,31 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_desired::{Backend, Frontend, FrontendKey, LocalDetection, NodeNat, Protocol, Table};
-use weft_sys::netlink;
-use weft_sys::nft::{self, Batch, Connection, ElementRef, TableFlags, TableName};
+use weft_sys::nft::{Batch, Connection, TableName};
 
 use super::installed::{Installed, Slots};
 use super::ip_family::IpFamily;
-use super::item::{Bytes, ItemKey, Items, Step, nat_items, remembered, service_address, steps};
+use super::item::{Bytes, ItemKey, Items, Step, nat_items, service_address, steps};
 use super::layout::{Layout, PodMatch, Shape};
 use super::rules::{REMEMBER, remembering};
 use super::set::SetId;
 use super::survey::Survey;
-use super::writer::{Counted, STEP, Writer};
+use super::writer::{Counted, Writer};
 use super::{Error, Report};
-
-/// How often it is looked whom the kernel remembers, if each time one of them went before
-/// the kernel could be told to forget it.
-const MOST_LOOKS: usize = 5;
-
-// errno(3)
-const EPERM: i32 = 1;
-const EOPNOTSUPP: i32 = 95;
 
 /// The table `weft` of one family, and what is remembered of it.
 #[derive(Debug)]
 pub(super) struct FamilyTable {
-    family: IpFamily,
-    name: TableName,
-    shape: Shape,
+    pub(super) family: IpFamily,
+    pub(super) name: TableName,
+    pub(super) shape: Shape,
     layout: Layout,
-    installed: BTreeMap<FrontendKey, Installed>,
+    pub(super) installed: BTreeMap<FrontendKey, Installed>,
     /// How many frontends that have it alone an address has.
     addresses: BTreeMap<IpAddr, usize>,
     nat: Items,
     /// Whose sources are pods', as far as they tell.
-    pod_sources: Vec<IpNet>,
+    pub(super) pod_sources: Vec<IpNet>,
 }
 
 /// What the kernel has under our table's name.
@@ -86,65 +77,6 @@ impl FamilyTable {
             }
             Standing::Ours | Standing::Other(_) => self.own(connection),
         }
-    }
-
-    /// Makes this socket the table's owner, if it has been left by its last one. A table
-    /// made where the kernel knows no owners stays nobody's.
-    fn own(&self, connection: &mut Connection) -> Result<(), Error> {
-        let tables = connection.tables(self.name.family)?;
-        let flags = tables
-            .into_iter()
-            .find(|table| table.name == self.name)
-            .map(|table| table.flags);
-        match flags {
-            Some(flags) if flags.persist => {
-                let mut batch = Batch::new();
-                batch.add_table(&self.table(OWNED));
-                self.commit_as_owner(connection, batch)
-            }
-            Some(flags) if flags.owner => Err(self.owned()),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// A batch that makes the table: owned, so that nobody else changes it, where the
-    /// kernel can let an owned table outlive its owner (since Linux 6.9).
-    fn make(&self, connection: &mut Connection) -> Result<Batch, Error> {
-        let mut probe = Batch::new();
-        probe.add_table(&self.table(OWNED));
-        let flags = match connection.commit(probe) {
-            Ok(()) => OWNED,
-            Err(error) if has_errno(&error, EOPNOTSUPP) => TableFlags::default(),
-            Err(error) if has_errno(&error, EPERM) => return Err(self.owned()),
-            Err(error) => return Err(error.into()),
-        };
-        let mut batch = Batch::new();
-        batch.add_table(&self.table(flags));
-        Ok(batch)
-    }
-
-    fn table(&self, flags: TableFlags) -> nft::Table {
-        nft::Table {
-            name: self.name.clone(),
-            flags,
-            comment: Some("Services, made by weft".to_owned()),
-        }
-    }
-
-    fn owned(&self) -> Error {
-        Error::Owned {
-            table: self.name.to_string(),
-        }
-    }
-
-    fn commit_as_owner(&self, connection: &mut Connection, batch: Batch) -> Result<(), Error> {
-        connection.commit(batch).map_err(|error| {
-            if has_errno(&error, EPERM) {
-                self.owned()
-            } else {
-                error.into()
-            }
-        })
     }
 
     fn put_layout(&self, batch: &mut Batch) {
@@ -201,24 +133,6 @@ impl FamilyTable {
     /// The sets of the table as it should be.
     fn sets(&self) -> Vec<SetId> {
         SetId::all(&self.shape.timeouts, self.shape.traffic)
-    }
-
-    /// Whether there is such a table, whatever is in it.
-    pub(super) fn is_there(&self, connection: &mut Connection) -> Result<bool, Error> {
-        let tables = connection.tables(self.name.family)?;
-        Ok(tables.iter().any(|table| table.name == self.name))
-    }
-
-    /// Removes the table, unless an agent runs. Returns whether there was one.
-    pub(super) fn remove(&self, connection: &mut Connection) -> Result<bool, Error> {
-        if !self.is_there(connection)? {
-            return Ok(false);
-        }
-        self.own(connection)?;
-        let mut batch = Batch::new();
-        batch.delete_table(&self.name);
-        self.commit_as_owner(connection, batch)?;
-        Ok(true)
     }
 
     /// What elements have counted in a table that is about to be replaced.
@@ -319,18 +233,6 @@ impl FamilyTable {
         self.addresses = count_addresses(&wanted);
         self.installed = wanted;
         Ok(())
-    }
-
-    /// Whether the kernel keeps others from changing it.
-    pub(super) fn is_owned(&self, connection: &mut Connection) -> Result<bool, Error> {
-        Ok(self.flags(connection)?.owner)
-    }
-
-    /// The flags the table has now: a new one in its place gets the same.
-    fn flags(&self, connection: &mut Connection) -> Result<TableFlags, Error> {
-        let tables = connection.tables(self.name.family)?;
-        let found = tables.into_iter().find(|table| table.name == self.name);
-        Ok(found.map_or(TableFlags::default(), |table| table.flags))
     }
 
     /// Makes addresses those of Services that are not; returns those that have to leave in the
@@ -448,66 +350,6 @@ impl FamilyTable {
         Ok(())
     }
 
-    /// Makes the kernel forget the endpoints of clients that may not have them any more.
-    /// Costs a look at every client it remembers.
-    pub(super) fn forget(&self, connection: &mut Connection) -> Result<usize, Error> {
-        if self.shape.timeouts.is_empty() {
-            return Ok(0);
-        }
-        let mut forgotten = 0;
-        let mut looks = 1;
-        loop {
-            let mut stale = connection.elements(&self.name, &SetId::Affinity.name())?;
-            stale.retain(|element| !self.may_be_remembered(element));
-            match self.forget_these(connection, &stale, &mut forgotten) {
-                // One of them went by itself meanwhile, and the kernel has kept the others.
-                Err(error) if error.is_absent() && looks < MOST_LOOKS => looks += 1,
-                done => {
-                    done?;
-                    return Ok(forgotten);
-                }
-            }
-        }
-    }
-
-    /// Counts in `forgotten` what the kernel has acknowledged.
-    fn forget_these(
-        &self,
-        connection: &mut Connection,
-        stale: &[nft::Element],
-        forgotten: &mut usize,
-    ) -> Result<(), netlink::Error> {
-        let set = SetId::Affinity.name();
-        let mut commit = |connection: &mut Connection, batch: Batch| {
-            let count = batch.elements();
-            connection.commit(batch)?;
-            *forgotten += count;
-            Ok(())
-        };
-        let mut batch = Batch::new();
-        for element in stale {
-            if batch.length() + STEP > connection.capacity() {
-                commit(connection, std::mem::take(&mut batch))?;
-            }
-            let element = ElementRef {
-                key: &element.key,
-                ..ElementRef::default()
-            };
-            batch.delete_element(&self.name, &set, element);
-        }
-        commit(connection, batch)
-    }
-
-    fn may_be_remembered(&self, element: &nft::Element) -> bool {
-        let Some((client, frontend, backend)) = remembered(element, self.family) else {
-            return false;
-        };
-        let from_pod = self.pod_sources.iter().any(|range| range.contains(&client));
-        self.installed.get(&frontend).is_some_and(|installed| {
-            installed.affinity.is_some() && installed.gives(&backend, from_pod)
-        })
-    }
-
     /// Decides what the rules depend on. Times that clients have been remembered for stay:
     /// a rule that no frontend needs costs nothing.
     fn set_shape(
@@ -539,13 +381,6 @@ impl FamilyTable {
         Ok(())
     }
 }
-
-/// What our tables are where the kernel can.
-const OWNED: TableFlags = TableFlags {
-    dormant: false,
-    owner: true,
-    persist: true,
-};
 
 /// Makes clients be remembered for so many seconds, if they are not yet.
 fn remember_for(
@@ -611,12 +446,6 @@ fn report_gone(
         };
         report.gone.push((*key, itself));
     }
-}
-
-fn has_errno(error: &netlink::Error, number: i32) -> bool {
-    error
-        .errno()
-        .is_some_and(|errno| errno.raw_os_error() == number)
 }
 
 #[cfg(test)]

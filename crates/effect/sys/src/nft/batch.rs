@@ -15,6 +15,8 @@ use crate::netlink::HEADER_LENGTH;
 // include/uapi/linux/netlink.h
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+/// Of a deletion: not with what is in it.
+const NLM_F_NONREC: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
@@ -151,6 +153,13 @@ impl Batch {
         });
     }
 
+    /// Removes a table that has nothing in it; of another it is an error (EBUSY).
+    pub fn delete_bare_table(&mut self, table: &TableName) {
+        self.table_message(DELETE_TABLE, NLM_F_NONREC, "delete table", table, |out| {
+            put_text(out, 1, &table.name);
+        });
+    }
+
     /// Makes a chain.
     pub fn add_chain(&mut self, table: &TableName, chain: &Chain) {
         let object = format!("{table} {}", chain.name);
@@ -237,12 +246,12 @@ impl Batch {
         });
     }
 
-    /// Removes a set that no rule uses.
-    pub fn delete_set(&mut self, table: &TableName, set: &str) {
+    /// Removes a set that no rule uses and that has no elements; of another it is an error (EBUSY).
+    pub fn delete_bare_set(&mut self, table: &TableName, set: &str) {
         let object = format!("{table} {set}");
         self.message(
             nft(DELETE_SET),
-            NLM_F_REQUEST,
+            NLM_F_REQUEST | NLM_F_NONREC,
             "delete set",
             object,
             |out| {
