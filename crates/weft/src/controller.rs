@@ -161,7 +161,11 @@ async fn serve(args: ControllerArgs) -> Result<()> {
     loop {
         tokio::select! {
             () = candidate.lead(|| health.set_ready(true)) => {}
-            () = &mut told_to_end => return Ok(()),
+            () = &mut told_to_end => {
+                // It may have won a moment ago.
+                candidate.resign().await;
+                return Ok(());
+            }
         }
         info!("leading");
         let (stop, stopping) = watch::channel(false);

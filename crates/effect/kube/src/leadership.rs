@@ -102,23 +102,39 @@ impl Candidate {
     /// Leads no longer, and says so, so that another can at once.
     pub async fn resign(&mut self) {
         self.until.send_replace(None);
-        let Some(there) = self.written.take() else {
-            return;
-        };
-        let spec = there.spec.clone().unwrap_or_default();
-        let Some(spec) = self.election.resignation(&spec, Now::read()) else {
-            return;
-        };
-        let lease = Lease {
-            spec: Some(spec),
-            ..there
-        };
-        let params = PostParams::default();
-        let asked = self.api.replace(&self.name, &params, &lease);
-        match timeout(REQUEST, asked).await {
-            Ok(Ok(_)) => info!(lease = self.name, "the lease is free"),
-            Ok(Err(error)) => warn!(%error, lease = self.name, "the lease stays until it runs out"),
-            Err(_) => warn!(lease = self.name, "the lease stays until it runs out"),
+        let lease = self.name.clone();
+        match timeout(REQUEST, self.hand_over()).await {
+            Ok(Ok(true)) => info!(lease, "the lease is free"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => warn!(%error, lease, "the lease stays until it runs out"),
+            Err(_) => warn!(lease, "the lease stays until it runs out"),
+        }
+    }
+
+    /// Frees the lease, if it is this candidate's.
+    async fn hand_over(&mut self) -> Result<bool, kube::Error> {
+        let mut known = self.written.take();
+        loop {
+            let there = match known.take() {
+                Some(there) => Some(there),
+                None => self.api.get_opt(&self.name).await?,
+            };
+            let Some(there) = there else { return Ok(false) };
+            let spec = there.spec.clone().unwrap_or_default();
+            let Some(spec) = self.election.resignation(&spec, Now::read()) else {
+                return Ok(false);
+            };
+            let lease = Lease {
+                spec: Some(spec),
+                ..there
+            };
+            let params = PostParams::default();
+            match self.api.replace(&self.name, &params, &lease).await {
+                Ok(_) => return Ok(true),
+                // A renewal whose answer nobody waited for, or somebody's annotation.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -335,6 +335,8 @@ pub(super) fn announced(
 
 #[cfg(test)]
 mod tests {
+    use weft_compile::fabric::ReachedAt;
+
     use super::*;
 
     fn settings(text: &str) -> Result<FabricSettings> {
@@ -391,6 +393,55 @@ mod tests {
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));
         }
+    }
+
+    #[test]
+    fn what_a_person_says_of_a_node_is_where_others_send_to() {
+        let addresses = |all: &[&str]| -> Vec<IpAddr> {
+            all.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let node = |overwrites: &[&str]| Node {
+            name: "node-1".into(),
+            generation: 0,
+            labels: Default::default(),
+            internal_ips: addresses(&["172.30.0.11", "fd00::11"]),
+            pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"]
+                .map(|range| range.parse().unwrap())
+                .into(),
+            announced: Announced {
+                overwrites: addresses(overwrites),
+                ..Announced::default()
+            },
+            leaving: false,
+        };
+        let said = |overwrites: &[&str], public: &[&str], reached_at: ReachedAt| {
+            let standing = Standing {
+                tunnels: &BTreeMap::new(),
+                datagrams: false,
+            };
+            let own = OwnAddresses {
+                public: &addresses(public),
+                uplinks: &Uplinks {
+                    reached_at,
+                    ..Uplinks::default()
+                },
+            };
+            let (node, backend) = (node(overwrites), FabricBackend::HostGw);
+            let said = announced(&node, &Desired::default(), backend, &standing, &own);
+            let public = said.map(|said| said.public_ips).unwrap_or_default();
+            public.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let object = said(&[], &[], ReachedAt::Object);
+        assert_eq!(object, ["172.30.0.11", "fd00::11"]);
+        let chosen = || ReachedAt::Chosen(addresses(&["10.9.0.1", "10.9.0.2", "fd09::1"]));
+        assert_eq!(said(&[], &[], chosen()), ["10.9.0.1", "fd09::1"]);
+        let public = ["203.0.113.1"];
+        assert_eq!(said(&[], &public, chosen()), ["203.0.113.1", "fd09::1"]);
+        let both = said(&["198.51.100.1", "2001:db8::1"], &public, chosen());
+        assert_eq!(both, ["198.51.100.1", "2001:db8::1"]);
+        // Nobody is led to an address that a person did not choose.
+        let missing = ReachedAt::Missing("no eth7".to_owned());
+        assert!(said(&[], &[], missing).is_empty());
     }
 
     #[test]
