@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use weft_netlab::link::Network;
 use weft_netlab::{Namespace, link, process};
+use weft_sys::namespace::{Kind, enter_thread};
 
 use crate::lab::wait;
 use crate::report::{Report, Samples, Unit};
@@ -65,15 +66,15 @@ impl<'a> Node<'a> {
         })
     }
 
-    fn command(
-        &self,
-        plugin: &Path,
-        verb: &str,
-        container: &str,
-        pod: &Namespace,
-    ) -> anyhow::Result<Command> {
+    /// Moves the calling thread onto the node, where all that follows is done. What it starts is
+    /// started as runtimes do it (vfork), not by a copy of this process that moves.
+    fn enter(&self) -> anyhow::Result<()> {
+        Ok(enter_thread(self.namespace.as_fd(), Kind::Net)?)
+    }
+
+    fn command(&self, plugin: &Path, verb: &str, container: &str, pod: &Namespace) -> Command {
         let netns = pod_path(pod);
-        let mut command = self.namespace.command(plugin)?;
+        let mut command = Command::new(plugin);
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -88,14 +89,14 @@ impl<'a> Node<'a> {
             )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        Ok(command)
+        command
     }
 
     /// ADD of the whole list; gives the result.
     fn add(&self, container: &str, pod: &Namespace) -> anyhow::Result<Value> {
         let mut result = Value::Null;
         for (plugin, config) in &self.chain {
-            let command = self.command(plugin, "ADD", container, pod)?;
+            let command = self.command(plugin, "ADD", container, pod);
             result = serde_json::from_slice(&call(command, config, &result)?)?;
         }
         Ok(result)
@@ -104,7 +105,7 @@ impl<'a> Node<'a> {
     /// DEL of the whole list, from its end.
     fn del(&self, container: &str, pod: &Namespace, result: &Value) -> anyhow::Result<()> {
         for (plugin, config) in self.chain.iter().rev() {
-            let command = self.command(plugin, "DEL", container, pod)?;
+            let command = self.command(plugin, "DEL", container, pod);
             call(command, config, result)?;
         }
         Ok(())
@@ -112,6 +113,10 @@ impl<'a> Node<'a> {
 
     /// Adds a pod in each namespace, then deletes them; gives the times of each.
     fn batch(&self, pods: &[Namespace]) -> anyhow::Result<(Samples, Samples)> {
+        self.namespace.run(|| self.batch_here(pods))?
+    }
+
+    fn batch_here(&self, pods: &[Namespace]) -> anyhow::Result<(Samples, Samples)> {
         let (mut adds, mut dels) = (Samples::default(), Samples::default());
         let mut results = Vec::new();
         for (number, pod) in pods.iter().enumerate() {
@@ -133,6 +138,10 @@ impl<'a> Node<'a> {
     /// Its standard output is a pipe that is full already, so that it stays at the very end of
     /// its work until it has been looked at.
     fn peak(&self, pod: &Namespace) -> anyhow::Result<f64> {
+        self.namespace.run(|| self.peak_here(pod))?
+    }
+
+    fn peak_here(&self, pod: &Namespace) -> anyhow::Result<f64> {
         let Some((plugin, config)) = self.chain.first() else {
             bail!("an empty list of plugins");
         };
@@ -141,7 +150,7 @@ impl<'a> Node<'a> {
         // The capacity of a new pipe (pipe(7)).
         let filling = vec![0; 65536];
         write.write_all(&filling)?;
-        let mut command = self.command(plugin, "ADD", "peak", pod)?;
+        let mut command = self.command(plugin, "ADD", "peak", pod);
         let mut child = command.stdout(write).spawn()?;
         drop(command);
         give(&mut child, config, &Value::Null)?;

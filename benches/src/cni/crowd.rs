@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -59,11 +60,16 @@ fn together<T: Send>(
 /// of the adds and each one's.
 fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
     let name = |number: usize| format!("crowd-{number}");
-    let (total, each, results) = together(pods, |number, pod| node.add(&name(number), pod))?;
-    for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
-        node.del(&name(number), pod, result)?;
-    }
-    Ok((total, each))
+    let (total, each, results) = together(pods, |number, pod| {
+        node.enter()?;
+        node.add(&name(number), pod)
+    })?;
+    node.namespace.run(|| {
+        for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
+            node.del(&name(number), pod, result)?;
+        }
+        Ok((total, each))
+    })?
 }
 
 /// In the environment of a process that only makes a link: its name, and the other end's
@@ -83,20 +89,20 @@ pub(crate) fn bare_link() -> Option<anyhow::Result<()>> {
 }
 
 /// The kernel's own part, as [`at_once`]: as many processes, each of which makes a link.
-fn links_at_once(node: &Namespace, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
+fn links_at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
     let program = std::env::current_exe()?;
     let name = |number: usize| format!("bare{number}");
     let (total, each, _) = together(pods, |number, pod| {
         let path = pod_path(pod);
-        let made = node
-            .command(&program)?
+        node.enter()?;
+        let made = Command::new(&program)
             .env_clear()
             .envs(BARE.into_iter().zip([name(number), path]))
             .output()?;
         anyhow::ensure!(made.status.success(), "{made:?}");
         Ok(())
     })?;
-    let mut network = Network::of(node)?;
+    let mut network = Network::of(&node.namespace)?;
     for number in 0..pods.len() {
         network.delete(&name(number))?;
     }
@@ -114,7 +120,7 @@ pub(super) fn start(ours: &Node<'_>, theirs: &Node<'_>, report: &mut Report) -> 
         let rounds = [
             at_once(ours, &pods)?,
             at_once(theirs, &pods)?,
-            links_at_once(&ours.namespace, &pods)?,
+            links_at_once(ours, &pods)?,
         ];
         for (side, (total, times)) in rounds.into_iter().enumerate() {
             totals[side].push_time(total);
