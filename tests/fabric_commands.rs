@@ -89,3 +89,111 @@ fn what_leads_to_other_nodes_is_shown_with_where_it_comes_from() {
     let none = lab.exec("outside", &["weft", "fabric", "peers"]).refused();
     assert!(none.contains("no agent answers"), "{none}");
 }
+
+/// What the agent of the first node finds of the way to the second one's IPv4 pods, tried now.
+fn check(lab: &Lab) -> Result<Value, String> {
+    // It ends with 1 where something fails.
+    let script = "weft fabric check -o json || [ $? = 1 ]";
+    let text = lab.sh("node-1", script).result()?;
+    let answer: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
+    let mut peers = rows(&answer, "peers").iter();
+    let found = peers.find(|row| row["range"] == "10.244.1.0/24").cloned();
+    found.ok_or(text)
+}
+
+/// The way is well, whatever it goes by.
+fn well(lab: &Lab, way: &str) {
+    let checks = |found: &Value| {
+        let findings = &found["findings"];
+        let tunnel = if way == "vxlan" { "ok" } else { "untested" };
+        found["way"] == way
+            && findings["node"] == "ok"
+            && findings["mtu"] == "ok"
+            && findings["tunnel"] == tunnel
+            && findings["checksum"] == tunnel
+    };
+    eventually(&format!("the way {way} is well"), || {
+        expect(check(lab)?, checks).map(drop)
+    });
+}
+
+/// There is an event of this reason about the first node.
+fn event(lab: &Lab, reason: &str) {
+    eventually(reason, || {
+        let selector = format!("involvedObject.name=node-1,reason={reason}");
+        let events = ["get", "events", "-A", "--field-selector", &selector];
+        let said = lab.kubectl(&events).result()?;
+        expect(said, |said| said.contains(reason)).map(drop)
+    });
+}
+
+#[test]
+fn a_way_that_loses_large_packets_is_found_and_worked_around() {
+    let lab = lab("fabmtu");
+    well(&lab, "direct");
+    lab.configure("fabric", "vxlan");
+    well(&lab, "vxlan");
+    let condition = r#"{.status.conditions[?(@.type=="NetworkUnavailable")].status}"#;
+    eventually("the network is available", || {
+        let said = lab.field(&["node", "node-1"], condition)?;
+        expect(said, |said| *said == "False").map(drop)
+    });
+    // What is larger than the other end takes vanishes without a word.
+    lab.sh("node-2", "ip link set eth0 mtu 1400").ok();
+    eventually("packets that vanish", || {
+        let found = check(&lab)?;
+        expect(found, |found| {
+            let size = found["findings"]["pathMtu"].as_u64();
+            found["findings"]["mtu"] == "fails" && size.is_some_and(|it| (1400..1500).contains(&it))
+        })
+        .map(drop)
+    });
+    eventually("the route says what gets through", || {
+        let route = lab.sh("node-1", "ip route show 10.244.1.0/24").result()?;
+        expect(route, |route| route.contains(" mtu 135")).map(drop)
+    });
+    event(&lab, "PathMTUTooSmall");
+    let metrics = "curl -s http://127.0.0.1:10249/metrics";
+    let failing = "weft_fabric_failing_peers{check=\"mtu\"} ";
+    let metrics = lab.sh("node-1", metrics).ok();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(failing));
+    assert_ne!(line, Some("0"), "{metrics}");
+    lab.sh("node-2", "ip link set eth0 mtu 1500").ok();
+    well(&lab, "vxlan");
+    eventually("the route takes what the link does", || {
+        let route = lab.sh("node-1", "ip route show 10.244.1.0/24").result()?;
+        expect(route, |route| !route.contains("mtu")).map(drop)
+    });
+}
+
+/// What the kernel leaves in the place of a checksum that the device is to make, of a question
+/// from 10.244.0.0 to 10.244.1.0: the sum of the addresses, the protocol (17) and the length (32
+/// bytes), for RFC 768's checksum. 56 bytes behind the start of the tunnel's UDP header.
+const UNMADE: &str = "0x1719";
+
+#[test]
+fn where_checksums_come_out_wrong_the_kernel_makes_them() {
+    let lab = lab("fabsum");
+    lab.configure("fabric", "vxlan");
+    well(&lab, "vxlan");
+    // A device on the way makes none: who takes the packet finds it wrong. First whatever is
+    // done about it, so that one can look.
+    let drop = |what: &str| {
+        let rule = format!("udp dport 8472 @th,448,16 {what} drop");
+        let rules = "add table ip wrong; add chain ip wrong in { type filter hook prerouting \
+                     priority -310; }; flush chain ip wrong in; add rule ip wrong in";
+        lab.sh("node-2", &format!("nft '{rules} {rule}'")).ok();
+    };
+    drop("!= 0");
+    let wrong = |found: &Value| {
+        let findings = &found["findings"];
+        findings["tunnel"] == "ok" && findings["checksum"] == "fails"
+    };
+    eventually("wrong checksums", || {
+        expect(check(&lab)?, wrong).map(std::mem::drop)
+    });
+    event(&lab, "ChecksumOffloadBroken");
+    // What the kernel makes before the device gets there.
+    drop(UNMADE);
+    well(&lab, "vxlan");
+}

@@ -347,7 +347,7 @@ impl Forwarding {
             owner: RouteOwner::Fabric,
             destination: udp_range(other).into(),
         };
-        let routes = Table::from([(key, entry(Route { next_hop }))]);
+        let routes = Table::from([(key, entry(Route::from(next_hop)))]);
         let report = route::reconcile(&mut conversation, RouteOwner::Fabric, &routes)?;
         match report.problems.first() {
             Some(problem) => bail!("{problem}"),

@@ -1,7 +1,9 @@
 //! `weft fabric`: how this node reaches the pods of others.
 
 mod asking;
+mod check;
 mod docker_options;
+pub(crate) mod findings;
 mod peers;
 mod routes;
 pub(crate) mod told;
@@ -25,6 +27,8 @@ enum Command {
     Routes(routes::Args),
     /// List the nodes whose pods are reached from here, and by which way
     Peers(peers::Args),
+    /// Try the ways to all other nodes, now
+    Check(check::Args),
     /// Print what a Docker daemon needs to be on this node's pod network
     DockerOptions(docker_options::Args),
     /// Join hosts without Kubernetes to a network: subnets are leased in etcd, as flannel does it
@@ -35,6 +39,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Routes(args) => routes::run(&args)?,
         Command::Peers(args) => peers::run(&args)?,
+        Command::Check(args) => return check::run(&args),
         Command::DockerOptions(args) => docker_options::run(&args)?,
         Command::Etcd(args) => etcd::run(*args)?,
     }
@@ -46,7 +51,10 @@ impl Args {
     pub(crate) fn is_daemon(&self) -> bool {
         match self.command {
             Command::Etcd(_) => true,
-            Command::Routes(_) | Command::Peers(_) | Command::DockerOptions(_) => false,
+            Command::Routes(_)
+            | Command::Peers(_)
+            | Command::Check(_)
+            | Command::DockerOptions(_) => false,
         }
     }
 }

@@ -168,6 +168,7 @@ pub fn read(conversation: &mut Conversation) -> Result<Actual, rtnl::Error> {
                 source: None,
                 metric: Some(route.metric),
                 table: route.table,
+                mtu: None,
             }),
         }
     }
@@ -352,6 +353,7 @@ impl Actual {
             source: None,
             metric: Some(route.metric),
             table: route.table,
+            mtu: None,
         };
         self.inherited.insert(key, spec);
     }
@@ -405,11 +407,10 @@ impl Links {
             },
             NextHop::Unreachable => rtnl::NextHop::Unreachable,
         };
-        Ok(RouteSpec::new(
-            key.destination,
-            next_hop,
-            protocol(key.owner),
-        ))
+        Ok(RouteSpec {
+            mtu: route.mtu,
+            ..RouteSpec::new(key.destination, next_hop, protocol(key.owner))
+        })
     }
 
     /// Whether a route has the form that flannel gives those through its tunnels.
@@ -456,6 +457,9 @@ impl Links {
             rtnl::NextHop::Unreachable => NextHop::Unreachable,
             rtnl::NextHop::Blackhole | rtnl::NextHop::Other => return None,
         };
-        Some(Route { next_hop })
+        Some(Route {
+            next_hop,
+            mtu: route.mtu,
+        })
     }
 }

@@ -60,6 +60,17 @@ pub enum Problem {
         /// The port.
         port: u16,
     },
+    /// Somebody else has the port.
+    #[error(
+        "tunnel {device}: another program has the UDP port {port}; stop it, or set another \
+         fabric.port for all nodes"
+    )]
+    PortTaken {
+        /// The name of ours.
+        device: Arc<str>,
+        /// The port.
+        port: u16,
+    },
     /// The node's own address is on no link.
     #[error("tunnel {device}: no link has the node's address {local}")]
     NoUplink {
@@ -222,8 +233,23 @@ fn device(
         address: tunnel.address,
         mtu: tunnel.mtu,
     };
-    device.adjust(conversation, &uplink, &link, report)?;
+    device
+        .adjust(conversation, &uplink, &link, report)
+        .map_err(|problem| unheard(problem, tunnel))?;
     Ok(link)
+}
+
+/// It listens from when it is switched on, unless somebody else has the port.
+fn unheard(problem: Problem, tunnel: &Tunnel) -> Problem {
+    if let Problem::Refused { device, error } = &problem
+        && error.is_in_use()
+    {
+        return Problem::PortTaken {
+            device: device.clone(),
+            port: tunnel.port,
+        };
+    }
+    problem
 }
 
 /// The link that has the node's own address.

@@ -49,7 +49,7 @@ fn table<'a>(
                 destination: net(destination),
             };
             let entry = Entry {
-                value: Route { next_hop },
+                value: next_hop.into(),
                 origin: Origin {
                     kind: "Node",
                     namespace: "".into(),

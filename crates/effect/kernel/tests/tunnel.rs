@@ -139,7 +139,7 @@ fn routes(to: u8) -> Table<RouteKey, Route> {
                 address: range(family, to),
                 device: tunnel.value.name,
             };
-            (key, entry(Route { next_hop }))
+            (key, entry(Route::from(next_hop)))
         })
         .collect()
 }
@@ -433,12 +433,7 @@ fn a_route_to_a_node_becomes_one_through_its_tunnel_in_place() {
         .into_keys()
         .map(|key| {
             let address = outer(IpFamily::of(key.destination.addr()), 2);
-            (
-                key,
-                entry(Route {
-                    next_hop: NextHop::Gateway { address },
-                }),
-            )
+            (key, entry(NextHop::Gateway { address }.into()))
         })
         .collect();
     let mut tunnelled = routes(2);
@@ -448,12 +443,7 @@ fn a_route_to_a_node_becomes_one_through_its_tunnel_in_place() {
         destination,
     };
     let device = "flannel-v6.7".into();
-    tunnelled.insert(
-        key,
-        entry(Route {
-            next_hop: NextHop::Link { device },
-        }),
-    );
+    tunnelled.insert(key, entry(NextHop::Link { device }.into()));
     for (desired, counts) in [
         (&direct, (2, 0, 0)),
         (&tunnelled, (1, 2, 0)),

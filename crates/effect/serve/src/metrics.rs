@@ -63,6 +63,10 @@ pub struct Metrics {
     problems: IntGauge,
     unopened_health_checks: IntGauge,
     datagrams: Datagrams,
+    fabric_peers: IntGaugeVec,
+    fabric_routes: IntGauge,
+    fabric_tests: IntCounterVec,
+    fabric_failing: IntGaugeVec,
 }
 
 /// Packets to and from other nodes in UDP datagrams.
@@ -95,6 +99,9 @@ enum OfBackEnd {
 
 /// iptables' tables that kube-proxy counts the rules of.
 const TABLES: [&str; 2] = ["filter", "nat"];
+
+/// What is tested of a way to another node.
+pub const FABRIC_CHECKS: [&str; 4] = ["node", "tunnel", "mtu", "checksum"];
 
 impl Metrics {
     /// All at nothing.
@@ -192,6 +199,27 @@ impl Metrics {
                     "reason",
                 )?,
             },
+            fabric_peers: it.gauges(
+                "weft_fabric_peers",
+                "Pod ranges of other nodes that are reached from here, by way",
+                "way",
+                &["direct", "vxlan", "udp"],
+            )?,
+            fabric_routes: it.gauge(
+                "weft_fabric_routes",
+                "Routes to other nodes' pods that this node is to have",
+            )?,
+            fabric_tests: it.counters(
+                "weft_fabric_self_tests_total",
+                "Tests of ways to other nodes, by whether all of it was well",
+                "result",
+            )?,
+            fabric_failing: it.gauges(
+                "weft_fabric_failing_peers",
+                "Ways to other nodes that failed a check when they were last tested",
+                "check",
+                &FABRIC_CHECKS,
+            )?,
             registry: it.0,
         })
     }
@@ -295,6 +323,29 @@ impl Metrics {
     /// How many objects and claims can't be done as they ask.
     pub fn set_problems(&self, count: usize) {
         self.problems.set(count as i64);
+    }
+
+    /// How many pod ranges of other nodes are reached by each way, and by how many routes.
+    pub fn set_fabric(&self, ways: &[(&str, usize)], routes: usize) {
+        for (way, count) in ways {
+            let gauge = self.fabric_peers.with_label_values(&[way]);
+            gauge.set(*count as i64);
+        }
+        self.fabric_routes.set(routes as i64);
+    }
+
+    /// A way to another node was tested.
+    pub fn tested_way(&self, well: bool) {
+        let result = if well { "ok" } else { "failed" };
+        self.fabric_tests.with_label_values(&[result]).inc();
+    }
+
+    /// How many ways failed each of [`FABRIC_CHECKS`].
+    pub fn set_failing_ways(&self, counts: [usize; FABRIC_CHECKS.len()]) {
+        for (check, count) in FABRIC_CHECKS.iter().zip(counts) {
+            let gauge = self.fabric_failing.with_label_values(&[check]);
+            gauge.set(count as i64);
+        }
     }
 
     /// How many health check ports could not be opened.

@@ -3,11 +3,13 @@
 
 pub mod conntrack;
 pub mod datagrams;
+pub mod ethtool;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;
+pub mod probe;
 pub mod process;
 pub mod rtnl;
 pub mod segment;

@@ -117,11 +117,9 @@ pub fn attachment(attachment: &Attachment) -> AttachmentItems {
                 owner: RouteOwner::Pod,
                 destination: IpNet::from(*address),
             };
-            let value = Route {
-                next_hop: NextHop::Link {
-                    device: host_name.clone(),
-                },
-            };
+            let value = Route::from(NextHop::Link {
+                device: host_name.clone(),
+            });
             let origin = origin.clone();
             (key, Entry { value, origin })
         })

@@ -149,6 +149,11 @@ impl Compiler {
         within.or_else(|| links.next().copied())
     }
 
+    /// The ways to other nodes.
+    pub fn paths(&self) -> Vec<fabric::Path> {
+        fabric::paths(&self.desired, &self.settings.node, &self.uplinks)
+    }
+
     /// All that can't be done, sorted.
     pub fn problems(&self) -> Vec<Problem> {
         let lost = self.services.lost().map(|(key, loser, winner)| Problem {

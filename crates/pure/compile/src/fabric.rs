@@ -29,6 +29,7 @@ use weft_model::{Cluster, Key, Node, NodeName, Vtep};
 
 use self::fault::Fault;
 pub use self::path::{Path, Way, paths};
+use self::tunnels::{least, overhead};
 use crate::Problem;
 use crate::settings::{FabricBackend, FabricSettings};
 
@@ -39,6 +40,9 @@ pub struct Uplinks {
     pub addresses: BTreeMap<IpAddr, u32>,
     /// Who is reached without a router.
     pub networks: BTreeSet<IpNet>,
+    /// How large a packet, in bytes, gets to other nodes' addresses, where that was found to be
+    /// less than what the link takes.
+    pub narrow: BTreeMap<IpAddr, u32>,
     /// At which of the addresses others reach this node.
     pub reached_at: ReachedAt,
 }
@@ -136,7 +140,8 @@ pub fn compile(
                         owner: RouteOwner::Fabric,
                         destination: range,
                     };
-                    let route = entry(node, Route { next_hop });
+                    let mtu = work.narrowed(range, &next_hop);
+                    let route = entry(node, Route { next_hop, mtu });
                     work.fabric.routes.insert(key, route);
                 }
                 Err(fault) => work.report(node, fault),
@@ -209,6 +214,26 @@ impl Work<'_> {
             (FabricBackend::Udp, IpNet::V4(_))
             | (FabricBackend::HostGw | FabricBackend::Vxlan, _) => Fault::NoVtep { range },
         }
+    }
+
+    /// Bytes of the largest packet for this way, where what is known of it is less than what the
+    /// links take.
+    fn narrowed(&self, range: IpNet, next_hop: &NextHop) -> Option<u32> {
+        let (address, overhead) = match (next_hop, range) {
+            (NextHop::Gateway { address }, _) => (*address, 0),
+            (NextHop::OnLink { address, .. }, _) => {
+                let peer = self.fabric.tunnel_peers.get(address)?;
+                (peer.value.remote, overhead(IpFamily::of(*address)))
+            }
+            (NextHop::Link { .. }, IpNet::V4(range)) => {
+                let peer = self.fabric.udp_peers.get(&range)?;
+                (peer.value.remote.into(), udp::OVERHEAD)
+            }
+            (NextHop::Link { .. }, IpNet::V6(_)) | (NextHop::Unreachable, _) => return None,
+        };
+        let path = self.uplinks.narrow.get(&address)?;
+        let fits = path.saturating_sub(overhead);
+        Some(fits.max(least(IpFamily::of(address))))
     }
 
     /// Whether a node's address is on a network of this node's own.

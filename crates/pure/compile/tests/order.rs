@@ -281,6 +281,7 @@ fn uplinks() -> Uplinks {
         addresses: [address(12, 1500), address(11, 90)].into(),
         networks: ["172.30.0.12/31".parse().unwrap()].into(),
         reached_at: Default::default(),
+        narrow: Default::default(),
     }
 }
 

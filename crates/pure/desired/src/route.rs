@@ -66,4 +66,26 @@ impl fmt::Display for NextHop {
 pub struct Route {
     /// Where a packet goes next.
     pub next_hop: NextHop,
+    /// Bytes of the largest packet that may go there, where that is less than the link takes.
+    pub mtu: Option<u32>,
+}
+
+impl From<NextHop> for Route {
+    /// For packets of every size that the link takes.
+    fn from(next_hop: NextHop) -> Self {
+        Self {
+            next_hop,
+            mtu: None,
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.next_hop, f)?;
+        match self.mtu {
+            Some(mtu) => write!(f, " mtu {mtu}"),
+            None => Ok(()),
+        }
+    }
 }

@@ -7,5 +7,6 @@ pub mod flannel;
 pub mod grpc;
 pub mod kubelet;
 pub mod packet;
+pub mod path_probe;
 pub mod protobuf;
 pub mod spdy;

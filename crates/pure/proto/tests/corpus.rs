@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use weft_proto::{cni, cri, dns, flannel, kubelet, packet, spdy};
+use weft_proto::{cni, cri, dns, flannel, kubelet, packet, path_probe, spdy};
 
 fn replay(target: &str, exercise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -62,4 +62,9 @@ fn fabric_packets() {
 #[test]
 fn flannel_s_configurations_and_leases() {
     replay("flannel", flannel::exercise);
+}
+
+#[test]
+fn path_probes() {
+    replay("path_probe", path_probe::exercise);
 }

@@ -41,6 +41,15 @@ struct Section {
     mtu: Option<u32>,
     /// By which link others reach the node.
     interface: Option<InterfaceSection>,
+    /// Tests of the ways to other nodes.
+    self_test: SelfTestSection,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct SelfTestSection {
+    /// The UDP port where agents ask each other; 0: they do not.
+    port: Option<u16>,
 }
 
 /// One of these.
@@ -107,6 +116,14 @@ enum Kind {
 }
 
 impl FabricConfig {
+    /// Where agents ask each other whether they are reached; 0: nowhere.
+    pub(super) fn self_test_port(&self) -> u16 {
+        self.section
+            .self_test
+            .port
+            .unwrap_or(super::self_test::PORT)
+    }
+
     /// By what others are to reach the node, if that is said.
     pub(super) fn interface(&self) -> Result<Option<Interface>> {
         let section = self.section.interface.as_ref();
@@ -125,6 +142,7 @@ impl FabricConfig {
             direct_routing,
             mtu,
             interface: _,
+            self_test: _,
         } = &self.section;
         let said = [
             (kind.is_some(), "type"),
@@ -156,6 +174,7 @@ impl FabricConfig {
             direct_routing,
             mtu,
             interface: _,
+            self_test: _,
         } = self.section;
         let default = FabricSettings::default();
         let vni = vni.unwrap_or(default.vni);
@@ -375,6 +394,12 @@ mod tests {
             ..vxlan.clone()
         };
         assert_eq!(udp, expected);
+        let port = |text| {
+            serde_norway::from_str::<FabricConfig>(text)
+                .unwrap()
+                .self_test_port()
+        };
+        assert_eq!((port("vxlan"), port("{selfTest: {port: 0}}")), (10256, 0));
         let host_gw = settings("host-gw").unwrap();
         assert_eq!(host_gw.backend, FabricBackend::HostGw);
     }

@@ -115,6 +115,7 @@ impl Forwarding {
             addresses: addresses.map(|(it, link)| (it, link.mtu)).collect(),
             networks: uplinks.networks,
             reached_at,
+            narrow: BTreeMap::new(),
         })
     }
 

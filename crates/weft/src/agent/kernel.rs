@@ -41,6 +41,8 @@ pub(super) struct Outcome {
     pub(super) iptables: Vec<(&'static str, usize, usize)>,
     /// Single things that could not be, each with its reason. The others were.
     pub(super) problems: Vec<String>,
+    /// Those of them that lead to other nodes' pods.
+    pub(super) fabric: Vec<String>,
 }
 
 impl Outcome {
@@ -329,7 +331,11 @@ impl Kernel {
 
     /// What leads to other nodes' pods.
     fn write_routes(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
-        self.forwarding.write(desired, outcome)
+        let before = outcome.problems.len();
+        let written = self.forwarding.write(desired, outcome);
+        let new = outcome.problems.get(before..);
+        outcome.fabric = new.unwrap_or_default().to_vec();
+        written
     }
 
     /// The numbers of the devices that stand and lead to other nodes.

@@ -4,16 +4,19 @@
 mod announcing;
 mod arriving;
 mod asked;
+mod availability;
 mod config;
 mod datagrams;
 pub(crate) mod etcd;
 mod fabric;
+mod fabric_watch;
 mod forwarding;
 mod gate;
 mod held;
 mod kernel;
 pub(crate) mod lock;
 mod network;
+mod node_reports;
 mod own_interface;
 pub(crate) mod plugin;
 mod pod_rules;
@@ -21,10 +24,12 @@ mod proxy;
 mod reporting;
 mod retry;
 mod rule_changes;
+mod self_test;
 mod serving;
 mod socket;
 mod stale;
 mod subnet_file;
+mod ways;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -38,7 +43,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 use weft_compile::{Compiler, FabricBackend, Settings, Touched};
-use weft_kube::{Access, Interest, Pods, ServiceEvents, Update};
+use weft_kube::{Access, Interest, NodeEvents, Pods, ServiceEvents, Update};
 use weft_model::NodeName;
 use weft_proto::cni::InterfaceName;
 use weft_serve::health::Health;
@@ -48,17 +53,21 @@ use weft_serve::proxy_health::ProxyHealth;
 use self::announcing::Announcing;
 use self::arriving::Arriving;
 use self::asked::Asked;
+use self::availability::Availability;
 pub(crate) use self::config::cluster_ranges;
 use self::config::{Config, Mode};
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
 use self::network::NetworkChanges;
+use self::node_reports::NodeReports;
 use self::plugin::{Directories, NodeNetwork};
 use self::pod_rules::PodRules;
 use self::reporting::Reporter;
 use self::retry::{Extent, Failure, Retry};
 use self::rule_changes::RuleChanges;
+use self::self_test::SelfTest;
 use self::subnet_file::SubnetFile;
+use self::ways::Ways;
 use crate::fabric::told::{self, Question, Told};
 use crate::problems::Problems;
 
@@ -209,11 +218,18 @@ async fn serve(args: AgentArgs) -> Result<()> {
         fabric: config.fabric.settings()?,
     };
     let announcing = Announcing::new(client.clone(), settings.node.clone());
+    let node_events = NodeEvents::start(&client, "weft", &node);
+    let (self_test, mut news) = SelfTest::start(config.fabric.self_test_port());
     let mut agent = Agent {
         backend: settings.fabric.backend,
         node: node.clone(),
         announcing,
         public: args.public_ip,
+        availability: Availability::new(client.clone(), node.clone()),
+        node_reports: NodeReports::new(node.clone(), node_events.clone()),
+        ways: Ways::new(node.clone(), node_events, metrics.clone()),
+        self_test,
+        metrics: metrics.clone(),
         compiler: Compiler::new(settings),
         kernel,
         held,
@@ -247,6 +263,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
             Some(batch) = updates.next() => agent.take(batch),
             () = until(retry_at) => agent.reconcile(Why::Retry),
             Some(asked) = questions.recv() => agent.answer(asked),
+            Some(news) = news.recv() => agent.learn(news),
             changed = network.settled() => {
                 changed?;
                 // What tunnels are like follows from them.
@@ -266,6 +283,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
             }
             _ = look.tick() => {
                 agent.restore_configuration();
+                agent.node_reports.tell(std::time::Instant::now());
                 agent.ask_for_node_ports();
                 // Where nothing tells of changes, and if a burst hid one.
                 if !rules.rests() && agent.repair_rules() {
@@ -330,6 +348,11 @@ struct Agent {
     announcing: Announcing,
     /// Where other nodes send to, as a person says.
     public: Vec<IpAddr>,
+    availability: Availability,
+    node_reports: NodeReports,
+    self_test: SelfTest,
+    ways: Ways,
+    metrics: Metrics,
     kernel: Kernel,
     /// Sockets behind node ports, if there are to be any.
     held: Option<HeldPorts>,
@@ -424,6 +447,7 @@ impl Agent {
     fn answer(&self, Asked { question, answer }: Asked) {
         let told = match question {
             Question::State => Told::new(&self.compiler, &self.node, fabric::name(self.backend)),
+            Question::Check => return self.self_test.check(answer),
         };
         match serde_json::to_string(&told) {
             // Who asked may have gone.
@@ -435,6 +459,8 @@ impl Agent {
     fn report_problems(&mut self) {
         let problems = self.compiler.problems();
         self.reporter.problems(problems.len());
+        self.node_reports
+            .problems(&problems, std::time::Instant::now());
         self.problems.report(problems);
     }
 
@@ -458,6 +484,9 @@ impl Agent {
             written = written.map(|outcome| self.open_for_pods(outcome));
         }
         self.settle(written, "change", Extent::Part);
+        if touched.own_node || touched.tunnels || !touched.routes.is_empty() {
+            self.follow_ways();
+        }
     }
 
     /// Reads everything back and repairs what differs.
@@ -487,6 +516,7 @@ impl Agent {
         }
         let written = written.map(|outcome| self.open_for_pods(outcome));
         self.settle(written, why.as_str(), Extent::Everything);
+        self.follow_ways();
     }
 
     /// Looks after what others may have changed. Where the kernel tells that nobody has, its
@@ -505,6 +535,7 @@ impl Agent {
         }
         let written = written.map(|outcome| self.open_for_pods(outcome));
         self.settle(written, "audit", Extent::Everything);
+        self.follow_ways();
         weft_sys::memory::give_back();
     }
 
@@ -524,6 +555,7 @@ impl Agent {
             }
             let written = written.map(|outcome| self.open_for_pods(outcome));
             self.settle(written, "network change", Extent::Part);
+            self.follow_ways();
         }
     }
 
@@ -531,7 +563,8 @@ impl Agent {
     /// are the ones that other nodes are reached by.
     fn look_at_addresses(&mut self) {
         match self.kernel.uplinks() {
-            Ok(uplinks) => {
+            Ok(mut uplinks) => {
+                uplinks.narrow = self.ways.narrow();
                 let touched = self.compiler.set_uplinks(uplinks);
                 self.pending.merge(touched);
             }
@@ -589,8 +622,13 @@ impl Agent {
     /// Opens the node for pods once it has what they need. A route to one peer that can't
     /// be written keeps no other traffic waiting.
     fn open_for_pods(&mut self, mut outcome: Outcome) -> Outcome {
-        if let Err(error) = self.announce() {
-            outcome.problems.push(format!("{error:#}"));
+        let opened = self.announce();
+        self.report_fabric(&outcome, &opened);
+        match opened {
+            Ok(Some(unwritten)) | Err(unwritten) => {
+                outcome.problems.push(format!("{unwritten:#}"));
+            }
+            Ok(None) => {}
         }
         outcome
     }
@@ -616,13 +654,13 @@ impl Agent {
     }
 
     /// Tells the CNI plugin what this node's pods need, and the world that this node
-    /// carries traffic.
-    fn announce(&mut self) -> Result<()> {
+    /// carries traffic. Returns what others may miss, though pods start.
+    fn announce(&mut self) -> Result<Option<anyhow::Error>> {
         let Some(node) = self.compiler.own_node() else {
-            return Ok(());
+            return Ok(None);
         };
         if node.pod_cidrs.is_empty() || node.internal_ips.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let desired = self.compiler.desired();
         let standing = self.kernel.standing();
@@ -656,6 +694,6 @@ impl Agent {
             info!(ranges = ?network.ranges, mtu = network.mtu, "node open for pods");
         }
         self.ready.set_ready(true);
-        told
+        Ok(told.err())
     }
 }

@@ -104,7 +104,7 @@ fn rows(actual: &Actual, told: Option<&Told>) -> Vec<Row> {
     let ours = actual.ours.iter();
     let standing: BTreeMap<IpNet, String> = ours
         .filter(|(key, _)| key.owner == RouteOwner::Fabric)
-        .map(|(key, route)| (key.destination, route.next_hop.to_string()))
+        .map(|(key, route)| (key.destination, route.to_string()))
         .collect();
     let wanted: BTreeMap<IpNet, &Route> = told
         .into_iter()
@@ -183,7 +183,7 @@ mod tests {
                 destination: net(n),
             };
             let next_hop = via(n);
-            actual.ours.insert(key, weft_desired::Route { next_hop });
+            actual.ours.insert(key, next_hop.into());
         }
         let foreign = Foreign {
             protocol: 4,

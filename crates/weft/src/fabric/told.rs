@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use weft_compile::fabric::{Way, paths};
+use weft_compile::fabric::Way;
 use weft_compile::{Compiler, Problem};
 use weft_desired::{Desired, Origin};
 use weft_model::{Key, NodeName};
@@ -19,6 +19,9 @@ pub(crate) const SOCKET: &str = "/run/weft/fabric.sock";
 pub(crate) enum Question {
     /// What the agent wants the kernel to hold: a [`Told`].
     State,
+    /// That the ways to all other nodes be tried now: a list of
+    /// [`Tested`](super::findings::Tested), or nothing where nobody tries them.
+    Check,
 }
 
 /// What the agent wants the kernel to hold, and why.
@@ -92,7 +95,7 @@ impl Told {
             node: node.to_string(),
             backend: backend.to_owned(),
             routes: routes(desired),
-            peers: peers(desired, node),
+            peers: peers(compiler),
             problems: left_out(compiler.problems()),
         }
     }
@@ -101,7 +104,7 @@ impl Told {
 fn routes(desired: &Desired) -> Vec<Route> {
     let routes = desired.routes.iter().map(|(key, entry)| Route {
         destination: key.destination,
-        next_hop: entry.value.next_hop.to_string(),
+        next_hop: entry.value.to_string(),
         origin: source(&entry.origin),
     });
     routes.collect()
@@ -115,8 +118,8 @@ fn source(origin: &Origin) -> Source {
     }
 }
 
-fn peers(desired: &Desired, me: &NodeName) -> Vec<Peer> {
-    let paths = paths(desired, me).into_iter();
+fn peers(compiler: &Compiler) -> Vec<Peer> {
+    let paths = compiler.paths().into_iter();
     let mut peers: Vec<Peer> = paths.map(peer).collect();
     peers.sort_by(|a, b| (&a.node, a.range).cmp(&(&b.node, b.range)));
     peers

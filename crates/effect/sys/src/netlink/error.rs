@@ -74,6 +74,12 @@ impl Error {
         self.errno() == Some(Errno::EXIST)
     }
 
+    /// Whether a port or an address is another's.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.errno() == Some(Errno::ADDRINUSE)
+    }
+
     /// Whether what was asked for is not there: each subsystem says it with an error
     /// number of its own (ENOENT, ENODEV for links, ESRCH for routes, EADDRNOTAVAIL
     /// for addresses).

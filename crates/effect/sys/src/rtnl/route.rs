@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use netlink_packet_core::Parseable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-    RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteScope, RouteType,
 };
 use rustix::io::Errno;
 
@@ -69,6 +69,8 @@ pub struct RouteSpec {
     pub metric: Option<u32>,
     /// The table.
     pub table: u32,
+    /// Bytes of the largest packet that goes there; `None`: as many as the link takes.
+    pub mtu: Option<u32>,
 }
 
 impl RouteSpec {
@@ -82,6 +84,7 @@ impl RouteSpec {
             source: None,
             metric: None,
             table: TABLE_MAIN,
+            mtu: None,
         }
     }
 }
@@ -126,6 +129,8 @@ pub struct Route {
     pub metric: u32,
     /// The table.
     pub table: u32,
+    /// Bytes of the largest packet that goes there, if the route says it.
+    pub mtu: Option<u32>,
 }
 
 /// Which routes to list; what is `None` is not asked for.
@@ -281,6 +286,9 @@ fn described(spec: &RouteSpec) -> RouteMessage {
     if let Some(metric) = spec.metric {
         attributes.push(RouteAttribute::Priority(metric));
     }
+    if let Some(mtu) = spec.mtu {
+        attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+    }
     message
 }
 
@@ -350,6 +358,7 @@ pub(super) fn decode(
     let mut source = None;
     let mut metric = 0;
     let mut table = u32::from(header.table);
+    let mut mtu = None;
     let mut plain = header.tos == 0 && header.source_prefix_length == 0;
     for attribute in &message.attributes {
         // The library's enums are non-exhaustive.
@@ -365,6 +374,8 @@ pub(super) fn decode(
             metric = *value;
         } else if let RouteAttribute::Table(value) = attribute {
             table = *value;
+        } else if let RouteAttribute::Metrics(metrics) = attribute {
+            mtu = metrics.iter().find_map(mtu_of).or(mtu);
         } else if let RouteAttribute::MultiPath(_)
         | RouteAttribute::Via(_)
         | RouteAttribute::Encap(_)
@@ -394,7 +405,16 @@ pub(super) fn decode(
         source,
         metric,
         table,
+        mtu,
     }))
+}
+
+fn mtu_of(metric: &RouteMetric) -> Option<u32> {
+    if let RouteMetric::Mtu(mtu) = metric {
+        Some(*mtu)
+    } else {
+        None
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -26,6 +26,7 @@ pub const NODE_GRACE: Duration = Duration::from_secs(50);
 const KUBELET_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const NETWORK_UNAVAILABLE: &str = "node.kubernetes.io/network-unavailable";
 
 pub(super) struct Nodes {
     context: Context,
@@ -133,7 +134,7 @@ impl Nodes {
     }
 
     async fn mark_unknown(&self, nodes: &Api<Node>, node: &Node) -> Result<(), Error> {
-        if condition(node) == Some("Unknown") {
+        if condition(node, "Ready") == Some("Unknown") {
             return Ok(());
         }
         let now = now();
@@ -216,6 +217,7 @@ impl Nodes {
             .and_then(|spec| spec.taints.clone())
             .unwrap_or_default();
         let wanted = with_taints(&present, health, jiff::Timestamp::now());
+        let wanted = with_network_taint(wanted, condition(node, "NetworkUnavailable"));
         if wanted == present {
             return Ok(());
         }
@@ -249,11 +251,12 @@ fn has_ranges(node: &Node) -> bool {
     })
 }
 
-fn condition(node: &Node) -> Option<&str> {
+/// The status of one of a node's conditions.
+fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a str> {
     node.status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten())
-        .find(|condition| condition.type_ == "Ready")
+        .find(|condition| condition.type_ == kind)
         .map(|condition| condition.status.as_str())
 }
 
@@ -261,7 +264,7 @@ fn health(node: &Node, silent_for: Option<Duration>, grace: Duration) -> Health 
     if silent_for.is_some_and(|silent| silent > grace) {
         return Health::Unknown;
     }
-    match condition(node) {
+    match condition(node, "Ready") {
         Some("True") => Health::Ready,
         Some("Unknown") => Health::Unknown,
         Some(_) | None => Health::NotReady,
@@ -309,9 +312,34 @@ fn with_taints(present: &[Taint], health: Health, now: jiff::Timestamp) -> Vec<T
     taints
 }
 
+/// Keeps new pods off a node whose network is not there.
+fn with_network_taint(mut taints: Vec<Taint>, unavailable: Option<&str>) -> Vec<Taint> {
+    let ours = |taint: &Taint| taint.key == NETWORK_UNAVAILABLE && taint.effect == "NoSchedule";
+    match unavailable {
+        Some("True") if !taints.iter().any(ours) => taints.push(Taint {
+            key: NETWORK_UNAVAILABLE.to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        }),
+        Some("False") => taints.retain(|taint| !ours(taint)),
+        Some(_) | None => {}
+    }
+    taints
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_without_network_is_tainted_while_it_says_so() {
+        let tainted = with_network_taint(Vec::new(), Some("True"));
+        assert_eq!(tainted[0].key, NETWORK_UNAVAILABLE);
+        for unsaid in [None, Some("Unknown"), Some("True")] {
+            assert_eq!(with_network_taint(tainted.clone(), unsaid), tainted);
+        }
+        assert_eq!(with_network_taint(tainted, Some("False")), []);
+    }
 
     #[test]
     fn taints_follow_health_and_leave_others_alone() {

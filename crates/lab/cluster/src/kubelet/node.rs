@@ -148,6 +148,22 @@ async fn report(
     ready: bool,
     reported: Option<(Instant, bool)>,
 ) -> Result<Option<(Instant, bool)>, kube::Error> {
+    loop {
+        match try_report(api, shared, ready, reported).await {
+            // Somebody else has written of the node meanwhile, and may have said what is lost
+            // otherwise: conditions are written all at once.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            written => return written,
+        }
+    }
+}
+
+async fn try_report(
+    api: &Api<Node>,
+    shared: &Shared,
+    ready: bool,
+    reported: Option<(Instant, bool)>,
+) -> Result<Option<(Instant, bool)>, kube::Error> {
     let name = &shared.config.node_name;
     let known = match api.get_opt(name).await? {
         Some(node) => with_labels(api, &shared.config, node).await?,
@@ -160,7 +176,8 @@ async fn report(
         return Ok(reported);
     }
     let status = status(&shared.config, &known, ready, shared.allocatable);
-    let patch = Patch::Merge(json!({"status": status}));
+    let version = known.metadata.resource_version.as_ref();
+    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}));
     let node = api
         .patch_status(name, &PatchParams::default(), &patch)
         .await?;

@@ -4,8 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use weft_desired::{Desired, NextHop};
+use weft_desired::{Desired, IpFamily, NextHop};
 use weft_model::NodeName;
+
+use super::Uplinks;
+use super::tunnels::overhead;
 
 /// A way to another node's range of pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,9 @@ pub struct Path {
     pub range: IpNet,
     /// The node's own address, where packets are sent to, if the desired state says it.
     pub address: Option<IpAddr>,
+    /// Bytes of the largest packet that leaves this node on the way, what carries it included;
+    /// 0 while that is not known.
+    pub packet: u32,
     /// How.
     pub way: Way,
 }
@@ -55,7 +61,7 @@ impl Way {
 }
 
 /// The ways that lead from `me` to other nodes, in the order of their ranges.
-pub fn paths(desired: &Desired, me: &NodeName) -> Vec<Path> {
+pub fn paths(desired: &Desired, me: &NodeName, uplinks: &Uplinks) -> Vec<Path> {
     let mut paths = Vec::new();
     for (key, entry) in &desired.routes {
         let range = key.destination;
@@ -89,11 +95,25 @@ pub fn paths(desired: &Desired, me: &NodeName) -> Vec<Path> {
             }
             NextHop::Unreachable => continue,
         };
+        let family = IpFamily::of(range.addr());
+        let packet = match &way {
+            Way::Tunnel { .. } => {
+                let tunnel = desired.tunnels.get(&family);
+                tunnel.map_or(0, |tunnel| tunnel.value.mtu + overhead(family))
+            }
+            Way::Direct | Way::Datagrams { .. } => {
+                let own = uplinks.addresses.iter();
+                let own = own.filter(|(address, _)| family.has(**address));
+                // By whichever link it goes.
+                own.map(|(_, mtu)| *mtu).min().unwrap_or_default()
+            }
+        };
         paths.push(Path {
             node: origin.name.clone(),
             generation: origin.generation,
             range,
             address,
+            packet,
             way,
         });
     }

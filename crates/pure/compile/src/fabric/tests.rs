@@ -205,6 +205,7 @@ fn uplinks(all: &[(&str, u32)]) -> Uplinks {
         addresses: all.iter().map(|(net, mtu)| (net.addr(), *mtu)).collect(),
         networks: all.iter().map(|(net, _)| net.trunc()).collect(),
         reached_at: ReachedAt::Object,
+        narrow: BTreeMap::new(),
     }
 }
 
@@ -607,5 +608,37 @@ fn tunnels_begin_at_the_link_that_a_person_chose() {
     assert!(
         all.len() == 1 && all[0].contains("is this node's own"),
         "{lines:?}"
+    );
+}
+
+#[test]
+fn where_large_packets_vanish_routes_say_what_gets_through() {
+    let mut narrow = uplinks(&BOTH);
+    narrow.narrow = [("172.30.0.12", 1400), ("fd00:172:30::12", 1300)]
+        .map(|(address, size)| (address.parse().unwrap(), size))
+        .into();
+    let mtus = |announced, backend| -> Vec<String> {
+        let nodes = cluster(announcing(announced));
+        let me = "node-1".into();
+        let fabric = super::compile(&nodes, &me, &settings(backend), &narrow);
+        let routes = fabric.routes.iter();
+        let narrowed = routes.filter_map(|(key, entry)| Some((key, entry.value.mtu?)));
+        narrowed
+            .map(|(key, mtu)| format!("{} {mtu}", key.destination))
+            .collect()
+    };
+    // A tunnel takes 50 bytes; of what IPv6 takes at least it can't leave less.
+    assert_eq!(
+        mtus("vxlan", FabricBackend::Vxlan),
+        ["10.244.2.0/24 1350", "fd00:10:244:2::/64 1280"]
+    );
+    assert_eq!(
+        mtus("vxlan", FabricBackend::HostGw),
+        ["10.244.2.0/24 1400", "fd00:10:244:2::/64 1300"]
+    );
+    // A datagram takes 28, and carries IPv4 alone.
+    assert_eq!(
+        mtus("udp", FabricBackend::Udp),
+        ["10.244.2.0/24 1372", "fd00:10:244:2::/64 1300"]
     );
 }

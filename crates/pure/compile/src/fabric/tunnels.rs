@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_desired::{IpFamily, NextHop, Route, RouteKey, RouteOwner, Tunnel, TunnelPeer};
+use weft_desired::{IpFamily, NextHop, RouteKey, RouteOwner, Tunnel, TunnelPeer};
 use weft_model::{Cluster, Node, NodeName, Vtep};
 
 use super::fault::Fault;
@@ -12,7 +12,7 @@ use super::{ReachedAt, Work, entry, model};
 use crate::settings::FabricBackend;
 
 /// What a tunnel adds to a packet, in bytes: Ethernet (14), VXLAN (8), UDP (8) and IP.
-fn overhead(family: IpFamily) -> u32 {
+pub(super) fn overhead(family: IpFamily) -> u32 {
     match family {
         IpFamily::V4 => 14 + 8 + 8 + 20,
         IpFamily::V6 => 14 + 8 + 8 + 40,
@@ -185,7 +185,7 @@ impl Work<'_> {
             let next_hop = NextHop::Link {
                 device: device.clone(),
             };
-            let route = entry(node, Route { next_hop });
+            let route = entry(node, next_hop.into());
             self.fabric.routes.insert(key, route);
         }
         Ok(NextHop::OnLink { address, device })

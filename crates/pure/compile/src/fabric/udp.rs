@@ -15,7 +15,7 @@ use crate::settings::FabricBackend;
 /// flannel's name of it.
 const DEVICE: &str = "flannel0";
 /// What is around a packet, in bytes: UDP (8) and IP (20).
-const OVERHEAD: u32 = 8 + 20;
+pub(super) const OVERHEAD: u32 = 8 + 20;
 
 impl Work<'_> {
     /// The device this node needs for itself, or because others send it datagrams.

@@ -121,7 +121,13 @@ impl Host {
     /// Tells who asks on the host; by the names of their leases, others are.
     pub(super) fn answer(&self, Asked { question, answer }: Asked) {
         let told = match question {
-            Question::State => Told::new(&self.compiler, &self.name, fabric::name(self.backend)),
+            Question::State => Some(Told::new(
+                &self.compiler,
+                &self.name,
+                fabric::name(self.backend),
+            )),
+            // Hosts ask each other nothing.
+            Question::Check => None,
         };
         match serde_json::to_string(&told) {
             // Who asked may have gone.
