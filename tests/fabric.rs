@@ -13,7 +13,7 @@ spec:
 ";
 
 /// A lab with a pod on each of two nodes, which have these ranges whoever of them joins first.
-fn lab(purpose: &str) -> Lab {
+pub(crate) fn lab(purpose: &str) -> Lab {
     let ranges = "10.244.0.0/24,10.244.1.0/24";
     let lab = Lab::up(purpose, &["--ip-family", "dual", "--node-pod-cidr", ranges]);
     for (pod, node) in [("one", "node-1"), ("two", "node-2")] {
@@ -27,7 +27,7 @@ fn lab(purpose: &str) -> Lab {
 }
 
 /// What a pod says of a client that asks it from somewhere in the lab.
-fn client(lab: &Lab, from: &str, to: &str) -> Result<String, String> {
+pub(crate) fn client(lab: &Lab, from: &str, to: &str) -> Result<String, String> {
     let host = if to.contains(':') {
         format!("[{to}]")
     } else {

@@ -422,6 +422,15 @@ impl Lab {
     /// kube-proxy.
     #[track_caller]
     pub(crate) fn configure(&self, field: &str, value: &str) {
+        self.edit_configuration(field, value);
+        let agents = ["-l", "k8s-app=weft-agent", "-n", "kube-system"];
+        let delete = [&["delete", "pods"][..], &agents].concat();
+        self.kubectl(&delete).ok();
+    }
+
+    /// Edits one line of the configuration that agents start with.
+    #[track_caller]
+    pub(crate) fn edit_configuration(&self, field: &str, value: &str) {
         let start = format!("{field}:");
         let map = ["-n", "kube-system", "configmap", "weft"];
         let text = self.field(&map, "{.data.config\\.yaml}").unwrap();
@@ -436,9 +445,6 @@ impl Lab {
         let patch = ["patch", "--type", "merge", "-p", &patch];
         let patch = [&patch[..], &map].concat();
         self.kubectl(&patch).ok();
-        let agents = ["-l", "k8s-app=weft-agent", "-n", "kube-system"];
-        let delete = [&["delete", "pods"][..], &agents].concat();
-        self.kubectl(&delete).ok();
     }
 
     /// A node's addresses on the node network.
