@@ -10,7 +10,7 @@ use weft_netlab::{Namespace, probe};
 use weft_proto::protobuf::{Fields, Message, Value as Field};
 use weft_runtime::Runtime;
 
-use crate::enclosure::{Enclosure, children, configurations, has, plugins, root, wait};
+use crate::enclosure::{Enclosure, children, configurations, has, plugins, root, uninstall, wait};
 use crate::node::{Node, PATIENCE};
 
 /// Of no lab: `weft ipam` looks into every namespace of the machine.
@@ -26,15 +26,20 @@ struct Containerd {
 }
 
 impl Containerd {
-    /// A containerd of the test's own; none where it is not installed.
-    fn start() -> Option<Self> {
+    /// A containerd of the test's own; none where it is not installed. `asked`: what
+    /// `weft cni install` is asked for.
+    fn start(asked: &[&str]) -> Option<Self> {
         if !has(&["containerd", "ctr", "runc", "containerd-shim-runc-v2"]) {
             return None;
         }
         let node = Node::new(RANGES);
         let folder = node.root.path().join("containerd");
         fs::create_dir_all(&folder).unwrap();
-        let settings = configuration(&folder, &plugins(&node), &configurations(&node, RANGES));
+        let settings = configuration(
+            &folder,
+            &plugins(&node),
+            &configurations(&node, RANGES, asked),
+        );
         fs::write(folder.join("config.toml"), settings).unwrap();
         let enclosure = Enclosure::on(&node);
         let runtime = Runtime::at(&folder.join("sock"));
@@ -281,7 +286,17 @@ fn text(bytes: &[u8], number: u64) -> String {
 
 #[test]
 fn containerd_starts_and_ends_pods() {
-    let Some(mut containerd) = Containerd::start() else {
+    starts_and_ends_pods(&[], "weft");
+}
+
+#[test]
+fn containerd_starts_and_ends_pods_on_a_bridge() {
+    starts_and_ends_pods(&["--bridge"], "cni0");
+}
+
+/// Pods' links on the node are devices whose names start so, or ports of that bridge.
+fn starts_and_ends_pods(asked: &[&str], device: &str) {
+    let Some(mut containerd) = Containerd::start(asked) else {
         return;
     };
     let ids = ["first", "second"].map(|name| {
@@ -297,6 +312,10 @@ fn containerd_starts_and_ends_pods() {
     let [v4, v6] = containerd.addresses(&ids[0])[..] else {
         panic!("one address a family");
     };
+    let node = &containerd.node.namespace;
+    let route = node.output("ip", ["route", "get", &v4.to_string()]);
+    let route = route.unwrap();
+    assert!(route.contains(&format!(" dev {device}")), "{route}");
     let queues = containerd.node.namespace.output("tc", ["qdisc"]).unwrap();
     assert_eq!(queues.matches("tbf").count(), ids.len(), "{queues}");
     let reaches = |containerd: &Containerd| {
@@ -353,12 +372,13 @@ fn containerd_starts_and_ends_pods() {
     containerd.restart();
     containerd.stop(&ids[1]);
     containerd.remove(&ids[1]);
+    uninstall(&containerd.node);
     containerd.assert_clean();
 }
 
 #[test]
 fn what_the_runtime_lost_is_found_and_repaired() {
-    let Some(mut containerd) = Containerd::start() else {
+    let Some(mut containerd) = Containerd::start(&[]) else {
         return;
     };
     let kept = containerd.run("kept", &[]).unwrap();

@@ -156,8 +156,8 @@ pub(crate) fn plugins(node: &Node) -> PathBuf {
 }
 
 /// A folder with the configuration that `weft cni install` writes, but for the folders of the
-/// node's state.
-pub(crate) fn configurations(node: &Node, ranges: &[&str]) -> PathBuf {
+/// node's state. `further`: what it is asked for besides.
+pub(crate) fn configurations(node: &Node, ranges: &[&str], further: &[&str]) -> PathBuf {
     let folder = node.root.path().join("net.d");
     let mut command = node.namespace.command(env!("CARGO_BIN_EXE_weft")).unwrap();
     command.args(["cni", "install", "--mtu", "1450", "--conf-dir"]);
@@ -168,7 +168,7 @@ pub(crate) fn configurations(node: &Node, ranges: &[&str]) -> PathBuf {
     for range in ranges {
         command.args(["--range", range]);
     }
-    let output = command.output().unwrap();
+    let output = command.args(further).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let file = folder.join("10-weft.conflist");
     let mut list: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -178,6 +178,24 @@ pub(crate) fn configurations(node: &Node, ranges: &[&str]) -> PathBuf {
     plugin["ipam"]["dataDir"] = own["ipam"]["dataDir"].clone();
     fs::write(&file, list.to_string()).unwrap();
     folder
+}
+
+/// Takes back what that wrote, and what the pods left in the kernel.
+#[track_caller]
+pub(crate) fn uninstall(node: &Node) {
+    let mut command = node.namespace.command(env!("CARGO_BIN_EXE_weft")).unwrap();
+    command.args(["cni", "uninstall"]);
+    for (option, folder) in [
+        ("--conf-dir", "net.d"),
+        ("--bin-dir", "installed"),
+        ("--state-dir", "state"),
+    ] {
+        command.arg(option).arg(node.root.path().join(folder));
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let rules = node.namespace.output("nft", ["list", "ruleset"]).unwrap();
+    assert_eq!(rules, "");
 }
 
 /// A root file system that has busybox, and nothing else.

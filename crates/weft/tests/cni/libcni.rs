@@ -54,7 +54,7 @@ impl Libcni {
     fn new() -> Option<Self> {
         let program = PROGRAM.as_deref()?;
         let node = Node::new(DUAL);
-        let list = configurations(&node, DUAL).join("10-weft.conflist");
+        let list = configurations(&node, DUAL, &[]).join("10-weft.conflist");
         Some(Self {
             program,
             list,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use weft_netlab::{Namespace, probe};
 
-use crate::enclosure::{Enclosure, configurations, has, plugins, root};
+use crate::enclosure::{Enclosure, configurations, has, plugins, root, uninstall};
 use crate::node::{Node, PATIENCE};
 
 /// Of no lab: `weft ipam` looks into every namespace of the machine.
@@ -20,8 +20,8 @@ struct Podman {
 }
 
 impl Podman {
-    /// None where it is not installed.
-    fn new() -> Option<Self> {
+    /// None where it is not installed. `asked`: what `weft cni install` is asked for.
+    fn new(asked: &[&str]) -> Option<Self> {
         if !has(&["podman", "crun", "conmon"]) {
             return None;
         }
@@ -43,7 +43,7 @@ events_logger = "none"
 runtime = "crun"
 "#,
             plugins(&node).display(),
-            configurations(&node, RANGES).display()
+            configurations(&node, RANGES, asked).display()
         );
         fs::write(folder.join("containers.conf"), settings).unwrap();
         let storage = format!(
@@ -109,7 +109,17 @@ runtime = "crun"
 
 #[test]
 fn podman_starts_and_ends_containers() {
-    let Some(podman) = Podman::new() else {
+    starts_and_ends_containers(&[], "weft");
+}
+
+#[test]
+fn podman_starts_and_ends_containers_on_a_bridge() {
+    starts_and_ends_containers(&["--bridge"], "cni0");
+}
+
+/// Containers' links on the node are devices whose names start so, or ports of that bridge.
+fn starts_and_ends_containers(asked: &[&str], device: &str) {
+    let Some(podman) = Podman::new(asked) else {
         return;
     };
     let first = podman.run("first", &["--publish", "18080:80"]);
@@ -117,6 +127,10 @@ fn podman_starts_and_ends_containers() {
     let [v4, v6] = podman.addresses(&first)[..] else {
         panic!("one address a family");
     };
+    let node = &podman.node.namespace;
+    let route = node.output("ip", ["route", "get", &v4.to_string()]);
+    let route = route.unwrap();
+    assert!(route.contains(&format!(" dev {device}")), "{route}");
     for (field, address) in [("IPAddress", v4), ("GlobalIPv6Address", v6)] {
         let format = format!("{{{{.NetworkSettings.Networks.weft.{field}}}}}");
         let told = podman.podman(&["inspect", "--format", &format, "first"]);
@@ -162,8 +176,6 @@ fn podman_starts_and_ends_containers() {
     for name in ["first", "second", "third"] {
         podman.podman(&["rm", "--force", "--time", "0", name]);
     }
+    uninstall(&podman.node);
     podman.node.assert_clean();
-    let rules = podman.node.namespace.output("nft", ["list", "ruleset"]);
-    let rules = rules.unwrap();
-    assert!(!rules.contains("197"), "{rules}");
 }
