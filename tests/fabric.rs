@@ -1,6 +1,8 @@
 //! Pods of different nodes reach each other, by each of the fabric's back ends.
 
-use crate::lab::{Lab, eventually, expect};
+use std::collections::BTreeSet;
+
+use crate::lab::{Lab, Running, eventually, expect};
 
 const PAIR: &str = "
 apiVersion: v1
@@ -61,15 +63,7 @@ fn a_cluster_changes_to_tunnels_and_back_and_loses_nothing() {
     let lab = lab("fabric");
     let (one, two) = (lab.pod_ips("default", "one"), lab.pod_ips("default", "two"));
     settled(&lab, "host-gw", &["via 172.30.0.12 dev eth0 proto 72"]);
-    // Until its input ends.
-    let ping = |family: &str, to: &str| {
-        let script = format!("ping {family} -n -i 0.01 {to} & read end; kill -INT $!; wait $!");
-        lab.start("one", &["sh", "-c", &script])
-    };
-    let pings = [ping("-4", &two[0]), ping("-6", &two[1])];
-    for ping in &pings {
-        ping.line("an answer", |line| line.contains("icmp_seq=1 "));
-    }
+    let pings = pings(&lab, &two);
 
     lab.configure("fabric", "vxlan");
     settled(
@@ -106,10 +100,66 @@ fn a_cluster_changes_to_tunnels_and_back_and_loses_nothing() {
         expect(shown, |shown| shown.trim().is_empty())
     });
 
+    nothing_was_lost(pings);
+}
+
+/// Packets from the first pod to these addresses, until their input ends. The first is answered.
+fn pings(lab: &Lab, to: &[String]) -> Vec<Running> {
+    let start = |to: &String| {
+        let script = format!("ping -n -i 0.01 {to} & read end; kill -INT $!; wait $!");
+        let ping = lab.start("one", &["sh", "-c", &script]);
+        ping.line("an answer", |line| line.contains("icmp_seq=1 "));
+        ping
+    };
+    to.iter().map(start).collect()
+}
+
+/// Of what they sent, up to what was answered last: the very last may be on its way.
+#[track_caller]
+fn nothing_was_lost(pings: Vec<Running>) {
     for ping in pings {
         let lines = ping.finish();
-        let summary = lines.iter().find(|line| line.contains("packet loss"));
-        assert!(summary.unwrap().contains(" 0% packet loss"), "{lines:#?}");
+        let number = |line: &String| {
+            let (_, rest) = line.split_once(" bytes from ")?.1.split_once("icmp_seq=")?;
+            rest.split(' ').next()?.parse::<u32>().ok()
+        };
+        let answered: BTreeSet<u32> = lines.iter().filter_map(number).collect();
+        let last = answered.last().copied().unwrap();
+        // The first was answered before.
+        let lost: Vec<u32> = (2..last).filter(|it| !answered.contains(it)).collect();
+        assert!(lost.is_empty(), "{lost:?} of {last}: {lines:#?}");
+    }
+}
+
+#[test]
+fn agents_are_killed_and_started_and_nothing_is_lost() {
+    let lab = lab("restarts");
+    let two = lab.pod_ips("default", "two");
+    for (backend, route) in [
+        ("host-gw", "via 172.30.0.12 dev eth0 proto 72"),
+        ("vxlan", "via 10.244.1.0 dev flannel.1 proto 72 onlink"),
+    ] {
+        if backend != "host-gw" {
+            lab.configure("fabric", backend);
+        }
+        settled(&lab, backend, &[route]);
+        let pings = pings(&lab, &two);
+        for _ in 0..2 {
+            let killed = lab.processes("weft agent");
+            lab.kill_outright(&killed);
+            eventually("other agents run", || {
+                expect(lab.processes("weft agent"), |now| {
+                    now.len() == killed.len() && now.is_disjoint(&killed)
+                })
+            });
+            for node in ["node-1", "node-2"] {
+                eventually("its agent is in step", || {
+                    let ask = "curl -sSf -m 2 http://127.0.0.1:10256/ready";
+                    lab.sh(node, ask).result()
+                });
+            }
+        }
+        nothing_was_lost(pings);
     }
 }
 

@@ -290,6 +290,11 @@ func (s *apiServer) ready() error {
 
 // fill creates so many Services, and for each an EndpointSlice of ten endpoints.
 func (s *apiServer) fill(count, clients int) error {
+	return s.each(count, clients, s.pair)
+}
+
+// each has so many clients do something with each of so many numbers.
+func (s *apiServer) each(count, clients int, do func(client, number int) error) error {
 	numbers := make(chan int)
 	errors := make(chan error, clients)
 	var all sync.WaitGroup
@@ -298,7 +303,7 @@ func (s *apiServer) fill(count, clients int) error {
 		go func() {
 			defer all.Done()
 			for number := range numbers {
-				if err := s.pair(client, number); err != nil {
+				if err := do(client, number); err != nil {
 					errors <- err
 					for range numbers {
 					}

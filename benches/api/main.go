@@ -20,7 +20,7 @@ func main() {
 
 func run() error {
 	if len(os.Args) < 2 {
-		return fmt.Errorf("usage: bench-api fill|ready|kubeconfig|node|endpoints|list|put|fanout|minimal|certificate FLAGS")
+		return fmt.Errorf("usage: bench-api fill|ready|kubeconfig|node|peers|tunnels|endpoints|list|put|fanout|minimal|certificate FLAGS")
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	url := flags.String("url", "", "the API server")
@@ -37,6 +37,7 @@ func run() error {
 	services := flags.Int("services", 1, "there are")
 	name := flags.String("name", "", "of the node")
 	address := flags.String("address", "", "of the node")
+	backend := flags.String("backend", "vxlan", "that the peers announce")
 	deadline := flags.Duration("deadline", 5*time.Minute, "for all of it")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
@@ -76,6 +77,10 @@ func run() error {
 		return kubeconfig(*url, *pki)
 	case "node":
 		return api.node(*name, *address)
+	case "peers":
+		return api.peers(*count, *clients, *backend)
+	case "tunnels":
+		return api.tunnels(*count, *services)
 	case "endpoints":
 		return api.endpoints(*count, *services)
 	case "list":

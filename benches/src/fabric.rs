@@ -1,18 +1,22 @@
 //! Pods of two nodes through the fabric's back ends, beside the same devices made by hand, and beside
-//! a program that forwards a packet a system call.
+//! a program that forwards a packet a system call; an agent with many other nodes; and what its
+//! restarts cost packets.
+
+mod peers;
+mod restarts;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde_json::Value;
 use weft_desired::{
     Entry, IpFamily, NextHop, Origin, Route, RouteKey, RouteOwner, Table, Tunnel, TunnelPeer,
     UdpPeer, UdpTunnel,
@@ -20,7 +24,7 @@ use weft_desired::{
 use weft_kernel::{route, tunnel, udp_tunnel};
 use weft_netlab::Namespace;
 use weft_netlab::link::{self, Network};
-use weft_netlab::probe::TcpEcho;
+use weft_netlab::probe::{self, TcpEcho};
 use weft_serve::forwarder::{Forwarder, Peers, Sockets};
 use weft_serve::metrics::{BackEnd, Metrics};
 use weft_sys::rtnl::Conversation;
@@ -28,115 +32,100 @@ use weft_sys::tun::Queue;
 
 use crate::lab::wait;
 use crate::report::{Report, Samples, Unit};
+use crate::stream::{self, Stream};
 
 const PORT: u16 = 8285;
-const STREAMS: &str = "8";
+const RATE: Unit = Unit::Rate("Gbit/s");
+/// Connections at once.
+const STREAMS: usize = 8;
+/// What all connections of a sample carry together: a tenth of a second at 10 Gbit/s.
+const BYTES: usize = 128 << 20;
+/// The same where it goes slowly.
+const FEW_BYTES: usize = 16 << 20;
+/// Samples for each pair that was asked for.
+const TIMES: usize = 3;
 /// How long one member of a pair asks and is answered.
-const ASKING: Duration = Duration::from_millis(500);
+const ASKING: Duration = Duration::from_millis(100);
 
-pub(crate) fn measure(pairs: usize, report: &mut Report) -> anyhow::Result<()> {
-    report.section("pods of two nodes (iperf3, 1 s each; a byte and its answer)");
-    let by_hand = Scene::new(Way::VxlanByHand)?;
-    {
-        let udp = Scene::new(Way::Udp)?;
-        let title = "udp: TCP, one connection";
-        compare(title, pairs, report, (&udp, "1"), &by_hand, "kernel vxlan")?;
-        let title = "udp: TCP, eight connections";
-        compare(
-            title,
-            pairs,
-            report,
-            (&udp, STREAMS),
-            &by_hand,
-            "kernel vxlan",
-        )?;
-        let plain = Scene::new(Way::Plain)?;
-        let title = "udp: TCP, one connection";
-        compare(
-            title,
-            pairs,
-            report,
-            (&udp, "1"),
-            &plain,
-            "a packet a system call",
-        )?;
-        answers(
-            "udp: answers",
-            pairs,
-            report,
-            &udp,
-            &plain,
-            "a packet a system call",
-        )?;
-        answers(
-            "udp: answers",
-            pairs,
-            report,
-            &udp,
-            &by_hand,
-            "kernel vxlan",
-        )?;
-    }
-    let hand = "the same made with ip and bridge";
-    let direct_by_hand = Scene::new(Way::HostGwByHand)?;
-    for (name, ours, theirs) in [
-        ("vxlan", Scene::new(Way::Vxlan)?, by_hand),
-        ("host-gw", Scene::new(Way::HostGw)?, direct_by_hand),
-    ] {
-        for (streams, words) in [("1", "one connection"), (STREAMS, "eight connections")] {
-            let title = format!("{name}: TCP, {words}");
-            compare(&title, pairs, report, (&ours, streams), &theirs, hand)?;
+/// A part of the section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Throughput and answers
+    Packets,
+    /// An agent with a thousand other nodes
+    Peers,
+    /// An agent that is killed and started under traffic
+    Restarts,
+}
+
+/// All of it, or only these parts.
+pub(crate) fn measure(
+    weft: &Path,
+    pairs: usize,
+    parts: &[Part],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    for part in Part::value_variants() {
+        if parts.is_empty() || parts.contains(part) {
+            match part {
+                Part::Packets => packets(pairs, report)?,
+                Part::Peers => peers::measure(weft, report)?,
+                Part::Restarts => restarts::measure(weft, report)?,
+            }
         }
-        answers(
-            &format!("{name}: answers"),
-            pairs,
-            report,
-            &ours,
-            &theirs,
-            hand,
-        )?;
     }
     Ok(())
 }
 
+fn packets(pairs: usize, report: &mut Report) -> anyhow::Result<()> {
+    report.section("pods of two nodes (established connections; a byte and its answer)");
+    let mut by_hand = Scene::new(Way::VxlanByHand)?;
+    {
+        let mut udp = Scene::new(Way::Udp)?;
+        let vxlan = "kernel vxlan";
+        compare("udp", pairs, report, (&mut udp, &mut by_hand), vxlan)?;
+        let mut plain = Scene::new(Way::Plain)?;
+        let peer = "a packet a system call";
+        let mut both = (&mut udp, &mut plain);
+        let one = |scene: &mut Scene| scene.streams[0].rate(FEW_BYTES);
+        let title = "udp: TCP, one connection";
+        in_turn(title, pairs, report, RATE, &mut both, peer, one)?;
+        answers("udp", pairs, report, &mut both, peer)?;
+    }
+    let hand = "the same made with ip and bridge";
+    let mut vxlan = Scene::new(Way::Vxlan)?;
+    compare("vxlan", pairs, report, (&mut vxlan, &mut by_hand), hand)?;
+    let (mut ours, mut theirs) = (Scene::new(Way::HostGw)?, Scene::new(Way::HostGwByHand)?);
+    compare("host-gw", pairs, report, (&mut ours, &mut theirs), hand)
+}
+
+/// One connection, several, and answers.
 fn compare(
-    title: &str,
+    name: &str,
     pairs: usize,
     report: &mut Report,
-    (ours, streams): (&Scene, &str),
-    theirs: &Scene,
+    mut both: (&mut Scene, &mut Scene),
     peer: &str,
 ) -> anyhow::Result<()> {
-    let once = |scene: &Scene| scene.rate(streams);
-    in_turn(
-        title,
-        pairs,
-        report,
-        Unit::Rate("Gbit/s"),
-        (ours, theirs),
-        peer,
-        once,
-    )
+    let (both, pairs) = (&mut both, pairs * TIMES);
+    let title = format!("{name}: TCP, one connection");
+    let one = |scene: &mut Scene| scene.streams[0].rate(BYTES);
+    in_turn(&title, pairs, report, RATE, both, peer, one)?;
+    let title = format!("{name}: TCP, {STREAMS} connections");
+    let all = |scene: &mut Scene| stream::rate(&mut scene.streams, BYTES / STREAMS);
+    in_turn(&title, pairs, report, RATE, both, peer, all)?;
+    answers(name, pairs, report, both, peer)
 }
 
 fn answers(
-    title: &str,
+    name: &str,
     pairs: usize,
     report: &mut Report,
-    ours: &Scene,
-    theirs: &Scene,
+    both: &mut (&mut Scene, &mut Scene),
     peer: &str,
 ) -> anyhow::Result<()> {
-    let unit = Unit::Rate("answers/s");
-    in_turn(
-        title,
-        pairs,
-        report,
-        unit,
-        (ours, theirs),
-        peer,
-        Scene::answers,
-    )
+    let (title, unit) = (format!("{name}: answers"), Unit::Rate("answers/s"));
+    in_turn(&title, pairs, report, unit, both, peer, Scene::answers)
 }
 
 /// Whoever comes first may find the processor slower: they take turns.
@@ -145,9 +134,9 @@ fn in_turn(
     pairs: usize,
     report: &mut Report,
     unit: Unit,
-    (ours, theirs): (&Scene, &Scene),
+    (ours, theirs): &mut (&mut Scene, &mut Scene),
     peer: &str,
-    once: impl Fn(&Scene) -> anyhow::Result<f64>,
+    once: impl Fn(&mut Scene) -> anyhow::Result<f64>,
 ) -> anyhow::Result<()> {
     let (mut our, mut their) = (Samples::default(), Samples::default());
     for pair in 0..pairs {
@@ -186,9 +175,11 @@ impl Way {
 
 /// Two pods, two nodes and a switch, as a lab has them.
 struct Scene {
-    pods: [Namespace; 2],
-    echo: TcpEcho,
-    server: Child,
+    streams: Vec<Stream>,
+    /// To `_echo`.
+    asker: TcpStream,
+    _echo: TcpEcho,
+    _pods: [Namespace; 2],
     _forwarding: Vec<Forwarding>,
     _nodes: [Namespace; 3],
 }
@@ -228,60 +219,44 @@ impl Scene {
         let made: [_; 2] = made.try_into().ok().context("two nodes")?;
         let [(first, source), (second, sink)] = made;
         let echo = TcpEcho::start(&sink, "10.244.2.2:9000")?;
-        let server = sink
-            .command("iperf3")?
-            .arg("-s")
-            .stdout(Stdio::null())
-            .spawn()?;
-        let scene = Scene {
-            pods: [source, sink],
-            echo,
-            server,
-            _forwarding: forwarding,
-            _nodes: [switch, first, second],
-        };
-        wait("iperf3 answers", || Ok(scene.rate("1").is_ok()))?;
-        Ok(scene)
-    }
-
-    /// Gbit/s that the server received over so many connections.
-    fn rate(&self, streams: &str) -> anyhow::Result<f64> {
-        let mut client: Command = self.pods[0].command("iperf3")?;
-        client.args(["-c", "10.244.2.2", "-t", "1", "-J", "-P", streams]);
-        let output = client.stdin(Stdio::null()).output()?;
-        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        match told["end"]["sum_received"]["bits_per_second"].as_f64() {
-            Some(bits) => Ok(bits / 1e9),
-            None => bail!("{client:?}: {}: {}", output.status, told["error"]),
-        }
-    }
-
-    /// Bytes answered in a second, one after the other.
-    fn answers(&self) -> anyhow::Result<f64> {
-        let to: SocketAddr = self.echo.address();
-        let mut stream = self.pods[0].run(|| TcpStream::connect(to))??;
-        stream.set_nodelay(true)?;
+        wait("the pods reach each other", || {
+            let patience = Duration::from_secs(1);
+            Ok(probe::tcp(&source, echo.address(), patience)?.is_answered())
+        })?;
+        let streams = (0..STREAMS).map(|number| {
+            let at = format!("10.244.2.2:{}", 5000 + number).parse()?;
+            Stream::open(&source, &sink, at, at)
+        });
+        let streams: anyhow::Result<Vec<Stream>> = streams.collect();
+        let to = echo.address();
+        let mut asker = source.run(|| TcpStream::connect(to))??;
+        asker.set_nodelay(true)?;
         let mut byte = [0];
         // Who it is.
         while byte != *b"\n" {
-            stream.read_exact(&mut byte)?;
+            asker.read_exact(&mut byte)?;
         }
+        Ok(Scene {
+            streams: streams?,
+            asker,
+            _echo: echo,
+            _pods: [source, sink],
+            _forwarding: forwarding,
+            _nodes: [switch, first, second],
+        })
+    }
+
+    /// Bytes answered in a second, one after the other.
+    fn answers(&mut self) -> anyhow::Result<f64> {
         let began = Instant::now();
+        let mut byte = [0];
         let mut count = 0_u32;
         while began.elapsed() < ASKING {
-            stream.write_all(&byte)?;
-            stream.read_exact(&mut byte)?;
+            self.asker.write_all(&byte)?;
+            self.asker.read_exact(&mut byte)?;
             count += 1;
         }
         Ok(f64::from(count) / began.elapsed().as_secs_f64())
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        // It may have ended by itself, which is as well.
-        let _ended = self.server.kill();
-        let _reaped = self.server.wait();
     }
 }
 

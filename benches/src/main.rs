@@ -9,6 +9,7 @@
     reason = "a program that prints what it measures"
 )]
 
+mod agent;
 mod api;
 mod cni;
 mod dns;
@@ -17,6 +18,7 @@ mod lab;
 mod memory;
 mod report;
 mod services;
+mod stream;
 mod throughput;
 mod workloads;
 
@@ -55,7 +57,9 @@ Sections:
               disk's own syncs, and beside a server that only writes and syncs
   throughput  TCP from pod to pod across nodes beside the same links wired by hand
   fabric      TCP and request-response between pods of two nodes: udp beside the kernel's vxlan and
-              beside a packet a system call; vxlan and host-gw beside the same made by hand
+              beside a packet a system call; vxlan and host-gw beside the same made by hand; an
+              agent with 1,000 other nodes: until routes lead to all, a change of one, memory;
+              packets lost while an agent is killed and started 20 times
 
 A ratio above 1 means that weft is better. `>=` gives the lower 95 % bound of the median ratio:
 the claim. A section whose peer is not installed says so and is left out. Needs root.
@@ -88,6 +92,9 @@ struct Args {
     /// Of `services` only this
     #[arg(long, value_enum, value_name = "PART")]
     part: Vec<services::Part>,
+    /// Of `fabric` only this
+    #[arg(long, value_enum, value_name = "PART")]
+    fabric_part: Vec<fabric::Part>,
     /// The binary to measure
     #[arg(long, default_value = "target/release/weft", value_name = "PATH")]
     weft: PathBuf,
@@ -159,6 +166,6 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
             api::measure(weft, sizes, report)
         }
         Section::Throughput => throughput::measure(weft, pairs, report),
-        Section::Fabric => fabric::measure(pairs, report),
+        Section::Fabric => fabric::measure(weft, pairs, &args.fabric_part, report),
     }
 }

@@ -2,18 +2,16 @@
 //! long it takes to have them all in the kernel, and how long a change takes.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use weft_netlab::{Namespace, link};
 use weft_sys::nft::{Connection, Family, TableName};
 
-use super::scene::{ENDPOINTS, NODE, process_time};
+use super::scene::{ENDPOINTS, process_time};
+use crate::agent::{self, Agent};
 use crate::api::Api;
 use crate::memory::Memory;
 use crate::report::{Report, Samples, Unit};
@@ -23,59 +21,6 @@ const CHANGES: u32 = 500;
 const ADDRESS: &str = "172.30.0.11";
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// An agent; dropped, it is killed.
-struct Agent(Child);
-
-impl Agent {
-    fn start(weft: &Path, namespace: &Namespace, folder: &Path) -> anyhow::Result<Self> {
-        let log = fs::File::create(folder.join("agent.log"))?;
-        // Dies with this program.
-        let child = namespace
-            .command("setpriv")?
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(weft)
-            .args(["agent", "--node-name", NODE])
-            .arg("--config")
-            .arg(folder.join("agent.yaml"))
-            .arg("--kubeconfig")
-            .arg(folder.join("kubeconfig"))
-            .arg("--cni-bin-dir")
-            .arg(folder.join("bin"))
-            .arg("--cni-conf-dir")
-            .arg(folder.join("net.d"))
-            // The machine's own are not a benchmark's to write.
-            .args(["--subnet-file", ""])
-            .arg("--gate-socket")
-            .arg(folder.join("gate.sock"))
-            .arg("--fabric-socket")
-            .arg(folder.join("fabric.sock"))
-            .arg("--lock")
-            .arg(folder.join("agent.lock"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("setpriv")?;
-        Ok(Agent(child))
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    fn has_ended(&mut self) -> anyhow::Result<bool> {
-        Ok(self.0.try_wait()?.is_some())
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // It may have ended by itself, which is as well.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
 
 pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
     report.section(&format!(
@@ -93,8 +38,8 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
     let count = format!("-count={SERVICES}");
     api.run("fill", &[&count, "-clients=64"])?;
     let address = format!("-address={ADDRESS}");
-    api.run("node", &[&format!("-name={NODE}"), &address])?;
-    configure(&api, folder.path())?;
+    api.run("node", &[&format!("-name={}", agent::NODE), &address])?;
+    agent::configure(&api, folder.path(), "")?;
     // The node's own link.
     let network = Namespace::new("network")?;
     link::veth(&network, "eth0", &namespace, "eth0")?;
@@ -103,13 +48,13 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
     let mut kernel = Connection::in_namespace(namespace.as_fd())?;
     let mut starts = Samples::default();
     let mut memory = Samples::default();
-    let mut agent = None;
+    let mut last = None;
     for start in ["cold", "again"] {
-        drop(agent.take());
+        drop(last.take());
         let generation = kernel.generation()?;
         let began = Instant::now();
         let mut running = Agent::start(weft, &namespace, folder.path())?;
-        await_ready(&mut running, &namespace, folder.path())?;
+        running.await_ready(&namespace, folder.path())?;
         starts.push_time(began.elapsed());
         if start == "cold" && kernel.generation()? == generation {
             bail!("the kernel holds nothing more than before");
@@ -142,9 +87,9 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
             Unit::Seconds,
             process_time(pid)?.as_secs_f64(),
         );
-        agent = Some(running);
+        last = Some(running);
     }
-    let agent = agent.context("no agent")?;
+    let agent = last.context("no agent")?;
     changes(&api, &agent, &mut kernel, report)?;
     report.value(
         "resident memory after the changes",
@@ -181,39 +126,6 @@ fn changes(
         used.as_secs_f64() / f64::from(CHANGES),
     );
     Ok(())
-}
-
-fn configure(api: &Api<'_>, folder: &Path) -> anyhow::Result<()> {
-    let kubeconfig = api.run("kubeconfig", &[])?;
-    fs::write(folder.join("kubeconfig"), kubeconfig.to_string())?;
-    let mut file = fs::File::create(folder.join("agent.yaml"))?;
-    file.write_all(b"podCIDRs: [10.128.0.0/9]\nserviceCIDRs: [10.96.0.0/12]\n")?;
-    Ok(())
-}
-
-/// Waits until the agent says that the kernel holds what it should.
-fn await_ready(agent: &mut Agent, namespace: &Namespace, folder: &Path) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !namespace.run(is_ready)? {
-        if agent.has_ended()? || Instant::now() > deadline {
-            let log = fs::read_to_string(folder.join("agent.log")).unwrap_or_default();
-            bail!("the agent does not come up: {log}");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
-
-fn is_ready() -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut connection = TcpStream::connect("127.0.0.1:10256")?;
-        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
-        connection.write_all(b"GET /ready HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-        let mut answer = [0; 12];
-        connection.read_exact(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
-    };
-    ask().is_ok_and(|answer| answer.ends_with(" 200"))
 }
 
 /// The most that a process has had resident, in KiB (proc(5), status, VmHWM).

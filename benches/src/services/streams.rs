@@ -1,20 +1,14 @@
 //! The throughput of established connections: through a Service, and beside it without one.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
-use std::time::Instant;
-
-use anyhow::{Context, ensure};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use std::net::SocketAddr;
 
 use super::packets::{Path, SERVER, STREAM};
 use super::scene::probe_address;
 use crate::report::{Report, Samples, Unit};
+use crate::stream::Stream;
 
 /// What one sample carries: a tenth of a second at 20 Gbit/s.
 const BYTES: usize = 256 << 20;
-const CHUNK: usize = 1 << 20;
 /// Samples for each pair that was asked for: single ones differ by a tenth.
 const TIMES: usize = 15;
 /// Connections that are tracked, as in any cluster that masquerades what leaves it.
@@ -35,7 +29,7 @@ pub(super) fn measure(pairs: usize, node: &Path, report: &mut Report) -> anyhow:
     ];
     let mut streams = Vec::new();
     for (_, path, to) in ways {
-        streams.push(Stream::open(path, to)?);
+        streams.push(Stream::open(&path.client, &path.server, endpoint, to)?);
     }
     let mut rates = vec![Samples::default(); ways.len()];
     // Whoever comes first may find the processor slower: each way is as often the first as the
@@ -43,7 +37,7 @@ pub(super) fn measure(pairs: usize, node: &Path, report: &mut Report) -> anyhow:
     for round in 0..TIMES * pairs {
         for turn in 0..ways.len() {
             let way = (round + turn) % ways.len();
-            rates[way].push(streams[way].rate()?);
+            rates[way].push(streams[way].rate(BYTES)?);
         }
     }
     for ((peer, _, _), theirs) in ways.iter().zip(&rates).skip(1) {
@@ -56,53 +50,4 @@ pub(super) fn measure(pairs: usize, node: &Path, report: &mut Report) -> anyhow:
         );
     }
     Ok(())
-}
-
-/// Both ends of an established connection.
-struct Stream {
-    sender: TcpStream,
-    receiver: TcpStream,
-}
-
-impl Stream {
-    fn open(path: &Path, to: SocketAddr) -> anyhow::Result<Self> {
-        let listener = path.server.run(|| {
-            TcpListener::bind(SocketAddr::new(SERVER.parse()?, STREAM)).map_err(anyhow::Error::from)
-        })??;
-        let sender = path.client.run(|| TcpStream::connect(to))??;
-        let (receiver, _) = listener.accept()?;
-        Ok(Stream { sender, receiver })
-    }
-
-    /// Gbit/s that arrive. The sender, with what the kernel does for its packets on their way, has
-    /// one core and the receiver another, so that a sample does not depend on who was put where.
-    fn rate(&mut self) -> anyhow::Result<f64> {
-        let Stream { sender, receiver } = self;
-        let began = Instant::now();
-        thread::scope(|scope| {
-            let sending = scope.spawn(|| {
-                on_core(0);
-                let chunk = vec![0; CHUNK];
-                (0..BYTES / CHUNK).try_for_each(|_| sender.write_all(&chunk))
-            });
-            let receiving = scope.spawn(|| {
-                on_core(1);
-                let mut chunk = vec![0; CHUNK];
-                (0..BYTES / CHUNK).try_for_each(|_| receiver.read_exact(&mut chunk))
-            });
-            for end in [sending, receiving] {
-                end.join().ok().context("an end of the stream panicked")??;
-            }
-            let rate = BYTES as f64 * 8.0 / 1e9 / began.elapsed().as_secs_f64();
-            ensure!(rate.is_finite(), "no time passed");
-            Ok(rate)
-        })
-    }
-}
-
-/// Keeps the calling thread on a core. On a machine with fewer it stays where it is.
-fn on_core(core: usize) {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    let _moved = sched_setaffinity(None, &cores);
 }
