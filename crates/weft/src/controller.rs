@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use ipnet::IpNet;
 use tokio::pin;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +30,8 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Gives nodes their pod ranges, on a cluster where nobody else does.
 #[derive(Args, Debug)]
+#[group(skip)]
+#[command(group(ArgGroup::new("ranges").required(true).multiple(false)))]
 #[command(after_help = "Examples:
   kubectl apply -f deploy/weft-controller.yaml     beside the agents of deploy/weft.yaml
   weft controller --config /etc/weft/config.yaml   ranges as the agents have them
@@ -39,15 +41,10 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
   kubectl get lease -n kube-system weft-controller")]
 pub(crate) struct ControllerArgs {
     /// The agents' configuration, for its pod ranges: `config.yaml` of the ConfigMap weft.
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "pod_cidr",
-        required_unless_present = "pod_cidr"
-    )]
+    #[arg(long, value_name = "FILE", group = "ranges")]
     config: Option<PathBuf>,
     /// The cluster's range of pod addresses; one of each family, the primary one first.
-    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR", group = "ranges")]
     pod_cidr: Vec<IpNet>,
     /// How long the prefix of a node's part is, of the first range, the second [default: what
     /// net-conf.json beside --config says, or 24 for IPv4, 64 for IPv6].
@@ -220,7 +217,7 @@ mod tests {
     #[test]
     fn flags_that_do_not_fit_are_named() {
         let error = |flags: &[&str]| format!("{:#}", line(flags).unwrap_err());
-        assert!(error(&[]).contains("--config"));
+        assert!(error(&[]).contains("<--config <FILE>|--pod-cidr <CIDR>>"));
         assert!(error(&["--pod-cidr", "10.0.0.0/16", "--config", "x"]).contains("--config"));
         assert!(error(&["--pod-cidr", "10.0.0.0/16", "--node-mask", "8"]).contains("mask 8"));
         let lease = ["--pod-cidr", "10.0.0.0/16", "--lease", "weft"];
