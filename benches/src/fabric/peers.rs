@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +23,8 @@ const CHANGES: usize = 500;
 const STARTS: usize = 5;
 /// The routes to other nodes' pods.
 const PROTOCOL: u8 = 72;
+/// After so long without news nothing is on its way any more.
+const QUIET: Duration = Duration::from_secs(1);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -126,9 +128,7 @@ fn changes(api: &Api<'_>, namespace: &Namespace, report: &mut Report) -> anyhow:
     let count = format!("-count={CHANGES}");
     let told = api.run("tunnels", &[&count, &format!("-services={PEERS}")])?;
     let sent = told["sent"].as_array().context("no times")?;
-    // The last one's.
-    std::thread::sleep(Duration::from_millis(200));
-    let heard = heard.stop()?;
+    let heard = heard.stop_when_quiet()?;
     let mut times = Samples::default();
     for (change, sent) in sent.iter().enumerate() {
         let mac = mac(change % PEERS, 1 + change / PEERS);
@@ -158,6 +158,7 @@ type Told = ([u8; 6], Duration);
 /// Writes down which Ethernet addresses the kernel is told of, and when.
 struct Listener {
     stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
     thread: JoinHandle<anyhow::Result<Vec<Told>>>,
 }
 
@@ -166,7 +167,8 @@ impl Listener {
         let groups = &[Group::Neighbours];
         let mut notifications = Notifications::in_namespace(namespace.as_fd(), groups)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let count = Arc::new(AtomicUsize::new(0));
+        let (stopped, counted) = (stop.clone(), count.clone());
         let thread = std::thread::spawn(move || {
             let mut heard = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
@@ -189,13 +191,24 @@ impl Listener {
                 };
                 let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
                 heard.extend(mac.map(|mac| (mac, now)));
+                counted.store(heard.len(), Ordering::Relaxed);
             }
             Ok(heard)
         });
-        Ok(Self { stop, thread })
+        Ok(Self {
+            stop,
+            count,
+            thread,
+        })
     }
 
-    fn stop(self) -> anyhow::Result<Vec<Told>> {
+    /// When nothing has come for a while.
+    fn stop_when_quiet(self) -> anyhow::Result<Vec<Told>> {
+        let mut before = None;
+        while before != Some(self.count.load(Ordering::Relaxed)) {
+            before = Some(self.count.load(Ordering::Relaxed));
+            std::thread::sleep(QUIET);
+        }
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {
             Ok(heard) => heard,

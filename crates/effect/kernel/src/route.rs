@@ -55,6 +55,8 @@ pub struct Foreign {
 /// What a pass did.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// What stood beside our routes, and the links, as they were read.
+    pub surroundings: Actual,
     /// Routes written where there was none.
     pub added: usize,
     /// Routes written in place of another.
@@ -205,7 +207,10 @@ pub fn reconcile(
         }))
         .collect();
     if steps.is_empty() && strays.is_empty() {
-        return Ok(Report::default());
+        return Ok(Report {
+            surroundings: actual.surroundings(),
+            ..Report::default()
+        });
     }
     let mut removals = Batch::new();
     for stray in &strays {
@@ -213,6 +218,7 @@ pub fn reconcile(
     }
     let removed = conversation.run(&removals)?;
     let mut report = apply(conversation, &actual, &steps)?;
+    report.surroundings = actual.surroundings();
     for (stray, result) in strays.iter().zip(removed) {
         match result {
             Ok(()) => report.removed += 1,
@@ -332,6 +338,15 @@ enum Step {
 }
 
 impl Actual {
+    /// All but our own routes. What was inherited is ours by now, or gone.
+    fn surroundings(&self) -> Self {
+        Self {
+            foreign: self.foreign.clone(),
+            links: self.links.clone(),
+            ..Self::default()
+        }
+    }
+
     fn owned_by(&self, owner: RouteOwner) -> BTreeMap<RouteKey, Route> {
         self.ours
             .iter()

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use weft_desired::{Entry, IpFamily, Table, Tunnel, TunnelPeer, mark};
+use weft_desired::{Difference, Entry, IpFamily, Table, Tunnel, TunnelPeer, mark};
 use weft_sys::rtnl::{
     self, AddressFlags, Batch, Conversation, Link, LinkChange, Mac, NeighbourState, Vxlan,
     VxlanSpec,
@@ -171,6 +171,73 @@ pub fn clear(
         }
     }
     Ok(report)
+}
+
+/// One step of what leads to peers, between two desired states.
+pub type PeerStep<'a> = Difference<'a, IpAddr, Entry<TunnelPeer>, Entry<TunnelPeer>>;
+
+/// Writes what steps add, on devices that stand, without reading anything: to be called before
+/// routes lead there.
+///
+/// # Errors
+/// A failure of the conversation, or the first thing that the kernel refused.
+pub fn add_peers(
+    conversation: &mut Conversation,
+    devices: &BTreeMap<IpFamily, u32>,
+    steps: &[PeerStep<'_>],
+) -> Result<usize, rtnl::Error> {
+    let mut batch = Batch::new();
+    for step in steps {
+        let (address, peer) = match step {
+            Difference::Add(address, peer) | Difference::Change(address, _, peer) => {
+                (**address, &peer.value)
+            }
+            Difference::Remove(..) => continue,
+        };
+        if let Some(index) = devices.get(&IpFamily::of(address)) {
+            batch.add_forwarding(*index, Mac(peer.mac), peer.remote);
+            batch.add_neighbour(*index, address, Mac(peer.mac));
+        }
+    }
+    conversation.run_all(&batch)?;
+    Ok(batch.len())
+}
+
+/// Writes what steps take away: to be called when no route leads there.
+///
+/// # Errors
+/// As for [`add_peers`]; what is gone already is as well.
+pub fn remove_peers(
+    conversation: &mut Conversation,
+    devices: &BTreeMap<IpFamily, u32>,
+    steps: &[PeerStep<'_>],
+) -> Result<usize, rtnl::Error> {
+    let mut batch = Batch::new();
+    for step in steps {
+        let (address, old, gone) = match step {
+            Difference::Remove(address, old) => (**address, &old.value, true),
+            Difference::Change(address, old, new) if old.value.mac != new.value.mac => {
+                (**address, &old.value, false)
+            }
+            Difference::Add(..) | Difference::Change(..) => continue,
+        };
+        if let Some(index) = devices.get(&IpFamily::of(address)) {
+            if gone {
+                batch.delete_neighbour(*index, address);
+            }
+            // Nothing, if another node has that Ethernet address by now.
+            batch.delete_forwarding(*index, Mac(old.mac), old.remote);
+        }
+    }
+    let mut writes = 0;
+    for result in conversation.run(&batch)? {
+        match result {
+            Ok(()) => writes += 1,
+            Err(error) if error.is_absent() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(writes)
 }
 
 fn run(

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use ipnet::IpNet;
 use weft_desired::{
-    Entry, IpFamily, NextHop, Origin, Route, RouteKey, RouteOwner, Table, Tunnel, TunnelPeer, mark,
+    Entry, IpFamily, NextHop, Origin, Route, RouteKey, RouteOwner, Table, Tunnel, TunnelPeer,
+    difference, mark,
 };
 use weft_kernel::route;
 use weft_kernel::sysctl::{self, ReversePath, Scope, Setting};
@@ -515,4 +516,46 @@ fn what_flannel_left_in_the_routes_becomes_ours_or_goes() {
     assert_eq!((report.added, report.changed, report.removed), (1, 1, 1));
     let shown = first.printed(&["ip", "route", "show", "dev", "flannel.7"]);
     assert_eq!(shown.trim(), "10.244.2.0/24 via 10.244.2.0 proto 72 onlink");
+}
+
+#[test]
+fn steps_between_two_states_end_where_a_pass_would() {
+    let [mut first, _second] = connected();
+    let stood = peers(2);
+    let devices = first.raise().devices;
+    let mut wanted = stood.clone();
+    // One has another Ethernet address and moves, one comes; then that one goes.
+    let other = range(IpFamily::V4, 2);
+    let moved = TunnelPeer {
+        mac: [2, 0, 0, 0, 9, 2],
+        remote: ip("172.30.0.9"),
+    };
+    wanted.insert(other, entry(moved));
+    let comes = TunnelPeer {
+        mac: [2, 0, 0, 0, 9, 3],
+        remote: ip("172.30.0.3"),
+    };
+    wanted.insert(range(IpFamily::V4, 3), entry(comes));
+    for (from, to, removed) in [
+        (&stood, &wanted, 1),
+        (&wanted, &stood, 3),
+        (&wanted, &stood, 0),
+    ] {
+        let steps = difference(from, to, PartialEq::eq);
+        let writes = first.inside(|conversation| {
+            let added = tunnel::add_peers(conversation, &devices, &steps).unwrap();
+            assert!(added > 0);
+            tunnel::remove_peers(conversation, &devices, &steps).unwrap()
+        });
+        // What is gone already is gone.
+        assert_eq!(writes, removed);
+        // Nothing is missing, nothing too much.
+        let written = first.inside(|conversation| {
+            let raised = tunnel::raise(conversation, &tunnels(1), to).unwrap();
+            let cleared = tunnel::clear(conversation, &tunnels(1), to).unwrap();
+            assert!(raised.problems.is_empty() && cleared.problems.is_empty());
+            raised.writes + cleared.writes
+        });
+        assert_eq!(written, 0);
+    }
 }

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use weft_compile::fabric::{ReachedAt, Uplinks};
-use weft_desired::{Desired, IpFamily, RouteOwner};
+use weft_desired::{Desired, Difference, IpFamily, RouteOwner, difference};
 use weft_kernel::{link, route, router, tunnel};
 use weft_serve::forwarder::Counters;
-use weft_sys::rtnl::Conversation;
+use weft_sys::rtnl::{self, Conversation};
 
 use super::datagrams::Datagrams;
 use super::fabric::Standing;
@@ -28,6 +28,14 @@ pub(super) struct Forwarding {
     /// The numbers of the tunnels' devices that stand.
     tunnels: BTreeMap<IpFamily, u32>,
     datagrams: Datagrams,
+    /// After a pass without a fault, until somebody else may have changed something.
+    stood: Option<Stood>,
+}
+
+/// What leads to other nodes, as it stands, and what the kernel has beside it.
+struct Stood {
+    desired: Desired,
+    surroundings: route::Actual,
 }
 
 impl Forwarding {
@@ -49,6 +57,7 @@ impl Forwarding {
             interface: None,
             tunnels: BTreeMap::new(),
             datagrams: Datagrams::new(counters),
+            stood: None,
         })
     }
 
@@ -62,9 +71,61 @@ impl Forwarding {
         &self.families
     }
 
+    /// Writes what a change of nodes makes different from what stood, in few messages, however
+    /// many nodes there are. The kernel tells of it, and then everything is read back as after
+    /// any change. Where that is not enough, it is read back at once.
+    pub(super) fn write_change(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
+        let Some(stood) = self.stood.take().filter(|it| it.is_by_devices_of(desired)) else {
+            return self.write(desired, outcome);
+        };
+        match self.exchange(&stood, desired) {
+            Ok(Some(writes)) => {
+                outcome.writes += writes;
+                self.stood = Some(Stood {
+                    desired: ways(desired),
+                    ..stood
+                });
+                Ok(())
+            }
+            // What is wrong, a pass will say.
+            Ok(None) | Err(_) => self.write(desired, outcome),
+        }
+    }
+
+    /// Leads first, then takes away. `None`: a route can't be written.
+    fn exchange(&mut self, stood: &Stood, desired: &Desired) -> Result<Option<usize>, rtnl::Error> {
+        let (conversation, devices) = (&mut self.conversation, &self.tunnels);
+        let peers = difference(
+            &stood.desired.tunnel_peers,
+            &desired.tunnel_peers,
+            PartialEq::eq,
+        );
+        let routes = difference(&stood.desired.routes, &desired.routes, PartialEq::eq);
+        let routes: Vec<_> = routes
+            .iter()
+            .map(|step| match step {
+                Difference::Add(key, new) => Difference::Add(*key, &new.value),
+                Difference::Change(key, old, new) => {
+                    Difference::Change(*key, &old.value, &new.value)
+                }
+                Difference::Remove(key, old) => Difference::Remove(*key, &old.value),
+            })
+            .collect();
+        let added = tunnel::add_peers(conversation, devices, &peers)?;
+        let report = route::apply(conversation, &stood.surroundings, &routes)?;
+        if !report.problems.is_empty() {
+            return Ok(None);
+        }
+        let removed = tunnel::remove_peers(conversation, devices, &peers)?;
+        let led = report.added + report.changed + report.removed;
+        Ok(Some(added + led + removed))
+    }
+
     /// Reads back what leads to other nodes' pods, and writes what differs: nothing leads through
     /// a tunnel that is not there.
     pub(super) fn write(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
+        self.stood = None;
+        let before = outcome.problems.len();
         let (tunnels, peers) = (&desired.tunnels, &desired.tunnel_peers);
         let mut raised = tunnel::raise(&mut self.conversation, tunnels, peers)
             .context("tunnels to other nodes")?;
@@ -85,6 +146,10 @@ impl Forwarding {
                 .context("the device of packets in datagrams")?;
             add(outcome, cleared);
         }
+        self.stood = (outcome.problems.len() == before).then(|| Stood {
+            desired: ways(desired),
+            surroundings: report.surroundings,
+        });
         Ok(())
     }
 
@@ -134,6 +199,30 @@ impl Forwarding {
     /// The node's own addresses.
     pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
         link::own_addresses(&mut self.conversation).context("the node's own addresses")
+    }
+}
+
+impl Stood {
+    /// Whether only what leads through the same devices differs.
+    fn is_by_devices_of(&self, desired: &Desired) -> bool {
+        let stood = &self.desired;
+        stood.tunnels == desired.tunnels
+            && stood.udp_tunnel == desired.udp_tunnel
+            && stood.udp_peers == desired.udp_peers
+            && stood.udp_senders == desired.udp_senders
+    }
+}
+
+/// What leads to other nodes, and nothing else.
+fn ways(desired: &Desired) -> Desired {
+    Desired {
+        tunnels: desired.tunnels.clone(),
+        tunnel_peers: desired.tunnel_peers.clone(),
+        udp_tunnel: desired.udp_tunnel.clone(),
+        udp_peers: desired.udp_peers.clone(),
+        udp_senders: desired.udp_senders.clone(),
+        routes: desired.routes.clone(),
+        ..Desired::default()
     }
 }
 

@@ -152,7 +152,7 @@ impl Kernel {
         // Reachable first, then referred to: a Service never leads to a pod that no
         // route leads to yet.
         if touched.tunnels || !touched.routes.is_empty() {
-            self.write_routes(desired, &mut outcome)?;
+            self.forwarding.write_change(desired, &mut outcome)?;
         }
         let some = touched.frontends.iter().copied();
         self.stale_flows.will_lead(some, &desired.frontends);
