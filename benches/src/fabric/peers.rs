@@ -23,6 +23,8 @@ const CHANGES: usize = 500;
 const STARTS: usize = 5;
 /// The routes to other nodes' pods.
 const PROTOCOL: u8 = 72;
+/// After so long an agent has looked at everything once more, and gives back what it does not use.
+const AUDIT: Duration = Duration::from_secs(65);
 /// After so long without news nothing is on its way any more.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long anything may take.
@@ -67,14 +69,21 @@ pub(super) fn measure(weft: &Path, report: &mut Report) -> anyhow::Result<()> {
         joined.as_secs_f64(),
     );
     changes(&api, &namespace, report)?;
-    let all = Memory::of(running.pid())?.resident();
     report.value("resident memory alone", Unit::Kibibytes, alone as f64);
-    report.value("and after all that", Unit::Kibibytes, all as f64);
-    report.value(
-        "of that, a node",
-        Unit::Rate("KiB"),
-        all.saturating_sub(alone) as f64 / PEERS as f64,
-    );
+    for (when, pause) in [
+        ("after all that", Duration::ZERO),
+        ("after an audit", AUDIT),
+    ] {
+        std::thread::sleep(pause);
+        let all = Memory::of(running.pid())?.resident();
+        report.value(
+            &format!("resident memory {when}"),
+            Unit::Kibibytes,
+            all as f64,
+        );
+        let each = all.saturating_sub(alone) as f64 / PEERS as f64;
+        report.value("of that, a node", Unit::Rate("KiB"), each);
+    }
     drop(running);
 
     let mut starts = Samples::default();
