@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::fabric_commands::well;
 use crate::lab::{Lab, Running, eventually, expect};
 
 const PAIR: &str = "
@@ -114,7 +115,8 @@ fn pings(lab: &Lab, to: &[String]) -> Vec<Running> {
     to.iter().map(start).collect()
 }
 
-/// Of what they sent, up to what was answered last: the very last may be on its way.
+/// Of what they sent, up to what was answered last: the very last may be on its way, what was sent
+/// in the second before.
 #[track_caller]
 fn nothing_was_lost(pings: Vec<Running>) {
     for ping in pings {
@@ -128,6 +130,14 @@ fn nothing_was_lost(pings: Vec<Running>) {
         // The first was answered before.
         let lost: Vec<u32> = (2..last).filter(|it| !answered.contains(it)).collect();
         assert!(lost.is_empty(), "{lost:?} of {last}: {lines:#?}");
+        let sent = |line: &String| -> Option<u32> {
+            line.split_once(" packets transmitted")?.0.parse().ok()
+        };
+        let sent = lines.iter().find_map(sent).unwrap();
+        assert!(
+            sent - last <= 100,
+            "no answer after {last} of {sent}: {lines:#?}"
+        );
     }
 }
 
@@ -232,6 +242,8 @@ fn packets_go_in_datagrams_and_come_back_after_whatever_happens() {
         &[to_two, "via fd00:172:30::c dev eth0 proto 72"],
     );
     reached("in datagrams");
+    // Both the node and the other end of the datagrams answer.
+    well(&lab, "udp");
     let data = r"{.metadata.annotations.flannel\.alpha\.coreos\.com/backend-data}";
     assert_eq!(lab.field(&["node", "node-1"], data).unwrap(), "null");
     // Nobody's address is translated, and a node has one on its device.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use ipnet::IpNet;
 use tracing::{info, warn};
+use weft_compile::FabricBackend;
 use weft_desired::IpFamily;
 use weft_sys::ethtool;
 
@@ -31,10 +32,12 @@ impl Agent {
             Target::new(path, device)
         });
         let targets: Vec<Target> = targets.collect();
-        if self.ways.keep(&targets) {
+        let forgotten = self.ways.keep(&targets);
+        // First: the addresses may make others of them.
+        self.self_test.set(targets);
+        if forgotten {
             self.look_at_addresses();
         }
-        self.self_test.set(targets);
     }
 
     /// Takes in what was found of the ways to other nodes.
@@ -74,12 +77,14 @@ impl Agent {
         let lacking = self.lacking();
         let problems = outcome.fabric.iter().chain(&lacking).cloned();
         self.node_reports.here(problems, Instant::now());
-        let desired = self.compiler.desired().tunnels.keys();
+        let desired = self.compiler.desired();
         let standing = self.kernel.standing();
-        let tunnelless = desired
-            .into_iter()
-            .any(|family| !standing.tunnels.contains_key(family))
-            || (self.compiler.desired().udp_tunnel.is_some() && !standing.datagrams);
+        // What this node is reached by. Another way to some nodes is wanted in vain: that is told of.
+        let tunnelless = match self.backend {
+            FabricBackend::HostGw => false,
+            FabricBackend::Vxlan => !desired.tunnels.is_empty() && standing.tunnels.is_empty(),
+            FabricBackend::Udp => desired.udp_tunnel.is_some() && !standing.datagrams,
+        };
         // What is only beside it keeps no packet: a runtime that has a configuration starts pods,
         // even if a newer one can't be written.
         let closed = || self.compiler.mtu().is_none() || !self.directories.has_configuration();

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 use weft_compile::fabric::{Path, Way};
 
-use self::schedule::Schedule;
+use self::schedule::{Again, Schedule};
 use crate::fabric::findings::{Findings, Tested};
 
 /// Where agents answer, by default: UDP, beside the TCP port of their health.
@@ -38,6 +38,8 @@ pub(super) struct Target {
     pub(super) way: &'static str,
     /// The tunnel's device, and the address of its other end.
     pub(super) tunnel: Option<(Arc<str>, IpAddr)>,
+    /// Whether the tunnel's device is left checksums to make: what goes in datagrams has them.
+    pub(super) leaves_checksums: bool,
     /// The number of that device: another one has to be tried anew.
     pub(super) device: Option<u32>,
     /// Bytes of the largest packet on the way.
@@ -47,16 +49,19 @@ pub(super) struct Target {
 impl Target {
     /// `None` where nothing is known that could be tried.
     pub(super) fn new(path: Path, device: Option<u32>) -> Option<Self> {
-        let tunnel = match &path.way {
-            Way::Direct | Way::Datagrams { .. } => None,
+        let (tunnel, leaves_checksums) = match &path.way {
+            Way::Direct => (None, false),
             Way::Tunnel {
                 device, address, ..
-            } => Some((device.clone(), *address)),
+            } => (Some((device.clone(), *address)), true),
+            // Its other end has the first address of what it leads to, as flannel's.
+            Way::Datagrams { device } => (Some((device.clone(), path.range.network())), false),
         };
         Some(Self {
             address: path.address?,
             way: path.way.name(),
-            device: device.filter(|_| tunnel.is_some()),
+            device: device.filter(|_| leaves_checksums),
+            leaves_checksums,
             node: path.node,
             range: path.range,
             packet: path.packet,
@@ -122,8 +127,13 @@ impl SelfTest {
         });
     }
 
-    /// Tries all ways now; the answer is JSON.
+    /// Tries all ways now; the answer is JSON, `null` without a port.
     pub(super) fn check(&self, answer: oneshot::Sender<String>) {
+        if self.port == 0 {
+            // Who asked may have gone.
+            let _ = answer.send("null".to_owned());
+            return;
+        }
         let targets = self.targets.borrow().clone();
         let (told, port) = (self.told.clone(), self.port);
         let failed = self.failed.clone();
@@ -131,21 +141,17 @@ impl SelfTest {
             let tries = futures::stream::iter(targets.iter().cloned()).map(|target| {
                 let (told, failed) = (told.clone(), failed.clone());
                 async move {
-                    let findings = match port {
-                        0 => Findings::default(),
-                        port => probing::test(&target, port).await,
-                    };
+                    let findings = probing::test(&target, port).await;
                     let tested = Tested {
                         node: target.node.to_string(),
                         range: target.range,
                         way: target.way.to_owned(),
                         findings,
                     };
+                    // The agent may have ended.
                     if findings.fails() {
-                        // Without a port nothing is tried again.
                         let _ = failed.send(target.clone());
                     }
-                    // The agent may have ended.
                     let _ = told.send(News::Found(target, findings));
                     tested
                 }
@@ -189,7 +195,7 @@ async fn keep_trying(
             }
             Some((target, findings)) = tries.next() => {
                 let now = Instant::now().into_std();
-                if schedule.found(&target, findings.fails(), now)
+                if schedule.found(&target, Again::after(&findings), now)
                     && told.send(News::Found(target, findings)).is_err()
                 {
                     return;

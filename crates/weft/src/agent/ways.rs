@@ -195,8 +195,9 @@ fn told(check: usize, target: &Target, findings: &Findings) -> Option<(&'static 
         ("checksum", Some((device, _))) => (
             "ChecksumOffloadBroken",
             format!(
-                "packets through {device} to node {node} (pods {range}) arrive with wrong \
-                 checksums; they are made before the device now (ethtool -K {device} tx off)"
+                "packets that this node sends through {device} to node {node} (pods {range}) \
+                 arrive with wrong checksums: they are left to the device no more, as by \
+                 ethtool -K {device} tx off (ethtool -k {device} shows whether it lets itself be told)"
             ),
         ),
         _ => return None,

@@ -39,8 +39,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let tested: Option<Vec<Tested>> = asking::ask(&args.socket, Question::Check)?;
     let mut tested = tested.context(
-        "hosts without Kubernetes do not try the ways to each other; weft fabric routes and weft \
-         fabric peers show what leads there",
+        "the ways to other nodes are not tried: fabric.selfTest.port is 0, or this is a host without \
+         Kubernetes; weft fabric routes and weft fabric peers show what leads there",
     )?;
     tested.sort_by(|a, b| (&a.node, a.range).cmp(&(&b.node, b.range)));
     let fails = tested.iter().any(|one| one.findings.fails());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::Target;
+use crate::fabric::findings::{Findings, Outcome};
 
 /// While all is well.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -15,6 +16,29 @@ const INTERVAL: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// …up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// When what was tried is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It is well.
+    Later,
+    /// Something was wrong.
+    Soon,
+    /// Nobody answers: an agent may be on its way, or the node is another fabric's for good. Soon,
+    /// and ever less often.
+    Unless,
+}
+
+impl Again {
+    pub(super) fn after(findings: &Findings) -> Self {
+        let nobody = [findings.node, findings.tunnel].contains(&Outcome::NoAgent);
+        match (findings.fails(), nobody) {
+            (true, _) => Again::Soon,
+            (false, true) => Again::Unless,
+            (false, false) => Again::Later,
+        }
+    }
+}
 
 type Key = (Arc<str>, IpNet);
 
@@ -90,7 +114,7 @@ impl Schedule {
     }
 
     /// One was tried. `false` if it is another one by now.
-    pub(super) fn found(&mut self, target: &Arc<Target>, fails: bool, now: Instant) -> bool {
+    pub(super) fn found(&mut self, target: &Arc<Target>, again: Again, now: Instant) -> bool {
         let key = (target.node.clone(), target.range);
         let Some(entry) = self.ways.get_mut(&key) else {
             return false;
@@ -98,14 +122,14 @@ impl Schedule {
         if entry.target != *target || entry.due.is_some() {
             return false;
         }
-        let pause = match fails {
-            true => entry.pause,
-            false => INTERVAL,
+        let growing =
+            |longest: Duration| (entry.pause.min(longest), (entry.pause * 2).min(longest));
+        let (pause, next) = match again {
+            Again::Later => (INTERVAL, FIRST_PAUSE),
+            Again::Soon => growing(LONGEST_PAUSE),
+            Again::Unless => growing(INTERVAL),
         };
-        entry.pause = match fails {
-            true => (entry.pause * 2).min(LONGEST_PAUSE),
-            false => FIRST_PAUSE,
-        };
+        entry.pause = next;
         entry.due = Some(now + pause);
         self.due.insert((now + pause, key));
         true
@@ -123,6 +147,7 @@ mod tests {
             address: [172, 30, 0, 12].into(),
             way: "direct",
             tunnel: None,
+            leaves_checksums: false,
             device: None,
             packet,
         })
@@ -138,7 +163,7 @@ mod tests {
         assert_eq!(schedule.take_due(start), Some(a.clone()));
         assert_eq!(schedule.take_due(start), Some(b.clone()));
         assert_eq!((schedule.take_due(start), schedule.next()), (None, None));
-        assert!(schedule.found(&a, false, start) && schedule.found(&b, true, start));
+        assert!(schedule.found(&a, Again::Later, start) && schedule.found(&b, Again::Soon, start));
         assert_eq!(schedule.next(), Some(at(1)));
         // Ever longer pauses while it is wrong.
         let mut now = 0;
@@ -146,18 +171,43 @@ mod tests {
             now += pause;
             assert_eq!(schedule.take_due(at(now - 1)), None);
             assert_eq!(schedule.take_due(at(now)), Some(b.clone()));
-            assert!(schedule.found(&b, true, at(now)));
+            assert!(schedule.found(&b, Again::Soon, at(now)));
         }
         // Another one is due at once, and what was found of the one before is of no use.
         let other = target("b", 1400);
         assert!(schedule.take_due(at(now + 60)).is_some());
         schedule.set(&[a.clone(), other.clone()], at(now + 60));
-        assert!(!schedule.found(&b, false, at(now + 60)));
+        assert!(!schedule.found(&b, Again::Later, at(now + 60)));
         assert_eq!(schedule.take_due(at(now + 60)), Some(other));
         schedule.set(std::slice::from_ref(&a), at(now + 60));
         assert_eq!(schedule.next(), Some(at(600)));
         // What was well and is not any more, as somebody found.
         schedule.hasten(&a, at(300));
         assert_eq!(schedule.take_due(at(300)), Some(a));
+    }
+
+    #[test]
+    fn a_node_where_nobody_answers_is_asked_soon_and_then_ever_less_often() {
+        let mut now = Instant::now();
+        let mut schedule = Schedule::default();
+        let one = target("a", 1500);
+        schedule.set(std::slice::from_ref(&one), now);
+        for pause in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600] {
+            assert_eq!(schedule.take_due(now), Some(one.clone()));
+            assert!(schedule.found(&one, Again::Unless, now));
+            now += Duration::from_secs(pause);
+            assert_eq!(schedule.next(), Some(now));
+        }
+        let nobody = Findings {
+            node: Outcome::NoAgent,
+            ..Findings::default()
+        };
+        assert_eq!(Again::after(&nobody), Again::Unless);
+        assert_eq!(Again::after(&Findings::default()), Again::Later);
+        let wrong = Findings {
+            mtu: Outcome::Fails,
+            ..nobody
+        };
+        assert_eq!(Again::after(&wrong), Again::Soon);
     }
 }
