@@ -22,7 +22,7 @@ use crate::frontends::{
 use crate::scene::pod::pod_addresses;
 
 /// Frontends for which every set has an element, but for those of the other size classes.
-fn all_sorts() -> Table<FrontendKey, Frontend> {
+pub(crate) fn all_sorts() -> Table<FrontendKey, Frontend> {
     let mut desired = at_node_ports(&[1, 2, 3], |family, frontend| {
         frontend.outside = Some(local(family, &[2]));
         // nft 1.0.6 aborts on any rule that puts two addresses of IPv6 into a map.

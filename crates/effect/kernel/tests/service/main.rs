@@ -16,6 +16,7 @@ mod faults;
 mod frontends;
 mod large;
 mod listing;
+mod look;
 mod node_port;
 mod reach;
 mod sharing;

@@ -6,6 +6,7 @@
 )]
 
 mod kernel;
+mod refusal;
 mod steps;
 
 use std::collections::BTreeSet;
