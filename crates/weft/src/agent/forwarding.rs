@@ -184,16 +184,17 @@ impl Forwarding {
         })
     }
 
-    /// The addresses that others could reach the node at, each with its link's name.
-    pub(super) fn reachable_at(&mut self) -> Result<BTreeMap<IpAddr, String>> {
+    /// The addresses that others could reach the node at, each with its link's name, the first
+    /// of a link first.
+    pub(super) fn reachable_at(&mut self) -> Result<Vec<(IpAddr, String)>> {
         let uplinks = link::uplinks(&mut self.conversation).context("the node's own links")?;
         Ok(self.candidates(&uplinks))
     }
 
-    fn candidates(&self, uplinks: &link::Uplinks) -> BTreeMap<IpAddr, String> {
+    fn candidates(&self, uplinks: &link::Uplinks) -> Vec<(IpAddr, String)> {
         let within = |address: &IpAddr| self.ranges.iter().any(|range| range.contains(address));
-        let others = uplinks.addresses.iter().filter(|(it, _)| !within(it));
-        others.map(|(it, link)| (*it, link.name.clone())).collect()
+        let others = uplinks.in_order.iter().filter(|(it, _)| !within(it));
+        others.cloned().collect()
     }
 
     /// The node's own addresses.

@@ -1,7 +1,6 @@
 //! By which of its links, and by which address there, others reach this node: flannel's flags,
 //! for an agent and for a host without Kubernetes.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -45,21 +44,22 @@ impl Interface {
         Ok(Self::Regex(regex))
     }
 
-    /// Those of the node's addresses (each with its link's name) that are meant; the first of a
-    /// family counts.
+    /// Those of the node's addresses (each with its link's name, the first of a link first) that
+    /// are meant; the first of a family counts.
     ///
     /// # Errors
     /// None is; what there is.
-    pub(super) fn choose(&self, all: &BTreeMap<IpAddr, String>) -> Result<Vec<IpAddr>> {
+    pub(super) fn choose(&self, all: &[(IpAddr, String)]) -> Result<Vec<IpAddr>> {
         let on = |link: &str| {
             let there = all.iter().filter(|(_, name)| name.as_str() == link);
             there.map(|(address, _)| *address).collect()
         };
+        let mut addresses = all.iter().map(|(address, _)| *address);
         let chosen: Vec<IpAddr> = match self {
             Self::Name(name) => on(name),
-            Self::Address(address) => all.keys().filter(|it| *it == address).copied().collect(),
+            Self::Address(address) => addresses.find(|it| it == address).into_iter().collect(),
             Self::Regex(regex) => {
-                let mut links = all.values();
+                let mut links = all.iter().map(|(_, link)| link);
                 match links.find(|link| regex.is_match(link)) {
                     Some(link) => on(link),
                     None => {
@@ -80,12 +80,14 @@ impl Interface {
                 }
             }
             Self::Within(ranges) => {
-                let within = |it: &&IpAddr| ranges.iter().any(|range| range.contains(*it));
-                all.keys().filter(within).copied().collect()
+                let within = |it: &IpAddr| ranges.iter().any(|range| range.contains(it));
+                addresses.filter(within).collect()
             }
             Self::CanReach(targets) => {
                 let sources = targets.iter().filter_map(|target| source(*target));
-                sources.filter(|it| all.contains_key(it)).collect()
+                sources
+                    .filter(|it| all.iter().any(|(own, _)| own == it))
+                    .collect()
             }
         };
         if chosen.is_empty() {
@@ -142,17 +144,18 @@ pub(super) fn source(to: IpAddr) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn node() -> BTreeMap<IpAddr, String> {
+    /// What the link eth1 was given last is not its first, though its number is the lowest.
+    fn node() -> Vec<(IpAddr, String)> {
         let all = [
             ("10.0.0.5", "mgmt0"),
-            ("10.9.0.5", "eth1"),
+            ("10.9.0.50", "eth1"),
             ("10.9.0.6", "eth1"),
             ("192.0.2.5", "eth0"),
             ("2001:db8::5", "eth0"),
             ("fd00:9::5", "eth1"),
         ];
         let parsed = all.map(|(address, link)| (address.parse().unwrap(), link.to_owned()));
-        parsed.into()
+        parsed.to_vec()
     }
 
     fn chosen(interface: &Interface) -> Vec<String> {
@@ -162,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_link_is_chosen_by_name_by_address_and_by_range() {
-        let eth1 = ["10.9.0.5", "10.9.0.6", "fd00:9::5"];
+        let eth1 = ["10.9.0.50", "10.9.0.6", "fd00:9::5"];
         assert_eq!(chosen(&Interface::named("eth1")), eth1);
         assert_eq!(chosen(&Interface::named("10.9.0.6")), ["10.9.0.6"]);
         let regex = |text| Interface::Regex(Regex::new(text).unwrap());
@@ -170,7 +173,7 @@ mod tests {
         assert_eq!(chosen(&regex(r"^192\.0\.")), ["192.0.2.5", "2001:db8::5"]);
         let ranges = ["10.8.0.0/15", "2001:db8::/32"].map(|range| range.parse().unwrap());
         let within = Interface::Within(ranges.into());
-        assert_eq!(chosen(&within), ["10.9.0.5", "10.9.0.6", "2001:db8::5"]);
+        assert_eq!(chosen(&within), ["10.9.0.50", "10.9.0.6", "2001:db8::5"]);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Address {
     pub link_local: bool,
     /// Somebody gave it for good; the kernel gives those of router advertisements for a time.
     pub permanent: bool,
+    /// Nothing new is to be sent from it (IPv6), such as keepalived's.
+    pub deprecated: bool,
 }
 
 impl Conversation {
@@ -189,5 +191,6 @@ pub(super) fn decode(
             AddressScope::Link | AddressScope::Host | AddressScope::Nowhere
         ),
         permanent: flags.contains(KernelFlags::Permanent),
+        deprecated: flags.contains(KernelFlags::Deprecated),
     }))
 }

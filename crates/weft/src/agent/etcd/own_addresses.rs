@@ -101,15 +101,13 @@ fn candidates(interface: Option<&Interface>, forwarding: &mut Forwarding) -> Res
         return interface.choose(&all).context("--iface…");
     }
     let sources = ANYWHERE.into_iter().filter_map(source);
-    let sources: Vec<IpAddr> = sources.filter(|it| all.contains_key(it)).collect();
-    if sources.is_empty() && all.keys().filter(|address| address.is_ipv4()).count() > 1 {
+    let all: Vec<IpAddr> = all.into_iter().map(|(address, _)| address).collect();
+    let sources: Vec<IpAddr> = sources.filter(|it| all.contains(it)).collect();
+    if sources.is_empty() && all.iter().filter(|address| address.is_ipv4()).count() > 1 {
         bail!(
             "nothing leads out of this host, and it has several addresses: name the link that the \
              others are on with --iface"
         );
     }
-    Ok(match sources.is_empty() {
-        true => all.into_keys().collect(),
-        false => sources,
-    })
+    Ok(if sources.is_empty() { all } else { sources })
 }
