@@ -96,9 +96,10 @@ fn annotations(announced: &Announced) -> BTreeMap<String, Option<String>> {
     if let Some(backend) = &announced.backend {
         all.insert(BACKEND, Some(backend.to_string()));
     }
-    for ip in &announced.public_ips {
-        let (_, address, _) = if ip.is_ipv4() { V4 } else { V6 };
-        all.insert(address, Some(ip.to_string()));
+    for ((_, address, _), is_v4) in [(V4, true), (V6, false)] {
+        let mut ips = announced.public_ips.iter();
+        let ip = ips.find(|ip| ip.is_ipv4() == is_v4);
+        all.insert(address, ip.map(ToString::to_string));
     }
     for (vtep, (data, ..)) in [(announced.vtep_v4, V4), (announced.vtep_v6, V6)] {
         if let Some(Vtep { vni, mac }) = vtep {
@@ -204,10 +205,20 @@ mod tests {
         // One family has its tunnel, the other none (yet), or not any more.
         let one = Announced {
             vtep_v6: None,
-            ..announced
+            ..announced.clone()
         };
         assert_eq!(annotations(&one)[&format!("{PREFIX}backend-v6-data")], None);
         assert_eq!(read(&written(&one)), one);
+        // It is reached in one family only, whatever was said before.
+        let both = announced.public_ips.iter().copied();
+        for (ip, gone) in both.zip(["public-ipv6", "public-ip"]) {
+            let one = Announced {
+                public_ips: vec![ip],
+                ..announced.clone()
+            };
+            assert_eq!(annotations(&one)[&format!("{PREFIX}{gone}")], None);
+            assert_eq!(read(&written(&one)), one);
+        }
     }
 
     #[test]
