@@ -352,6 +352,13 @@ fn nodes_are_reached_by_the_addresses_that_a_person_chose() {
             })
         },
     );
+    eventually("the node's condition says so", || {
+        let path = r#"{.status.conditions[?(@.type=="NetworkUnavailable")].message}"#;
+        let said = lab.field(&["node", "node-1"], path)?;
+        expect(said, |said| {
+            said.contains("fabric.interface: this node has no address on a link eth7")
+        })
+    });
 }
 
 #[test]

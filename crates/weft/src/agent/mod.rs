@@ -42,6 +42,7 @@ use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
+use weft_compile::fabric::ReachedAt;
 use weft_compile::{Compiler, FabricBackend, Settings, Touched};
 use weft_kube::{Access, Interest, NodeEvents, Pods, ServiceEvents, Update};
 use weft_model::NodeName;
@@ -680,7 +681,11 @@ impl Agent {
             ranges: node.pod_cidrs.clone(),
             addresses: node.internal_ips.clone(),
             mtu: self.compiler.mtu().with_context(|| {
-                let own = self.compiler.uplinks().local(node);
+                let uplinks = self.compiler.uplinks();
+                if let ReachedAt::Missing(reason) = &uplinks.reached_at {
+                    return format!("fabric.interface: {reason}");
+                }
+                let own = uplinks.local(node);
                 format!("no link has this node's address {own:?}; is it the right node?")
             })?,
             bridge: self.bridge.clone(),
