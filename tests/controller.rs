@@ -24,6 +24,11 @@ impl Controller {
     /// Others take over after ten seconds: who stands still for less, on a machine that is busy,
     /// leads on.
     fn start(lab: &Lab, identity: &str, flags: &[&str]) -> Self {
+        Self::start_for(lab, identity, "10", flags)
+    }
+
+    /// Others take over after so many seconds.
+    fn start_for(lab: &Lab, identity: &str, lease_seconds: &str, flags: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let log = folder.path().join("log");
         let mut command = Command::new("setpriv");
@@ -34,7 +39,7 @@ impl Controller {
                 "--identity",
                 identity,
                 "--lease-seconds",
-                "10",
+                lease_seconds,
             ])
             .args(["--health", "127.0.0.1:0", "--kubeconfig"])
             .arg(lab.kubeconfig())
@@ -74,10 +79,11 @@ impl Drop for Controller {
     }
 }
 
+const LEASE: [&str; 4] = ["-n", "kube-system", "lease", "weft-controller"];
+
 /// Who leads.
 fn holder(lab: &Lab) -> Result<String, String> {
-    let lease = ["-n", "kube-system", "lease", "weft-controller"];
-    lab.field(&lease, "{.spec.holderIdentity}")
+    lab.field(&LEASE, "{.spec.holderIdentity}")
 }
 
 #[track_caller]
@@ -85,6 +91,13 @@ fn leads(lab: &Lab, identity: &str) {
     eventually(&format!("{identity} leads"), || {
         expect(holder(lab)?, |holder| holder == identity)
     });
+}
+
+/// Writes the Lease as anybody may who is allowed to.
+#[track_caller]
+fn annotate(lab: &Lab) {
+    lab.kubectl(&[&["annotate"][..], &LEASE, &["seen=yes"]].concat())
+        .ok();
 }
 
 fn nodes(names: impl Iterator<Item = String>) -> String {
@@ -191,11 +204,8 @@ fn no_two_nodes_get_one_range_though_the_leader_is_killed_among_them() {
     // What it leaves is taken at once, though a lease lasts.
     let three = Controller::start(&lab, "three", &flags);
     // Whoever else writes the Lease a moment before.
-    let lease = ["-n", "kube-system", "lease", "weft-controller"];
-    lab.kubectl(&[&["annotate"][..], &lease, &["seen=yes"]].concat())
-        .ok();
-    let said = two.end();
-    assert!(said.contains("the lease is free"), "{said}");
+    annotate(&lab);
+    two.end();
     leads(&lab, "three");
     // A node is gone, another comes: nobody's range is changed, and there is no other free
     // than its own before those that nobody had.
@@ -209,6 +219,23 @@ fn no_two_nodes_get_one_range_though_the_leader_is_killed_among_them() {
         }
     }
     assert!(!gone.is_empty());
+}
+
+#[test]
+fn the_leader_leads_on_whoever_else_writes_the_lease() {
+    let lab = Lab::up("annotated", &[GIVES_NONE, "--nodes", "1"]);
+    let one = Controller::start_for(&lab, "one", "30", &["--pod-cidr", "10.244.0.0/17"]);
+    leads(&lab, "one");
+    annotate(&lab);
+    let renewed = || lab.field(&LEASE, "{.spec.renewTime}");
+    let mut last = renewed().unwrap();
+    for _ in 0..2 {
+        last = eventually("the lease is renewed", || {
+            expect(renewed()?, |now| *now != last)
+        });
+    }
+    let said = one.log();
+    assert!(!said.contains("does not lead any more"), "{said}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
@@ -13,6 +13,8 @@ use crate::election::{Election, Now, Terms};
 
 /// How long a request for the lease may take at most.
 const REQUEST: Duration = Duration::from_secs(5);
+/// How often the lease is written at once, if others write it in between.
+const TRIES: usize = 3;
 
 /// One of several processes of which one leads.
 #[derive(Debug)]
@@ -144,70 +146,64 @@ impl Candidate {
 
     /// Takes or renews the lease, if nobody else has it.
     async fn attempt(&mut self) -> Result<bool, String> {
-        // Before anything is sent: others count from when they see it.
-        let now = Now::read();
-        match timeout(REQUEST.min(self.terms.renew_within), self.write(now)).await {
-            Ok(Ok(true)) => {
-                let until = now.clock + self.terms.renew_within;
+        match timeout(REQUEST.min(self.terms.renew_within), self.write()).await {
+            Ok(Ok(Some(since))) => {
+                let until = since + self.terms.renew_within;
                 self.until.send_replace(Some(until));
                 Ok(true)
             }
-            Ok(Ok(false)) => Ok(false),
-            Ok(Err(error)) => {
-                // Somebody else may have written it.
-                self.written = None;
-                Err(error.to_string())
-            }
-            Err(_) => {
-                self.written = None;
-                Err("the API does not answer".to_owned())
+            Ok(Ok(None)) => Ok(false),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the API does not answer".to_owned()),
+        }
+    }
+
+    /// Writes the lease, unless another has it, and returns since when that counts.
+    async fn write(&mut self) -> Result<Option<Instant>, kube::Error> {
+        // If this fails, or nobody waits for it, somebody else may have written it.
+        let mut known = self.written.take();
+        let mut tries = 1;
+        loop {
+            let there = match known.take() {
+                Some(written) => Some(written),
+                None => self.api.get_opt(&self.name).await?,
+            };
+            // After it was seen, and before anything is sent: others count from when they see it.
+            let now = Now::read();
+            let spec = there
+                .as_ref()
+                .map(|there| there.spec.clone().unwrap_or_default());
+            let Some(bid) = self.election.bid(spec.as_ref(), now) else {
+                return Ok(None);
+            };
+            match self.put(there, bid).await {
+                Ok(written) => {
+                    self.written = Some(written);
+                    return Ok(Some(now.clock));
+                }
+                // Another was faster, or took what was ours, or somebody annotated it.
+                Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => tries += 1,
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn write(&mut self, now: Now) -> Result<bool, kube::Error> {
-        let there = match self.written.clone() {
-            Some(written) => Some(written),
-            None => self.api.get_opt(&self.name).await?,
-        };
-        let spec = there
-            .as_ref()
-            .map(|there| there.spec.clone().unwrap_or_default());
-        let Some(bid) = self.election.bid(spec.as_ref(), now) else {
-            return Ok(false);
-        };
+    async fn put(&self, there: Option<Lease>, spec: LeaseSpec) -> Result<Lease, kube::Error> {
         let params = PostParams::default();
-        let written = match there {
+        let spec = Some(spec);
+        match there {
             // With the version that was looked at: of two who write at once one succeeds.
             Some(there) => {
-                let lease = Lease {
-                    spec: Some(bid),
-                    ..there
-                };
+                let lease = Lease { spec, ..there };
                 self.api.replace(&self.name, &params, &lease).await
             }
             None => {
-                let lease = Lease {
-                    metadata: ObjectMeta {
-                        name: Some(self.name.clone()),
-                        ..ObjectMeta::default()
-                    },
-                    spec: Some(bid),
+                let metadata = ObjectMeta {
+                    name: Some(self.name.clone()),
+                    ..ObjectMeta::default()
                 };
-                self.api.create(&params, &lease).await
+                self.api.create(&params, &Lease { metadata, spec }).await
             }
-        };
-        match written {
-            Ok(written) => {
-                self.written = Some(written);
-                Ok(true)
-            }
-            // Another was faster, or took what was ours.
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                self.written = None;
-                Ok(false)
-            }
-            Err(error) => Err(error),
         }
     }
 }
