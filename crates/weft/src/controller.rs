@@ -167,17 +167,19 @@ async fn serve(args: ControllerArgs) -> Result<()> {
         info!("leading");
         let (stop, stopping) = watch::channel(false);
         // With a list of its own: what another wrote before is in it.
-        let allocation = Allocation::new(&client, settings.clone(), candidate.leading(), &events);
+        let leading = candidate.leading();
+        let allocation = Allocation::new(&client, settings.clone(), leading, &terms, &events);
         let work = allocation.run(stopping);
         pin!(work);
         tokio::select! {
-            () = &mut work => {}
+            _ = &mut work => {}
             () = candidate.keep() => warn!("does not lead any more"),
             () = &mut told_to_end => {
                 stop.send_replace(true);
                 // Not by a write that the next leader does not see is a range given twice.
-                if timeout(LAST_WRITES, work).await.is_ok() {
-                    candidate.resign().await;
+                match timeout(LAST_WRITES, work).await {
+                    Ok(true) => candidate.resign().await,
+                    Ok(false) | Err(_) => warn!("a write has no answer; the lease runs out"),
                 }
                 info!("controller ended");
                 return Ok(());

@@ -31,6 +31,11 @@ impl Terms {
             retry: lease * 2 / 15,
         }
     }
+
+    /// How long what the holder began while it led has to be over: others lead then.
+    pub fn grace(&self) -> Duration {
+        self.lease.saturating_sub(self.renew_within)
+    }
 }
 
 /// Both clocks: the one that does not jump, and the one that people read.

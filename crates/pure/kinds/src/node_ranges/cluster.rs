@@ -222,6 +222,38 @@ impl NodeRanges {
         given.map_err(|range| Fault::Exhausted { range })
     }
 
+    /// What as many of these nodes are to have as there is room for in `most`, and who gets
+    /// nothing. What one can't have no other can: the rest is not looked through again.
+    pub fn give_some<'a>(
+        &mut self,
+        nodes: impl IntoIterator<Item = &'a str>,
+        most: usize,
+    ) -> (BTreeMap<String, Vec<IpNet>>, BTreeMap<String, Fault>) {
+        let mut given = BTreeMap::new();
+        let mut refused = BTreeMap::new();
+        let mut exhausted: Option<Fault> = None;
+        for node in nodes {
+            if given.len() == most {
+                break;
+            }
+            // What it was given before, and does not have yet, is still its own.
+            let outcome = match &exhausted {
+                Some(fault) if !self.given.contains(node) => Err(fault.clone()),
+                Some(_) | None => self.give(node),
+            };
+            match outcome {
+                Ok(ranges) => {
+                    given.insert(node.to_owned(), ranges);
+                }
+                Err(fault) => {
+                    refused.insert(node.to_owned(), fault.clone());
+                    exhausted = Some(fault);
+                }
+            }
+        }
+        (given, refused)
+    }
+
     /// What is wrong with the ranges that nodes have, by node.
     pub fn faults(&self) -> BTreeMap<String, BTreeSet<Fault>> {
         let mut faults: BTreeMap<String, BTreeSet<Fault>> = BTreeMap::new();
@@ -345,6 +377,28 @@ mod tests {
         let faults = nodes.faults();
         let reserved = faults["f"].iter().next().unwrap().to_string();
         assert!(reserved.ends_with("which is no pods'"), "{reserved}");
+    }
+
+    #[test]
+    fn many_ask_at_once_and_what_is_left_is_given_to_the_first_and_to_whom_it_was_promised() {
+        let mut nodes = NodeRanges::new(settings(&["10.244.0.0/22"], &[24], &[]));
+        let names = ["a", "b", "c", "d", "e", "f", "z"];
+        for name in names {
+            nodes.observe(name, Vec::new());
+        }
+        // Its write failed.
+        assert_eq!(nodes.give("z").unwrap(), [net("10.244.0.0/24")]);
+        let (given, refused) = nodes.give_some(names, 2);
+        assert_eq!(given["a"], [net("10.244.1.0/24")]);
+        assert_eq!(given["b"], [net("10.244.2.0/24")]);
+        assert_eq!((given.len(), refused.len()), (2, 0));
+        let (given, refused) = nodes.give_some(names, 64);
+        assert_eq!(given.keys().collect::<Vec<_>>(), ["a", "b", "c", "z"]);
+        assert_eq!(given["z"], [net("10.244.0.0/24")]);
+        let range = net("10.244.0.0/22");
+        let exhausted = Fault::Exhausted { range };
+        let expected = ["d", "e", "f"].map(|node| (node.to_owned(), exhausted.clone()));
+        assert_eq!(refused, expected.into());
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Given {
         Ok(given)
     }
 
+    /// Whether the node was given something.
+    pub fn contains(&self, node: &str) -> bool {
+        self.by_node.contains_key(node)
+    }
+
     /// The node is gone, or the watch tells what it has: nothing is kept for it any more.
     pub fn take_back(&mut self, node: &str) {
         self.by_node.remove(node);
