@@ -9,7 +9,7 @@
 //! identifier, port, or way to others is another one is made anew: the kernel changes not all of
 //! it in place, and what leads through it has to be looked at anyway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -203,7 +203,9 @@ pub fn add_peers(
     Ok(batch.len())
 }
 
-/// Writes what steps take away: to be called when no route leads there.
+/// Writes what steps take away: to be called when no route leads there. What leads to one of the
+/// peers that are `wanted` then stays: a node that got another range has the Ethernet address that
+/// it had.
 ///
 /// # Errors
 /// As for [`add_peers`]; what is gone already is as well.
@@ -211,8 +213,12 @@ pub fn remove_peers(
     conversation: &mut Conversation,
     devices: &BTreeMap<IpFamily, u32>,
     steps: &[PeerStep<'_>],
+    wanted: &Table<IpAddr, TunnelPeer>,
 ) -> Result<usize, rtnl::Error> {
     let mut batch = Batch::new();
+    let end = |address: IpAddr, peer: &TunnelPeer| (IpFamily::of(address), peer.mac, peer.remote);
+    let wanted = wanted.iter().map(|(it, peer)| end(*it, &peer.value));
+    let kept: BTreeSet<_> = wanted.collect();
     for step in steps {
         let (address, old, gone) = match step {
             Difference::Remove(address, old) => (**address, &old.value, true),
@@ -226,7 +232,9 @@ pub fn remove_peers(
                 batch.delete_neighbour(*index, address);
             }
             // Nothing, if another node has that Ethernet address by now.
-            batch.delete_forwarding(*index, Mac(old.mac), old.remote);
+            if !kept.contains(&end(address, old)) {
+                batch.delete_forwarding(*index, Mac(old.mac), old.remote);
+            }
         }
     }
     let mut writes = 0;

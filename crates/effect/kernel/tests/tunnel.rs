@@ -536,16 +536,21 @@ fn steps_between_two_states_end_where_a_pass_would() {
         remote: ip("172.30.0.3"),
     };
     wanted.insert(range(IpFamily::V4, 3), entry(comes));
+    // It is made anew with another range, and has the Ethernet address and the node's that it had.
+    let mut renewed = stood.clone();
+    let same = renewed.remove(&other).unwrap();
+    renewed.insert(range(IpFamily::V4, 4), same);
     for (from, to, removed) in [
         (&stood, &wanted, 1),
         (&wanted, &stood, 3),
         (&wanted, &stood, 0),
+        (&stood, &renewed, 1),
     ] {
         let steps = difference(from, to, PartialEq::eq);
         let writes = first.inside(|conversation| {
             let added = tunnel::add_peers(conversation, &devices, &steps).unwrap();
             assert!(added > 0);
-            tunnel::remove_peers(conversation, &devices, &steps).unwrap()
+            tunnel::remove_peers(conversation, &devices, &steps, to).unwrap()
         });
         // What is gone already is gone.
         assert_eq!(writes, removed);

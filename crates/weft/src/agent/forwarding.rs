@@ -116,7 +116,7 @@ impl Forwarding {
         if !report.problems.is_empty() {
             return Ok(None);
         }
-        let removed = tunnel::remove_peers(conversation, devices, &peers)?;
+        let removed = tunnel::remove_peers(conversation, devices, &peers, &desired.tunnel_peers)?;
         let led = report.added + report.changed + report.removed;
         Ok(Some(added + led + removed))
     }
