@@ -14,6 +14,19 @@ use super::Agent;
 use super::kernel::Outcome;
 use super::self_test::{News, Target};
 
+/// What could not be written of the fabric when it was last looked at.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten(Vec<String>);
+
+impl Unwritten {
+    /// A write of something else says nothing of it.
+    fn follow(&mut self, outcome: &Outcome) {
+        if let Some(problems) = &outcome.fabric {
+            self.0.clone_from(problems);
+        }
+    }
+}
+
 impl Agent {
     /// Has the ways to other nodes tried that are new, or other ones.
     pub(super) fn follow_ways(&mut self) {
@@ -72,11 +85,18 @@ impl Agent {
         self.node_reports.port(port, Instant::now());
     }
 
+    /// Tells of what could not be written of the fabric.
+    pub(super) fn report_unwritten(&mut self, outcome: &Outcome) {
+        self.unwritten.follow(outcome);
+        let lacking = self.lacking();
+        let problems = self.unwritten.0.iter().chain(&lacking).cloned();
+        self.node_reports.here(problems, Instant::now());
+    }
+
     /// Tells of what could not be written of the fabric, and whether the node's network is there.
     pub(super) fn report_fabric(&mut self, outcome: &Outcome, opened: &Result<impl Sized>) {
+        self.report_unwritten(outcome);
         let lacking = self.lacking();
-        let problems = outcome.fabric.iter().chain(&lacking).cloned();
-        self.node_reports.here(problems, Instant::now());
         let desired = self.compiler.desired();
         let standing = self.kernel.standing();
         // What this node is reached by. Another way to some nodes is wanted in vain: that is told of.
@@ -91,7 +111,7 @@ impl Agent {
         match (lacking, opened) {
             (Some(lacking), _) => self.availability.unavailable(&lacking),
             (None, _) if tunnelless => {
-                self.availability.unavailable(&outcome.fabric.join("; "));
+                self.availability.unavailable(&self.unwritten.0.join("; "));
             }
             (None, Err(error)) if closed() => {
                 self.availability.unavailable(&format!("{error:#}"));
@@ -131,5 +151,26 @@ fn make_checksums(device: &str, target: &Target) {
         Err(error) => {
             warn!(%device, %error, "packets arrive with wrong checksums, and the device's offload can't be switched off");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_written_is_known_until_it_is_looked_at_again() {
+        let fabric = |problems: &[&str]| Outcome {
+            fabric: Some(problems.iter().map(ToString::to_string).collect()),
+            ..Outcome::default()
+        };
+        let mut unwritten = Unwritten::default();
+        unwritten.follow(&fabric(&["a", "b"]));
+        unwritten.follow(&Outcome::default());
+        assert_eq!(unwritten.0, ["a", "b"]);
+        unwritten.follow(&fabric(&["b"]));
+        assert_eq!(unwritten.0, ["b"]);
+        unwritten.follow(&fabric(&[]));
+        assert!(unwritten.0.is_empty());
     }
 }

@@ -81,6 +81,8 @@ impl Forwarding {
         match self.exchange(&stood, desired) {
             Ok(Some(writes)) => {
                 outcome.writes += writes;
+                // As what stood.
+                outcome.fabric = Some(Vec::new());
                 self.stood = Some(Stood {
                     desired: ways(desired),
                     ..stood
@@ -146,10 +148,12 @@ impl Forwarding {
                 .context("the device of packets in datagrams")?;
             add(outcome, cleared);
         }
-        self.stood = (outcome.problems.len() == before).then(|| Stood {
+        let problems = outcome.problems.get(before..).unwrap_or_default().to_vec();
+        self.stood = problems.is_empty().then(|| Stood {
             desired: ways(desired),
             surroundings: report.surroundings,
         });
+        outcome.fabric = Some(problems);
         Ok(())
     }
 

@@ -41,8 +41,8 @@ pub(super) struct Outcome {
     pub(super) iptables: Vec<(&'static str, usize, usize)>,
     /// Single things that could not be, each with its reason. The others were.
     pub(super) problems: Vec<String>,
-    /// Those of them that lead to other nodes' pods.
-    pub(super) fabric: Vec<String>,
+    /// Those of them that lead to other nodes' pods; `None`: what leads there was not looked at.
+    pub(super) fabric: Option<Vec<String>>,
 }
 
 impl Outcome {
@@ -132,7 +132,7 @@ impl Kernel {
     /// Reads the routes back and repairs those that differ.
     pub(super) fn repair_routes(&mut self, desired: &Desired) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        self.write_routes(desired, &mut outcome)?;
+        self.forwarding.write(desired, &mut outcome)?;
         Ok(outcome)
     }
 
@@ -215,7 +215,7 @@ impl Kernel {
 
     fn try_reconcile(&mut self, desired: &Desired) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        self.write_routes(desired, &mut outcome)?;
+        self.forwarding.write(desired, &mut outcome)?;
         let all = desired.frontends.keys().copied();
         self.stale_flows.will_lead(all, &desired.frontends);
         match &mut self.proxy {
@@ -276,7 +276,7 @@ impl Kernel {
             return self.reconcile(desired);
         }
         let mut outcome = Outcome::default();
-        self.write_routes(desired, &mut outcome)?;
+        self.forwarding.write(desired, &mut outcome)?;
         let tidied = Report {
             stale_clients: true,
             ..Report::default()
@@ -327,15 +327,6 @@ impl Kernel {
     /// Other nodes are to reach this one by this.
     pub(super) fn be_reached_by(&mut self, interface: Option<Interface>) {
         self.forwarding.be_reached_by(interface);
-    }
-
-    /// What leads to other nodes' pods.
-    fn write_routes(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
-        let before = outcome.problems.len();
-        let written = self.forwarding.write(desired, outcome);
-        let new = outcome.problems.get(before..);
-        outcome.fabric = new.unwrap_or_default().to_vec();
-        written
     }
 
     /// The numbers of the devices that stand and lead to other nodes.

@@ -57,6 +57,7 @@ use self::asked::Asked;
 use self::availability::Availability;
 pub(crate) use self::config::cluster_ranges;
 use self::config::{Config, Mode};
+use self::fabric_watch::Unwritten;
 use self::held::HeldPorts;
 use self::kernel::{Kernel, Outcome};
 use self::network::NetworkChanges;
@@ -228,6 +229,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         public: args.public_ip,
         availability: Availability::new(client.clone(), node.clone()),
         node_reports: NodeReports::new(node.clone(), node_events.clone()),
+        unwritten: Unwritten::default(),
         ways: Ways::new(node.clone(), node_events, metrics.clone()),
         self_test,
         metrics: metrics.clone(),
@@ -351,6 +353,7 @@ struct Agent {
     public: Vec<IpAddr>,
     availability: Availability,
     node_reports: NodeReports,
+    unwritten: Unwritten,
     self_test: SelfTest,
     ways: Ways,
     metrics: Metrics,
@@ -480,6 +483,7 @@ impl Agent {
             let desired = self.compiler.desired();
             let took = began.elapsed();
             self.reporter.wrote_part(desired, &touched, outcome, took);
+            self.report_unwritten(outcome);
         }
         if touched.own_node || touched.tunnels {
             written = written.map(|outcome| self.open_for_pods(outcome));
