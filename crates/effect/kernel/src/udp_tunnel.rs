@@ -84,7 +84,7 @@ fn open(
     let opened: std::io::Result<Vec<Queue>> = all();
     let opened = match (opened, found.filter(|link| is_ours(link))) {
         // Made in a way that does not suit: ours are made anew.
-        (Err(_), Some(link)) => {
+        (Err(error), Some(link)) if is_unsuited(&error) => {
             conversation
                 .delete_link(link.index)
                 .map_err(|error| Problem::Refused {
@@ -99,6 +99,12 @@ fn open(
         device: tunnel.name.clone(),
         source,
     })
+}
+
+/// Whether it is the device that keeps its queues from being opened.
+fn is_unsuited(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidInput, ResourceBusy};
+    matches!(error.kind(), InvalidInput | ResourceBusy)
 }
 
 fn is_ours(link: &Link) -> bool {
@@ -128,4 +134,23 @@ pub fn clear(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn only_a_device_that_does_not_suit_is_made_anew() {
+        // EBUSY, EINVAL.
+        for unsuited in [16, 22] {
+            assert!(is_unsuited(&Error::from_raw_os_error(unsuited)));
+        }
+        // EPERM, ENOENT, EINTR, ENOMEM, EACCES, ENODEV, ENFILE, EMFILE.
+        for beside in [1, 2, 4, 12, 13, 19, 23, 24] {
+            assert!(!is_unsuited(&Error::from_raw_os_error(beside)));
+        }
+    }
 }

@@ -30,6 +30,25 @@ fn tunnel(number: u8) -> UdpTunnel {
     }
 }
 
+fn peers(numbers: impl IntoIterator<Item = u8>) -> Peers {
+    let nodes: Vec<UdpTunnel> = numbers.into_iter().map(tunnel).collect();
+    let table = nodes.iter().map(|node| {
+        let peer = Entry {
+            value: UdpPeer { remote: node.local },
+            origin: Origin {
+                kind: "Node",
+                namespace: "".into(),
+                name: "test".into(),
+                generation: 0,
+            },
+        };
+        (node.range, peer)
+    });
+    let senders = nodes.iter().map(|node| node.local).collect();
+    let table: Table<_, _> = table.collect();
+    Peers::new(&table, &senders, PORT)
+}
+
 fn counters() -> Counters {
     let counter = |name: &str| IntCounterVec::new(Opts::new(name, name), &["by"]).unwrap();
     Counters::new(&counter("packets"), &counter("bytes"), &counter("dropped"))
@@ -70,20 +89,7 @@ impl Node {
     }
 
     fn peers(&self) -> Peers {
-        let other = tunnel(self.other());
-        let peer = Entry {
-            value: UdpPeer {
-                remote: other.local,
-            },
-            origin: Origin {
-                kind: "Node",
-                namespace: "".into(),
-                name: "test".into(),
-                generation: 0,
-            },
-        };
-        let senders = [other.local].into();
-        Peers::new(&Table::from([(other.range, peer)]), &senders, PORT)
+        peers([self.other()])
     }
 
     /// What the agent does, the route included.
@@ -295,12 +301,11 @@ fn what_is_no_packet_of_another_node_is_dropped_and_counted() {
     if !has_tun() {
         return;
     }
-    let [first, second] = connected();
-    let stranger = first
-        .namespace
-        .run(|| UdpSocket::bind("172.30.0.1:0"))
-        .unwrap()
-        .unwrap();
+    let [mut first, second] = connected();
+    // The port that the node sends from.
+    first.held = None;
+    let bound = first.namespace.run(|| UdpSocket::bind("172.30.0.1:8285"));
+    let node = bound.unwrap().unwrap();
     let packet = |source: [u8; 4], total: u16| {
         let [high, low] = total.to_be_bytes();
         let mut packet = vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, 17, 0, 0];
@@ -317,22 +322,28 @@ fn what_is_no_packet_of_another_node_is_dropped_and_counted() {
         (packet([10, 244, 2, 9], 28), Reason::OwnSource),
     ] {
         let before = second.counters.count(reason);
-        stranger.send_to(&datagram, "172.30.0.2:8285").unwrap();
+        node.send_to(&datagram, "172.30.0.2:8285").unwrap();
         eventually(&format!("{reason:?} is counted"), || {
             second.counters.count(reason) > before
         });
     }
-    // Whoever else can send to the node is no part of the network of pods.
+    drop(node);
+    // Whoever else can send to the node is no part of the network of pods, nor is a program, or a
+    // pod, whose packets have a node's address.
     first.ip(&["addr", "add", "172.30.0.9/24", "dev", "eth0"]);
-    let bound = first.namespace.run(|| UdpSocket::bind("172.30.0.9:0"));
-    let outsider = bound.unwrap().unwrap();
-    outsider
-        .send_to(&packet(pod, 28), "172.30.0.2:8285")
-        .unwrap();
-    eventually("a stranger is counted", || {
-        second.counters.count(Reason::Stranger) > 0
-    });
-    assert!(first.reaches_other());
+    for outside in ["172.30.0.9:8285", "172.30.0.1:0"] {
+        let before = second.counters.count(Reason::Stranger);
+        let bound = first.namespace.run(|| UdpSocket::bind(outside));
+        let outsider = bound.unwrap().unwrap();
+        outsider
+            .send_to(&packet(pod, 28), "172.30.0.2:8285")
+            .unwrap();
+        eventually("a stranger is counted", || {
+            second.counters.count(Reason::Stranger) > before
+        });
+    }
+    first.raise();
+    eventually("the nodes reach each other", || first.reaches_other());
 }
 
 #[test]
@@ -350,6 +361,35 @@ fn who_sends_what_cannot_be_delivered_is_told() {
     eventually("it is counted", || {
         first.counters.count(Reason::NoRoute) > 0
     });
+}
+
+#[test]
+fn nodes_that_are_not_there_do_not_take_the_room_of_others() {
+    if !has_tun() {
+        return;
+    }
+    let [first, second] = connected();
+    let absent = 100..120;
+    let (_, forwarder) = first.held.as_ref().unwrap();
+    forwarder.set_peers(peers(absent.clone().chain([2])));
+    for number in absent.clone() {
+        let to = format!("10.244.{number}.0/24");
+        first.ip(&["route", "add", &to, "dev", "flannel0"]);
+    }
+    let bound = first.namespace.run(|| UdpSocket::bind("10.244.1.7:0"));
+    let pod = bound.unwrap().unwrap();
+    // What waits for the address of each is more than a socket may have of its own accord.
+    let [before, _] = first.counters.forwarded();
+    eventually("packets go to nodes that are not there", || {
+        for number in absent.clone().cycle().take(200) {
+            let to = Ipv4Addr::new(10, 244, number, 7);
+            pod.send_to(&[0; 1400], (to, 9)).unwrap();
+        }
+        first.counters.forwarded()[0] > before + 3000
+    });
+    assert_eq!(first.counters.count(Reason::NotSent), 0);
+    assert!(first.reaches_other());
+    assert!(second.reaches_other());
 }
 
 #[test]

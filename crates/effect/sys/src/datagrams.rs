@@ -62,12 +62,11 @@ impl DatagramSocket {
         if sockopt::set_socket_recv_buffer_size_force(&fd, RECEIVE_BUFFER).is_err() {
             sockopt::set_socket_recv_buffer_size(&fd, RECEIVE_BUFFER)?;
         }
-        set(
-            fd.as_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_SNDBUF,
-            SEND_BUFFER as _,
-        )?;
+        // What waits for the address of a node that is not there counts until it is given up.
+        let room = |option| set(fd.as_fd(), libc::SOL_SOCKET, option, SEND_BUFFER as _);
+        if room(libc::SO_SNDBUFFORCE).is_err() {
+            room(libc::SO_SNDBUF)?;
+        }
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(PATIENCE))?;
         // As tunnels of the kernel: who is on the way may cut what is too large for it.
         set(
@@ -273,9 +272,10 @@ impl Inbox {
     }
 
     /// The datagrams received last, each with its sender.
-    pub fn datagrams(&mut self) -> impl Iterator<Item = (Ipv4Addr, &mut [u8])> {
+    pub fn datagrams(&mut self) -> impl Iterator<Item = (SocketAddrV4, &mut [u8])> {
         self.slots[..self.filled].iter_mut().flat_map(|slot| {
-            let from = Ipv4Addr::from(slot.name.sin_addr.s_addr.to_ne_bytes());
+            let address = Ipv4Addr::from(slot.name.sin_addr.s_addr.to_ne_bytes());
+            let from = SocketAddrV4::new(address, u16::from_be(slot.name.sin_port));
             let bytes = &mut slot.bytes[..slot.length];
             let size = slot.segment.unwrap_or(bytes.len()).max(1);
             // An empty datagram is one, too.

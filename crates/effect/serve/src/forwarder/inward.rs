@@ -1,7 +1,7 @@
 //! From other nodes to the kernel.
 
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 
 use weft_proto::packet::{Coalesce, Ipv4, coalesce};
 use weft_sys::datagrams::{DatagramSocket, Inbox};
@@ -56,9 +56,15 @@ impl Inward {
     }
 }
 
-/// Whether a datagram is a packet from another node.
-fn taken(shared: &Shared, peers: &Peers, sender: Ipv4Addr, datagram: &[u8]) -> Result<(), Reason> {
-    if !peers.knows(sender) {
+/// Whether a datagram is a packet from another node. Nodes send from the port that they listen at,
+/// which programs and pods behind their addresses don't have.
+fn taken(
+    shared: &Shared,
+    peers: &Peers,
+    sender: SocketAddrV4,
+    datagram: &[u8],
+) -> Result<(), Reason> {
+    if sender.port() != shared.tunnel.port || !peers.knows(*sender.ip()) {
         return Err(Reason::Stranger);
     }
     let packet = Ipv4::parse(datagram)?;

@@ -156,8 +156,14 @@ fn send(shared: &Shared, socket: &DatagramSocket, pieces: &[Piece<'_>]) {
         let sent = match socket.send(&messages[number..]) {
             Ok(sent) => sent.max(1),
             Err(error) => {
-                refused(shared, socket, &pieces[at..at + groups[number].1], &error);
-                at += groups[number].1;
+                let group = &pieces[at..at + groups[number].1];
+                let done = refused(shared, socket, group, &error);
+                at += done;
+                if done < group.len() {
+                    // All would wait in vain, one after the other.
+                    let lost = pieces.len() - at;
+                    return shared.counters.dropped(Reason::NotSent, lost as u64);
+                }
                 number += 1;
                 continue;
             }
@@ -196,14 +202,24 @@ fn count_sent(shared: &Shared, pieces: &[Piece<'_>]) {
 }
 
 /// Several at once were refused: a link may take them one by one (a network card without
-/// checksums, a way that takes less in one piece than the device does).
-fn refused(shared: &Shared, socket: &DatagramSocket, pieces: &[Piece<'_>], error: &io::Error) {
+/// checksums, a way that takes less in one piece than the device does). Tells how many it is done
+/// with: all, unless there is no room for what is to be sent.
+fn refused(
+    shared: &Shared,
+    socket: &DatagramSocket,
+    pieces: &[Piece<'_>],
+    error: &io::Error,
+) -> usize {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return 0;
+    }
     // Of an earlier datagram: its node is not there. The next attempt is about these.
     let of_another = error.kind() == io::ErrorKind::ConnectionRefused;
     if pieces.len() == 1 && !of_another {
-        return shared.counters.dropped(Reason::NotSent, 1);
+        shared.counters.dropped(Reason::NotSent, 1);
+        return 1;
     }
-    for piece in pieces {
+    for (done, piece) in pieces.iter().enumerate() {
         let parts = [piece.header.bytes(), piece.rest].map(IoSlice::new);
         let message = Outgoing {
             to: piece.to,
@@ -212,7 +228,9 @@ fn refused(shared: &Shared, socket: &DatagramSocket, pieces: &[Piece<'_>], error
         };
         match socket.send(&[message]) {
             Ok(_) => count_sent(shared, std::slice::from_ref(piece)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return done,
             Err(_) => shared.counters.dropped(Reason::NotSent, 1),
         }
     }
+    pieces.len()
 }
