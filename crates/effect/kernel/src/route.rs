@@ -338,6 +338,17 @@ enum Step {
 }
 
 impl Actual {
+    /// A route of ours in desired's words; `None` for one that is anybody else's, or in a form
+    /// that we never write.
+    #[must_use]
+    pub fn in_our_words(&self, route: &rtnl::Route) -> Option<(RouteKey, Route)> {
+        let key = RouteKey {
+            owner: owner(route.protocol)?,
+            destination: route.destination,
+        };
+        Some((key, self.links.desired(route)?))
+    }
+
     /// All but our own routes. What was inherited is ours by now, or gone.
     fn surroundings(&self) -> Self {
         Self {

@@ -173,8 +173,8 @@ pub fn clear(
     Ok(report)
 }
 
-/// One step of what leads to peers, between two desired states.
-pub type PeerStep<'a> = Difference<'a, IpAddr, Entry<TunnelPeer>, Entry<TunnelPeer>>;
+/// One step of what leads to peers, from what stood to what is desired.
+pub type PeerStep<'a> = Difference<'a, IpAddr, TunnelPeer, Entry<TunnelPeer>>;
 
 /// Writes what steps add, on devices that stand, without reading anything: to be called before
 /// routes lead there.
@@ -215,26 +215,32 @@ pub fn remove_peers(
     steps: &[PeerStep<'_>],
     wanted: &Table<IpAddr, TunnelPeer>,
 ) -> Result<usize, rtnl::Error> {
-    let mut batch = Batch::new();
     let end = |address: IpAddr, peer: &TunnelPeer| (IpFamily::of(address), peer.mac, peer.remote);
-    let wanted = wanted.iter().map(|(it, peer)| end(*it, &peer.value));
-    let kept: BTreeSet<_> = wanted.collect();
+    let mut batch = Batch::new();
+    let mut left = BTreeSet::new();
     for step in steps {
-        let (address, old, gone) = match step {
-            Difference::Remove(address, old) => (**address, &old.value, true),
-            Difference::Change(address, old, new) if old.value.mac != new.value.mac => {
-                (**address, &old.value, false)
+        match step {
+            Difference::Remove(address, old) => {
+                if let Some(index) = devices.get(&IpFamily::of(**address)) {
+                    batch.delete_neighbour(*index, **address);
+                }
+                left.insert(end(**address, old));
             }
-            Difference::Add(..) | Difference::Change(..) => continue,
-        };
-        if let Some(index) = devices.get(&IpFamily::of(address)) {
-            if gone {
-                batch.delete_neighbour(*index, address);
+            Difference::Change(address, old, new) if old.mac != new.value.mac => {
+                left.insert(end(**address, old));
             }
+            Difference::Add(..) | Difference::Change(..) => {}
+        }
+    }
+    if !left.is_empty() {
+        for (address, peer) in wanted {
+            left.remove(&end(*address, &peer.value));
+        }
+    }
+    for (family, mac, remote) in left {
+        if let Some(index) = devices.get(&family) {
             // Nothing, if another node has that Ethernet address by now.
-            if !kept.contains(&end(address, old)) {
-                batch.delete_forwarding(*index, Mac(old.mac), old.remote);
-            }
+            batch.delete_forwarding(*index, Mac(mac), remote);
         }
     }
     let mut writes = 0;

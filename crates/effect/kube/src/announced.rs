@@ -45,7 +45,11 @@ pub(crate) fn read(object: &core::Node) -> Announced {
         ] {
             let Some(text) = get(name) else { continue };
             match text.parse::<IpAddr>() {
-                Ok(ip) if ip.is_ipv4() == is_v4 => to.push(ip),
+                Ok(ip) if ip.is_ipv4() == is_v4 => {
+                    // Nearly always the only one.
+                    to.reserve_exact(1);
+                    to.push(ip);
+                }
                 _ => announced.faults.push(fault(name, text, "an address")),
             }
         }

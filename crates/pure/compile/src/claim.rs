@@ -135,11 +135,13 @@ impl<K: Ord + Copy> Claims<K> {
     }
 }
 
-/// A shared table: which owners hold each key. Nobody loses.
+/// A shared table: which owners hold each key. Nobody loses. Nearly always a key has one owner, and
+/// an owner few keys, for which sets would take ten times the room of lists.
 #[derive(Clone, Debug)]
 pub(crate) struct Holders<K, O> {
-    by_key: BTreeMap<K, BTreeSet<O>>,
-    by_owner: BTreeMap<O, BTreeSet<K>>,
+    /// Sorted, as by owner.
+    by_key: BTreeMap<K, Vec<O>>,
+    by_owner: BTreeMap<O, Vec<K>>,
 }
 
 impl<K, O> Default for Holders<K, O> {
@@ -156,26 +158,37 @@ impl<K: Ord + Copy, O: Ord + Clone> Holders<K, O> {
     pub(crate) fn set(&mut self, owner: O, keys: impl IntoIterator<Item = K>) -> BTreeSet<K> {
         let after: BTreeSet<K> = keys.into_iter().collect();
         let before = self.by_owner.remove(&owner).unwrap_or_default();
+        let before: BTreeSet<K> = before.into_iter().collect();
         for key in before.difference(&after) {
             if let Some(owners) = self.by_key.get_mut(key) {
-                owners.remove(&owner);
+                owners.retain(|other| *other != owner);
                 if owners.is_empty() {
                     self.by_key.remove(key);
                 }
             }
         }
         for key in after.difference(&before) {
-            self.by_key.entry(*key).or_default().insert(owner.clone());
+            let owners = self.by_key.entry(*key).or_default();
+            if let Err(at) = owners.binary_search(&owner) {
+                owners.reserve_exact(1);
+                owners.insert(at, owner.clone());
+            }
         }
         let changed = before.symmetric_difference(&after).copied().collect();
         if !after.is_empty() {
-            self.by_owner.insert(owner, after);
+            self.by_owner.insert(owner, after.into_iter().collect());
         }
         changed
     }
 
+    /// Keeps the same in less memory, if it came in order.
+    pub(crate) fn tighten(&mut self) {
+        tighten(&mut self.by_key);
+        tighten(&mut self.by_owner);
+    }
+
     /// The first of a key's holders, by name.
     pub(crate) fn first(&self, key: &K) -> Option<&O> {
-        self.by_key.get(key).and_then(BTreeSet::first)
+        self.by_key.get(key).and_then(|owners| owners.first())
     }
 }

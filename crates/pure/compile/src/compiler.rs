@@ -253,6 +253,18 @@ impl Compiler {
         self.services.tighten();
         tighten(&mut self.desired.services);
         tighten(&mut self.desired.frontends);
+        self.tighten_nodes();
+    }
+
+    /// The same for nodes and what leads to them alone: what came one by one has left half of
+    /// its room empty.
+    pub fn tighten_nodes(&mut self) {
+        self.cluster.tighten_nodes();
+        self.node_addresses.tighten();
+        tighten(&mut self.node_labels);
+        tighten(&mut self.desired.routes);
+        tighten(&mut self.desired.tunnel_peers);
+        tighten(&mut self.desired.udp_peers);
     }
 
     /// Takes a change of the cluster in.

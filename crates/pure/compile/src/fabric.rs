@@ -19,6 +19,7 @@ mod udp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_desired::{
@@ -282,8 +283,9 @@ fn entry<T>(node: &Node, value: T) -> Entry<T> {
 fn origin(node: &Node) -> Origin {
     Origin {
         kind: "Node",
-        namespace: "".into(),
-        name: node.name.as_str().into(),
+        // No room of its own, as little as the name, which the model has.
+        namespace: Arc::default(),
+        name: node.name.as_ref().clone(),
         generation: node.generation,
     }
 }

@@ -196,6 +196,11 @@ impl Cluster {
         tighten(&mut self.slices_of);
     }
 
+    /// The same for its nodes alone.
+    pub fn tighten_nodes(&mut self) {
+        tighten(&mut self.nodes);
+    }
+
     fn put(&mut self, object: Object) -> bool {
         match object {
             Object::Namespace(name) => self.namespaces.insert(name),

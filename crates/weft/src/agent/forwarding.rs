@@ -1,21 +1,25 @@
 //! The node as a router to other nodes' pods: what of the kernel does not depend on who says which
 //! nodes there are.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use weft_compile::fabric::{ReachedAt, Uplinks};
-use weft_desired::{Desired, Difference, IpFamily, RouteOwner, difference};
+use weft_desired::{Desired, IpFamily, RouteOwner};
 use weft_kernel::{link, route, router, tunnel};
 use weft_serve::forwarder::Counters;
-use weft_sys::rtnl::{self, Conversation};
+use weft_sys::rtnl::{Conversation, Event};
 
 use super::datagrams::Datagrams;
 use super::fabric::Standing;
 use super::kernel::Outcome;
 use super::own_interface::Interface;
+use super::stood::Stood;
 
 /// Routes and tunnels, and the links that they go by.
 pub(super) struct Forwarding {
@@ -30,12 +34,6 @@ pub(super) struct Forwarding {
     datagrams: Datagrams,
     /// After a pass without a fault, until somebody else may have changed something.
     stood: Option<Stood>,
-}
-
-/// What leads to other nodes, as it stands, and what the kernel has beside it.
-struct Stood {
-    desired: Desired,
-    surroundings: route::Actual,
 }
 
 impl Forwarding {
@@ -72,21 +70,18 @@ impl Forwarding {
     }
 
     /// Writes what a change of nodes makes different from what stood, in few messages, however
-    /// many nodes there are. The kernel tells of it, and then everything is read back as after
-    /// any change. Where that is not enough, it is read back at once.
+    /// many nodes there are. The kernel tells of it, and where it does not say what was written,
+    /// everything is read back. Where that is not enough, it is read back at once.
     pub(super) fn write_change(&mut self, desired: &Desired, outcome: &mut Outcome) -> Result<()> {
-        let Some(stood) = self.stood.take().filter(|it| it.is_by_devices_of(desired)) else {
+        let Some(mut stood) = self.stood.take().filter(|it| it.is_by_devices_of(desired)) else {
             return self.write(desired, outcome);
         };
-        match self.exchange(&stood, desired) {
+        match stood.exchange(&mut self.conversation, &self.tunnels, desired) {
             Ok(Some(writes)) => {
                 outcome.writes += writes;
                 // As what stood.
                 outcome.fabric = Some(Vec::new());
-                self.stood = Some(Stood {
-                    desired: ways(desired),
-                    ..stood
-                });
+                self.stood = Some(stood);
                 Ok(())
             }
             // What is wrong, a pass will say.
@@ -94,33 +89,33 @@ impl Forwarding {
         }
     }
 
-    /// Leads first, then takes away. `None`: a route can't be written.
-    fn exchange(&mut self, stood: &Stood, desired: &Desired) -> Result<Option<usize>, rtnl::Error> {
-        let (conversation, devices) = (&mut self.conversation, &self.tunnels);
-        let peers = difference(
-            &stood.desired.tunnel_peers,
-            &desired.tunnel_peers,
-            PartialEq::eq,
-        );
-        let routes = difference(&stood.desired.routes, &desired.routes, PartialEq::eq);
-        let routes: Vec<_> = routes
-            .iter()
-            .map(|step| match step {
-                Difference::Add(key, new) => Difference::Add(*key, &new.value),
-                Difference::Change(key, old, new) => {
-                    Difference::Change(*key, &old.value, &new.value)
-                }
-                Difference::Remove(key, old) => Difference::Remove(*key, &old.value),
-            })
-            .collect();
-        let added = tunnel::add_peers(conversation, devices, &peers)?;
-        let report = route::apply(conversation, &stood.surroundings, &routes)?;
-        if !report.problems.is_empty() {
-            return Ok(None);
+    /// Whether the kernel tells of something that was not written here, or stands otherwise than
+    /// it was written: a reason to look at all of it. Neighbours of other links come and go by
+    /// themselves.
+    pub(super) fn is_news(&self, event: &Event) -> bool {
+        match event {
+            Event::Neighbour(neighbour) | Event::NeighbourGone(neighbour) => {
+                self.tunnel(neighbour.index)
+            }
+            Event::Forwarding(entry) | Event::ForwardingGone(entry) => self.tunnel(entry.index),
+            Event::Route(_) | Event::RouteGone(_) => Some(IpFamily::V4),
+            Event::Link(_)
+            | Event::LinkGone(_)
+            | Event::Address(_)
+            | Event::AddressGone(_)
+            | Event::Overflow => return true,
         }
-        let removed = tunnel::remove_peers(conversation, devices, &peers, &desired.tunnel_peers)?;
-        let led = report.added + report.changed + report.removed;
-        Ok(Some(added + led + removed))
+        .is_some_and(|family| {
+            let stood = self.stood.as_ref();
+            stood.is_none_or(|stood| !stood.agrees(family, event))
+        })
+    }
+
+    /// Of which family the tunnel with this number is.
+    fn tunnel(&self, index: u32) -> Option<IpFamily> {
+        let mut tunnels = self.tunnels.iter();
+        let found = tunnels.find(|(_, number)| **number == index);
+        found.map(|(family, _)| *family)
     }
 
     /// Reads back what leads to other nodes' pods, and writes what differs: nothing leads through
@@ -149,10 +144,9 @@ impl Forwarding {
             add(outcome, cleared);
         }
         let problems = outcome.problems.get(before..).unwrap_or_default().to_vec();
-        self.stood = problems.is_empty().then(|| Stood {
-            desired: ways(desired),
-            surroundings: report.surroundings,
-        });
+        self.stood = problems
+            .is_empty()
+            .then(|| Stood::new(desired, report.surroundings));
         outcome.fabric = Some(problems);
         Ok(())
     }
@@ -204,30 +198,6 @@ impl Forwarding {
     /// The node's own addresses.
     pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
         link::own_addresses(&mut self.conversation).context("the node's own addresses")
-    }
-}
-
-impl Stood {
-    /// Whether only what leads through the same devices differs.
-    fn is_by_devices_of(&self, desired: &Desired) -> bool {
-        let stood = &self.desired;
-        stood.tunnels == desired.tunnels
-            && stood.udp_tunnel == desired.udp_tunnel
-            && stood.udp_peers == desired.udp_peers
-            && stood.udp_senders == desired.udp_senders
-    }
-}
-
-/// What leads to other nodes, and nothing else.
-fn ways(desired: &Desired) -> Desired {
-    Desired {
-        tunnels: desired.tunnels.clone(),
-        tunnel_peers: desired.tunnel_peers.clone(),
-        udp_tunnel: desired.udp_tunnel.clone(),
-        udp_peers: desired.udp_peers.clone(),
-        udp_senders: desired.udp_senders.clone(),
-        routes: desired.routes.clone(),
-        ..Desired::default()
     }
 }
 

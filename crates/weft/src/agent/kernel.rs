@@ -19,6 +19,7 @@ use weft_kernel::sysctl::{self, Scope, Setting};
 use weft_serve::forwarder::Counters;
 use weft_sys::netlink;
 use weft_sys::nft::{Connection, Notifications};
+use weft_sys::rtnl::Event;
 
 use super::fabric::Standing;
 use super::forwarding::Forwarding;
@@ -332,6 +333,12 @@ impl Kernel {
     /// The numbers of the devices that stand and lead to other nodes.
     pub(super) fn tunnels(&self) -> &BTreeMap<Family, u32> {
         self.forwarding.tunnels()
+    }
+
+    /// Whether the kernel tells of a change of links, addresses or what leads to other nodes that
+    /// was not written here.
+    pub(super) fn is_news(&self, event: &Event) -> bool {
+        self.forwarding.is_news(event)
     }
 
     /// By what packets are taken from other nodes.

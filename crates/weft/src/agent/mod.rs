@@ -28,6 +28,7 @@ mod self_test;
 mod serving;
 mod socket;
 mod stale;
+mod stood;
 mod subnet_file;
 mod ways;
 
@@ -261,13 +262,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let retry_at = agent.retry.at();
-        network.follow(agent.kernel.tunnels().values().copied());
         tokio::select! {
             Some(batch) = updates.next() => agent.take(batch),
             () = until(retry_at) => agent.reconcile(Why::Retry),
             Some(asked) = questions.recv() => agent.answer(asked),
             Some(news) = news.recv() => agent.learn(news),
-            changed = network.settled() => {
+            changed = network.settled(|event| agent.kernel.is_news(event)) => {
                 changed?;
                 // What tunnels are like follows from them.
                 agent.look_at_addresses();
@@ -541,6 +541,7 @@ impl Agent {
         let written = written.map(|outcome| self.open_for_pods(outcome));
         self.settle(written, "audit", Extent::Everything);
         self.follow_ways();
+        self.compiler.tighten_nodes();
         weft_sys::memory::give_back();
     }
 

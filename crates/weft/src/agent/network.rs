@@ -1,7 +1,6 @@
 //! Tells when the node's links, addresses or routes have changed, or what leads through its
 //! tunnels.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,7 +16,6 @@ const BURST: Duration = Duration::from_millis(50);
 /// The kernel's notifications.
 pub(super) struct NetworkChanges {
     notifications: AsyncFd<Notifications>,
-    tunnels: BTreeSet<u32>,
     due: Option<Instant>,
 }
 
@@ -33,19 +31,12 @@ impl NetworkChanges {
         )]
         Ok(Self {
             notifications: AsyncFd::new(notifications).context("notifications of the network")?,
-            tunnels: BTreeSet::new(),
             due: None,
         })
     }
 
-    /// Which devices' neighbours count: on other links they come and go by themselves.
-    pub(super) fn follow(&mut self, tunnels: impl IntoIterator<Item = u32>) {
-        self.tunnels.clear();
-        self.tunnels.extend(tunnels);
-    }
-
-    /// Returns some time after something changed. Dropping the future loses nothing.
-    pub(super) async fn settled(&mut self) -> Result<()> {
+    /// Returns some time after something changed that is news. Dropping the future loses nothing.
+    pub(super) async fn settled(&mut self, is_news: impl Fn(&Event) -> bool) -> Result<()> {
         loop {
             let burst_over = async {
                 match self.due {
@@ -61,7 +52,7 @@ impl NetworkChanges {
                 ready = self.notifications.readable_mut() => {
                     let mut ready = ready.context("notifications of the network")?;
                     while let Some(event) = taken(ready.get_inner_mut().take()).context("notifications of the network")? {
-                        if is_change(&event, &self.tunnels) {
+                        if is_news(&event) {
                             self.due.get_or_insert_with(|| Instant::now() + BURST);
                         }
                     }
@@ -69,23 +60,6 @@ impl NetworkChanges {
                 }
             }
         }
-    }
-}
-
-/// Whether a notification is a reason to look at what this node must hold.
-fn is_change(event: &Event, tunnels: &BTreeSet<u32>) -> bool {
-    match event {
-        Event::Neighbour(neighbour) | Event::NeighbourGone(neighbour) => {
-            tunnels.contains(&neighbour.index)
-        }
-        Event::Forwarding(entry) | Event::ForwardingGone(entry) => tunnels.contains(&entry.index),
-        Event::Link(_)
-        | Event::LinkGone(_)
-        | Event::Address(_)
-        | Event::AddressGone(_)
-        | Event::Route(_)
-        | Event::RouteGone(_)
-        | Event::Overflow => true,
     }
 }
 
@@ -109,8 +83,6 @@ fn taken(taken: Result<Option<Event>, Error>) -> Result<Option<Event>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use weft_sys::rtnl::{Neighbour, NeighbourState};
-
     use super::*;
 
     #[test]
@@ -120,26 +92,11 @@ mod tests {
             operation: "receive a notification",
             reason: "an attribute of a newer kernel".to_owned(),
         };
-        let event = taken(Err(malformed)).unwrap().unwrap();
-        assert!(is_change(&event, &BTreeSet::new()));
+        assert_eq!(taken(Err(malformed)).unwrap(), Some(Event::Overflow));
         let broken = Error::Socket {
             operation: "receive",
             source: std::io::ErrorKind::Other.into(),
         };
         assert!(taken(Err(broken)).is_err());
-    }
-
-    #[test]
-    fn only_the_neighbours_of_tunnels_count() {
-        let gone = |index| {
-            Event::NeighbourGone(Neighbour {
-                index,
-                address: [10, 244, 2, 0].into(),
-                mac: None,
-                state: NeighbourState::Unresolved,
-            })
-        };
-        assert!(is_change(&gone(7), &[7].into()));
-        assert!(!is_change(&gone(2), &[7].into()));
     }
 }

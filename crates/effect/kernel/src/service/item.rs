@@ -273,7 +273,8 @@ fn plain() -> ItemValue {
 
 /// What address translation must know besides frontends, as elements of one family.
 pub(super) fn nat_items(nat: &NodeNat, family: IpFamily) -> Items {
-    let mut items = Items::new();
+    // Made at once, a map has no empty room.
+    let mut items = Vec::new();
     let mut ranges = vec![
         (SetId::Pods, &nat.pod_ranges),
         (SetId::ServiceRanges, &nat.service_ranges),
@@ -295,7 +296,7 @@ pub(super) fn nat_items(nat: &NodeNat, family: IpFamily) -> Items {
                 data: behind(range.broadcast()),
                 comment: None,
             };
-            items.insert(ItemKey { set, key }, value);
+            items.push((ItemKey { set, key }, value));
         }
     }
     for (set, addresses) in [
@@ -305,7 +306,7 @@ pub(super) fn nat_items(nat: &NodeNat, family: IpFamily) -> Items {
         for address in addresses.iter().filter(|a| family.has(**a)) {
             let mut key = Bytes::default();
             key.push_address(*address);
-            items.insert(ItemKey { set, key }, plain());
+            items.push((ItemKey { set, key }, plain()));
         }
     }
     for (address, pod) in nat.local_pods.iter().filter(|(a, _)| family.has(**a)) {
@@ -317,9 +318,9 @@ pub(super) fn nat_items(nat: &NodeNat, family: IpFamily) -> Items {
             comment: comment(pod),
         };
         let set = SetId::Hairpin;
-        items.insert(ItemKey { set, key }, value);
+        items.push((ItemKey { set, key }, value));
     }
-    items
+    items.into_iter().collect()
 }
 
 /// The address behind one; nothing behind the last.

@@ -8,6 +8,7 @@ use weft_compile::{Compiler, FabricBackend, ProxySettings, Settings};
 use weft_desired::{Desired, IpFamily, NextHop};
 use weft_model::{Announced, Change, NodeName, Object, Vtep};
 use weft_proto::flannel::{Holder, Lease, NetConf, VxlanEnd};
+use weft_sys::rtnl::Event;
 
 use super::hosts::{self, Hosts, Own};
 use super::masquerade::Masquerade;
@@ -78,8 +79,9 @@ impl Host {
         self.retry.at()
     }
 
-    pub(super) fn tunnels(&self) -> Vec<u32> {
-        self.forwarding.tunnels().values().copied().collect()
+    /// Whether the kernel tells of something that was not written here.
+    pub(super) fn is_news(&self, event: &Event) -> bool {
+        self.forwarding.is_news(event)
     }
 
     /// Takes in what etcd says.

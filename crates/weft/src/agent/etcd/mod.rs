@@ -206,12 +206,11 @@ async fn serve(args: EtcdArgs) -> Result<()> {
     audit.reset();
     loop {
         let retry_at = host.retry_at();
-        network.follow(host.tunnels());
         tokio::select! {
             Some(news) = heard.recv() => host.take(news),
             Some(asked) = questions.recv() => host.answer(asked),
             () = until(retry_at) => host.write("retry"),
-            changed = network.settled() => {
+            changed = network.settled(|event| host.is_news(event)) => {
                 changed?;
                 host.look("network change");
             }
