@@ -1,8 +1,7 @@
 //! `weft` as a CNI plugin: what runs when `CNI_COMMAND` is set.
 //!
-//! One process, no threads but short ones (inside the pod's namespace, and those that wait for
-//! the disk or for the kernel to see a link out), no runtime, no argument parser: an ADD is a few
-//! files and three netlink conversations.
+//! One process, no threads but short ones (that wait for the disk, or for the kernel to see a link
+//! out), no runtime, no argument parser: an ADD is a few files and three netlink conversations.
 //!
 //! Order of an ADD: an incomplete record, the addresses, the complete record, the
 //! kernel; and a DEL goes the other way. So whatever stands in the kernel has a record,
@@ -38,13 +37,14 @@ use weft_nodestate::{Attachment, Attachments, PoolError, RecordError, digest};
 use weft_proto::cni::{
     AttachmentKey, Code, Environment, Error, Refusal, Request, Version, version_answer,
 };
-use weft_sys::namespace;
+use weft_sys::{memory, namespace};
 
 /// Bytes: no configuration comes near it, and a runtime gone mad ends here.
 const LONGEST_CONFIGURATION: u64 = 4 << 20;
 
 /// Serves one request: environment and standard input to standard output.
 pub(crate) fn run() -> ExitCode {
+    memory::share_one_arena();
     let (text, code) = match answer() {
         Ok(text) => (text, ExitCode::SUCCESS),
         Err(refusal) => {

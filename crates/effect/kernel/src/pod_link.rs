@@ -17,7 +17,8 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use ipnet::IpNet;
@@ -161,43 +162,50 @@ pub fn set_up(
 ///
 /// # Errors
 /// See [`rtnl::Error`]; a link that could not be removed has had no `meanwhile`.
-pub fn delete_while<T>(
+pub fn delete_while<T: Send>(
     host: &mut Conversation,
     index: u32,
-    meanwhile: impl FnOnce(&mut Conversation) -> T,
+    meanwhile: impl FnOnce(&mut Conversation) -> T + Send,
 ) -> Result<T, rtnl::Error> {
-    // All that the thread has to do is the one call: until it does, this one looks.
     let mut other = Conversation::open()?;
-    thread::scope(|scope| {
-        let delete = move || gone(other.delete_link(index));
-        let deletion = thread::Builder::new().spawn_scoped(scope, delete);
-        let mut deletion = deletion.ok();
-        // A link leaves everybody's sight, with all packets on their way by it, under the lock
-        // that a look takes too.
-        while is_seen(host, index)? {
-            match deletion.take_if(|deletion| deletion.is_finished()) {
-                Some(ended) => end(host, index, Some(ended))?,
-                None if deletion.is_none() => end(host, index, None)?,
-                None => thread::yield_now(),
-            }
-        }
-        let done = meanwhile(host);
-        end(host, index, deletion)?;
-        Ok(done)
+    let is_deleted = OnceLock::new();
+    let meanwhile = Mutex::new(Some(meanwhile));
+    let take = || {
+        let mut meanwhile = meanwhile.lock().unwrap_or_else(PoisonError::into_inner);
+        meanwhile.take()
+    };
+    let done = thread::scope(|scope| {
+        // The deletion begins at once, and has no thread to wait for.
+        let work = || match is_gone(&mut other, index, &is_deleted) {
+            true => take().map(|work| work(&mut other)),
+            false => None,
+        };
+        let working = thread::Builder::new().spawn_scoped(scope, work);
+        let deleted = gone(host.delete_link(index));
+        // Nobody else sets it.
+        let _ = is_deleted.set(deleted.is_ok());
+        let done = working.map(|working| working.join().unwrap_or_else(|it| resume_unwind(it)));
+        deleted.map(|()| done.ok().flatten())
+    })?;
+    // No thread was to be had, or it could not see.
+    let late = || take().map(|work| work(host));
+    done.or_else(late).ok_or_else(|| rtnl::Error::Socket {
+        operation: "work while a link is deleted",
+        source: std::io::Error::other("it was not done"),
     })
 }
 
-type Deletion<'scope> = thread::ScopedJoinHandle<'scope, Result<(), rtnl::Error>>;
-
-/// Waits for the end of a deletion. Without a thread for it, or one that died, it is made here.
-fn end(
-    host: &mut Conversation,
-    index: u32,
-    deletion: Option<Deletion<'_>>,
-) -> Result<(), rtnl::Error> {
-    match deletion.map(Deletion::join) {
-        Some(Ok(deleted)) => deleted,
-        Some(Err(_)) | None => gone(host.delete_link(index)),
+/// Waits until nobody sees a link any more, unless its deletion fails.
+fn is_gone(host: &mut Conversation, index: u32, is_deleted: &OnceLock<bool>) -> bool {
+    // A link leaves everybody's sight, with all packets on their way by it, under the lock
+    // that a look takes too.
+    loop {
+        match (is_seen(host, index), is_deleted.get()) {
+            (Ok(false), _) => return true,
+            (Err(_), _) => return false,
+            (Ok(true), Some(is_deleted)) => return *is_deleted,
+            (Ok(true), None) => thread::yield_now(),
+        }
     }
 }
 

@@ -172,7 +172,7 @@ pub fn has_ipv6() -> bool {
 /// # Errors
 /// See [`Error`].
 pub fn set_in(namespace: BorrowedFd<'_>, setting: Setting<'_>) -> Result<bool, Error> {
-    namespace::in_net(namespace, || set(setting)).map_err(|source| Error::Namespace {
+    namespace::visit_net(namespace, || set(setting)).map_err(|source| Error::Namespace {
         key: setting.key(),
         source,
     })?
@@ -209,12 +209,12 @@ pub fn read_in(namespace: BorrowedFd<'_>, key: &str) -> Result<String, Error> {
     })
 }
 
-fn in_namespace<T: Send>(
+fn in_namespace<T>(
     namespace: BorrowedFd<'_>,
     key: &str,
-    work: impl FnOnce() -> Result<T, Error> + Send,
+    work: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    namespace::in_net(namespace, work).map_err(|source| Error::Namespace {
+    namespace::visit_net(namespace, work).map_err(|source| Error::Namespace {
         key: key.to_owned(),
         source,
     })?

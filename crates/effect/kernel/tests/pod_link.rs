@@ -246,6 +246,18 @@ fn tearing_down_leaves_nothing_and_may_be_repeated() {
 }
 
 #[test]
+fn of_a_link_that_stays_nothing_is_taken_away() {
+    let mut node = node();
+    // The kernel deletes no loopback.
+    let host = &mut node.conversation;
+    let delete = || pod_link::delete_while(host, 1, |_| panic!("it is still there"));
+    let error = namespace::in_net(node.namespace.as_fd(), delete)
+        .unwrap()
+        .unwrap_err();
+    assert!(error.to_string().starts_with("delete link"), "{error}");
+}
+
+#[test]
 fn what_fails_half_way_is_undone() {
     let mut node = node();
     let namespace = namespace::new_net().unwrap();

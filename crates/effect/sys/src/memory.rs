@@ -10,3 +10,13 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
 }
+
+/// Has all threads allocate from one arena: for a process that lives for milliseconds, whose
+/// threads would each have one of their own made. Where the C library can't, nothing happens.
+pub fn share_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) changes a number, and is called before another thread is there.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}

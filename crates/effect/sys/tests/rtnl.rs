@@ -90,8 +90,20 @@ fn a_conversation_about_a_namespace_leaves_the_callers_thread_where_it_is() {
 }
 
 #[test]
+fn a_thread_comes_back_from_a_visit_whatever_happens_there() {
+    let here = || namespace::identity(namespace::current_net().unwrap().as_fd()).unwrap();
+    let net = namespace::new_net().unwrap();
+    let (before, there) = (here(), namespace::identity(net.as_fd()).unwrap());
+    assert_eq!(namespace::visit_net(net.as_fd(), here).unwrap(), there);
+    assert_eq!(here(), before);
+    let visit = || namespace::visit_net(net.as_fd(), || panic!("in the namespace"));
+    assert!(std::panic::catch_unwind(visit).is_err());
+    assert_eq!(here(), before);
+}
+
+#[test]
 fn a_veth_pair_is_made_in_two_namespaces_under_its_final_names() {
-    let (_host, mut host) = namespace();
+    let (host_namespace, mut host) = namespace();
     let (pod_namespace, mut pod) = namespace();
     let mac: Mac = "02:00:00:00:00:01".parse().unwrap();
     let peer_mac: Mac = "02:00:00:00:00:02".parse().unwrap();
@@ -117,6 +129,14 @@ fn a_veth_pair_is_made_in_two_namespaces_under_its_final_names() {
     assert_eq!((peer.mac, peer.mtu), (Some(peer_mac), 1450));
     assert_eq!(made.peer, Some(peer.index));
     assert!(host.find_link("eth0").unwrap().is_none());
+    // One a core would be the kernel's choice.
+    for (namespace, link) in [
+        (&host_namespace, "weft0123456789"),
+        (&pod_namespace, "eth0"),
+    ] {
+        let queues = printed(namespace, "ip", &["-details", "link", "show", link]);
+        assert!(queues.contains("numtxqueues 1 numrxqueues 1 "), "{queues}");
+    }
 
     host.set_up(made.index).unwrap();
     pod.set_up(peer.index).unwrap();

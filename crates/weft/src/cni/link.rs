@@ -91,10 +91,10 @@ fn rules(key: &AttachmentKey, link: &PodLink) -> Result<(), Error> {
 
 /// Removes a link by the name of its end on the node; the other end, its addresses and
 /// all routes go with it. No link is no error. `meanwhile` runs when nothing comes by it any more.
-pub(super) fn detach<T>(
+pub(super) fn detach<T: Send>(
     host: &mut Conversation,
     name: &str,
-    meanwhile: impl FnOnce(&mut Conversation) -> Result<T, Error>,
+    meanwhile: impl FnOnce(&mut Conversation) -> Result<T, Error> + Send,
 ) -> Result<T, Error> {
     match removable(host, name)? {
         None => meanwhile(host),

@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -15,6 +14,7 @@ use super::message::{
     NLMSG_OVERRUN,
 };
 use super::{Error, HEADER_LENGTH, Kernel, Message, Messages, Request, Wire, put_message};
+use crate::namespace;
 
 /// What is asked for as send and receive buffer, in bytes. A transaction of 10,000
 /// Services is about 3 MB; the memory is only used while messages are queued.
@@ -134,24 +134,10 @@ impl Socket {
     /// # Errors
     /// [`Error::Socket`] if the namespace can't be entered or the kernel gives no socket.
     pub fn in_namespace(bus: Bus, namespace: BorrowedFd<'_>) -> Result<Self, Error> {
-        let opened = thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    rustix::thread::move_into_link_name_space(
-                        namespace,
-                        Some(rustix::thread::LinkNameSpaceType::Network),
-                    )
-                    .map_err(|errno| Error::socket("enter the network namespace", errno))?;
-                    Self::open(bus)
-                })
-                .join()
-        });
-        opened.unwrap_or_else(|_| {
-            Err(Error::Socket {
-                operation: "enter the network namespace",
-                source: std::io::Error::other("the thread that entered it died"),
-            })
-        })
+        namespace::visit_net(namespace, || Self::open(bus)).map_err(|error| Error::Socket {
+            operation: "enter the network namespace",
+            source: std::io::Error::other(error),
+        })?
     }
 
     /// The most bytes one [`Socket::send`] carries; more is refused with EMSGSIZE.

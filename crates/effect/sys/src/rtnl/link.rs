@@ -270,11 +270,13 @@ impl Conversation {
     pub fn add_veth(&mut self, spec: VethSpec<'_>) -> Result<Link, Error> {
         let object = format!("veth {} with peer {}", spec.name, spec.peer_name);
         let mut peer = described(spec.peer_name, spec.peer_mac, spec.mtu);
+        peer.attributes.extend(one_queue());
         if let Some(namespace) = spec.peer_namespace {
             peer.attributes
                 .push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
         }
         let mut message = described(spec.name, spec.mac, spec.mtu);
+        message.attributes.extend(one_queue());
         message
             .attributes
             .extend(spec.master.map(LinkAttribute::Controller));
@@ -464,6 +466,12 @@ pub(super) fn described(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkM
         message.attributes.push(LinkAttribute::Mtu(mtu));
     }
     message
+}
+
+/// A pair hands packets over in the sender's own system call: its queues, of which the kernel
+/// would make one a core, are only for programs at the device (XDP) and cost time with each link.
+fn one_queue() -> [LinkAttribute; 2] {
+    [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)]
 }
 
 /// Without a terminating zero, which the kernel would count as part of the alias.
