@@ -50,6 +50,8 @@ fn pods_are_adopted_and_released_by_their_labels() {
         "metadata": {"name": "orphan", "labels": {"app": "web"}}, "spec": sleeping(),
     });
     lab.apply("default", &orphan.to_string());
+    // Whoever bound it knows it: the controllers, which would otherwise make another.
+    lab.pods_ready("default", "app=web");
     let (uid, owner) = whose(&lab, "orphan").unwrap();
     assert_eq!(owner, "");
     lab.apply("default", &set("ReplicaSet", "web"));

@@ -44,6 +44,7 @@ fn inventory(lab: &Lab) -> Result<Vec<Vec<String>>, String> {
 /// round, as pods come and as they go.
 pub(crate) fn pods_come_and_go(name: &str, rounds: usize, victims: &[&str]) {
     let lab = Lab::up(name, &[]);
+    lab.pods_ready("kube-system", "");
     // A first pod makes what the node keeps.
     churn(&lab, "first", None);
     let before = inventory(&lab).unwrap();

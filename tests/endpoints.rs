@@ -9,7 +9,8 @@ use crate::lab::{Lab, eventually, expect};
 static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::up("endpoints", &["--ip-family", "dual"]));
 
 fn pod(name: &str, app: &str, ready: bool) -> String {
-    let probe = json!({"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1});
+    let probe = json!({"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1,
+        "timeoutSeconds": 60});
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -69,16 +70,15 @@ fn endpoints_follow_the_pods_of_a_service() {
     eventually("a ready pod is shown by its primary address", || {
         expect(column("follow", "web")?, |found| *found == shown)
     });
-    let described = LAB
-        .kubectl(&["-n", "follow", "describe", "service", "web"])
-        .ok();
-    let line = described
-        .lines()
-        .find(|line| line.starts_with("Endpoints:"));
-    assert!(
-        line.is_some_and(|line| line.ends_with(&shown)),
-        "{described}"
-    );
+    // This it reads in the slices, which are another controller's.
+    eventually("the Service is described with it", || {
+        let describe = ["-n", "follow", "describe", "service", "web"];
+        expect(LAB.kubectl(&describe).result()?, |described| {
+            let mut lines = described.lines();
+            let line = lines.find(|line| line.starts_with("Endpoints:"));
+            line.is_some_and(|line| line.ends_with(&shown))
+        })
+    });
     let annotation = r"{.metadata.annotations.endpoints\.kubernetes\.io/last-change-trigger-time}";
     let ready_since = LAB
         .field(

@@ -22,10 +22,7 @@ pub(crate) fn lab(purpose: &str) -> Lab {
     for (pod, node) in [("one", "node-1"), ("two", "node-2")] {
         lab.apply("default", &PAIR.replace("POD", pod).replace("NODE", node));
     }
-    for pod in ["one", "two"] {
-        let ready = ["wait", "--for=condition=Ready", "--timeout=60s", "pod", pod];
-        lab.kubectl(&ready).ok();
-    }
+    lab.pods_ready("default", "");
     lab
 }
 
@@ -42,6 +39,12 @@ pub(crate) fn client(lab: &Lab, from: &str, to: &str) -> Result<String, String> 
         .lines()
         .filter_map(|line| line.strip_prefix("client: "));
     lines.next().map(str::to_owned).ok_or(said.clone())
+}
+
+/// The same, as soon as there is an answer.
+#[track_caller]
+fn reaches(lab: &Lab, from: &str, to: &str) -> String {
+    eventually(&format!("{from} reaches {to}"), || client(lab, from, to))
 }
 
 /// Every node announces this back end and routes go where they should, seen on the first.
@@ -77,14 +80,10 @@ fn a_cluster_changes_to_tunnels_and_back_and_loses_nothing() {
     );
     // Nobody's address is translated, and a node has one on its tunnel.
     for (to, from) in two.iter().zip(&one) {
-        let seen = client(&lab, "one", to).unwrap();
+        let seen = reaches(&lab, "one", to);
         assert!(seen.contains(from), "{seen} {from}");
     }
-    assert!(
-        client(&lab, "node-1", &two[0])
-            .unwrap()
-            .starts_with("10.244.0.0:")
-    );
+    assert!(reaches(&lab, "node-1", &two[0]).starts_with("10.244.0.0:"));
     assert!(
         lab.sh("node-1", "ip link show flannel.1")
             .ok()
@@ -107,6 +106,8 @@ fn a_cluster_changes_to_tunnels_and_back_and_loses_nothing() {
 /// Packets from the first pod to these addresses, until their input ends. The first is answered.
 fn pings(lab: &Lab, to: &[String]) -> Vec<Running> {
     let start = |to: &String| {
+        // The way back is the other node's to make.
+        reaches(lab, "one", to);
         let script = format!("ping -n -i 0.01 {to} & read end; kill -INT $!; wait $!");
         let ping = lab.start("one", &["sh", "-c", &script]);
         ping.line("an answer", |line| line.contains("icmp_seq=1 "));
@@ -247,12 +248,8 @@ fn packets_go_in_datagrams_and_come_back_after_whatever_happens() {
     let data = r"{.metadata.annotations.flannel\.alpha\.coreos\.com/backend-data}";
     assert_eq!(lab.field(&["node", "node-1"], data).unwrap(), "null");
     // Nobody's address is translated, and a node has one on its device.
-    assert!(client(&lab, "one", &two[0]).unwrap().contains(&one[0]));
-    assert!(
-        client(&lab, "node-1", &two[0])
-            .unwrap()
-            .starts_with("10.244.0.0:")
-    );
+    assert!(reaches(&lab, "one", &two[0]).contains(&one[0]));
+    assert!(reaches(&lab, "node-1", &two[0]).starts_with("10.244.0.0:"));
     let link = lab.sh("node-1", "ip link show flannel0").ok();
     assert!(link.contains("mtu 1472"), "{link}");
     // Behind UDP's header stands IPv4's.
@@ -261,7 +258,7 @@ fn packets_go_in_datagrams_and_come_back_after_whatever_happens() {
                    nft add rule inet seen in ip saddr 172.30.0.11 udp sport 8285 udp dport 8285 \
                    @th,64,8 0x45 counter";
     lab.sh("node-2", capture).ok();
-    client(&lab, "one", &two[0]).unwrap();
+    reaches(&lab, "one", &two[0]);
     let seen = lab.sh("node-2", "nft list table inet seen").ok();
     assert!(!seen.contains("counter packets 0 "), "{seen}");
     let metrics = lab

@@ -160,9 +160,12 @@ fn a_way_that_loses_large_packets_is_found_and_worked_around() {
     event(&lab, "PathMTUTooSmall");
     let metrics = "curl -s http://127.0.0.1:10249/metrics";
     let failing = "weft_fabric_failing_peers{check=\"mtu\"} ";
-    let metrics = lab.sh("node-1", metrics).ok();
-    let line = metrics.lines().find_map(|line| line.strip_prefix(failing));
-    assert!(line.is_some_and(|count| count != "0"), "{metrics}");
+    eventually("it is counted", || {
+        let metrics = lab.sh("node-1", metrics).result()?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(failing));
+        let counts = line.is_some_and(|count| count != "0");
+        expect(metrics, |_| counts).map(drop)
+    });
     lab.sh("node-2", "ip link set eth0 mtu 1500").ok();
     well(&lab, "vxlan");
     eventually("the route takes what the link does", || {
@@ -199,8 +202,10 @@ fn where_checksums_come_out_wrong_the_kernel_makes_them() {
     });
     event(&lab, "ChecksumOffloadBroken");
     // What the other node sends comes out right: it finds nothing, and does nothing about it.
-    let back = check_from(&lab, "node-2", "10.244.0.0/24").unwrap();
-    assert_eq!(back["findings"]["checksum"], "ok", "{back}");
+    eventually("all is well in the other direction", || {
+        let back = check_from(&lab, "node-2", "10.244.0.0/24")?;
+        expect(back, |back| back["findings"]["checksum"] == "ok").map(std::mem::drop)
+    });
     // What the kernel makes before the device gets there.
     drop(UNMADE);
     well(&lab, "vxlan");

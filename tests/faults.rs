@@ -19,6 +19,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn new(purpose: &str) -> Self {
         let lab = Lab::up(purpose, &["--ip-family", "dual"]);
+        lab.pods_ready("kube-system", "");
         let mut objects = vec![service()];
         for (name, node) in [("a", "node-1"), ("b", "node-2")] {
             objects.push(probe::pod(name, node));
@@ -214,11 +215,12 @@ fn back_ends_replace_each_other_and_no_request_fails() {
         scene.traffic_flows();
         scene.something_new_works(name, "node-2");
     }
-    let saved = scene.lab.exec("node-1", &["iptables-save"]).ok();
-    assert!(
-        !saved.contains("KUBE-") && !saved.contains("WEFT-"),
-        "{saved}"
-    );
+    eventually("nothing of the other mode is left", || {
+        let saved = scene.lab.exec("node-1", &["iptables-save"]).result()?;
+        expect(saved, |saved| {
+            !saved.contains("KUBE-") && !saved.contains("WEFT-")
+        })
+    });
     scene.nothing_failed();
 }
 

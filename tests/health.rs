@@ -139,9 +139,12 @@ fn health_checks_follow_endpoints_and_the_policy() {
         });
     }
     follows(&lab, "iptables", &again, [0, 2]);
-    let rules = metrics(&lab, "node-2");
     let nat = r#"kubeproxy_sync_proxy_rules_iptables_total{table="nat"}"#;
-    assert!(rules[nat] > 10.0, "{rules:?}");
+    eventually("its rules are counted", || {
+        expect(metrics(&lab, "node-2"), |rules| {
+            rules.get(nat).is_some_and(|count| *count > 10.0)
+        })
+    });
 
     lab.kubectl(&["delete", "service", "web"]).ok();
     is_closed(&lab, &again);
@@ -212,8 +215,13 @@ fn a_node_tells_how_it_is_and_what_it_has_done() {
             expect(count(name), |count| *count >= 1.0)
         });
     }
+    let pending = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
+    eventually("nothing waits", || {
+        expect(metrics(&lab, "node-1").get(pending).copied(), |count| {
+            *count == Some(0.0)
+        })
+    });
     for name in [
-        "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
         "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
         "weft_kernel_write_failures_total",
         "weft_rejected_objects",

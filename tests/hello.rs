@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab::{Lab, eventually, expect, repository};
 
@@ -53,14 +53,17 @@ fn replicas(lab: &Lab, namespace: &str) -> BTreeSet<String> {
     names.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Asks the client to ask `hello` so many times, and tells who answered.
+/// Has the client ask `hello` so many times, until it is answered by each of these and by nobody
+/// else.
 #[track_caller]
-fn answers(lab: &Lab, namespace: &str, times: usize) -> BTreeSet<String> {
+fn answer(lab: &Lab, namespace: &str, times: usize, pods: &BTreeSet<String>) {
     let script = format!("for i in $(seq {times}); do curl -fsS -m 5 http://hello || exit; done");
-    let said = lab.sh(&format!("{namespace}/client"), &script).ok();
-    said.lines()
-        .filter_map(|line| Some(line.strip_prefix("pod: ")?.to_owned()))
-        .collect()
+    eventually("all of them answer, and nobody else", || {
+        let said = lab.sh(&format!("{namespace}/client"), &script).result()?;
+        let named = said.lines().filter_map(|line| line.strip_prefix("pod: "));
+        let named: BTreeSet<String> = named.map(str::to_owned).collect();
+        expect(named, |named| named == pods)
+    });
 }
 
 #[test]
@@ -76,7 +79,7 @@ fn every_replica_on_both_nodes_answers_by_name() {
         .unwrap();
     let nodes: BTreeSet<_> = nodes.split(' ').collect();
     assert_eq!(nodes, BTreeSet::from(["node-1", "node-2"]));
-    assert_eq!(answers(lab, "by-name", 100), pods);
+    answer(lab, "by-name", 100, &pods);
 }
 
 #[test]
@@ -222,33 +225,52 @@ fn kubectl_describes() {
     );
 }
 
+/// What is described comes from several who write it, events among them.
 #[track_caller]
 fn described(lab: &Lab, command: &[&str], expected: &[&str]) {
-    let said = lab.kubectl(command).ok();
-    let words: Vec<_> = said.split_whitespace().collect();
-    let flat = words.join(" ");
-    for part in expected {
-        assert!(flat.contains(part), "{command:?} lacks {part:?}:\n{said}");
-    }
+    eventually(&format!("{command:?} says {expected:?}"), || {
+        let said = lab.kubectl(command).result()?;
+        let words: Vec<_> = said.split_whitespace().collect();
+        let flat = words.join(" ");
+        let lacks = expected.iter().find(|part| !flat.contains(**part));
+        match lacks {
+            None => Ok(()),
+            Some(part) => Err(format!("it lacks {part:?}:\n{said}")),
+        }
+    });
 }
 
 #[test]
 fn a_watch_sees_a_pod_come_and_go() {
     let lab = &*LAB;
     lab.namespace("watched");
+    let pod = |name: &str, node: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "terminationGracePeriodSeconds": 5, "nodeSelector": {"kubernetes.io/os": node},
+                "containers": [{"name": "c", "image": "pause"}],
+            },
+        })
+        .to_string()
+    };
+    // The watch tells of this one when it has begun.
+    lab.apply("watched", &pod("waits", "none"));
     let watch = lab.kubectl_start(&["-n", "watched", "get", "pods", "-w", "--no-headers"]);
-    lab.apply(
-        "watched",
-        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "brief"},
-            "spec": {"terminationGracePeriodSeconds": 5,
-                     "containers": [{"name": "c", "image": "pause"}]}}"#,
-    );
-    let line = |state: &'static str| watch.line(state, |line| line.contains(state));
+    watch.line("what is there", |line| line.starts_with("waits "));
+    lab.apply("watched", &pod("brief", "linux"));
+    let line = |state: &'static str| {
+        watch.line(state, |line| {
+            line.starts_with("brief ") && line.contains(state)
+        })
+    };
     line("Pending");
     line("Running");
     lab.kubectl(&["-n", "watched", "delete", "pod", "brief"])
         .ok();
     line("Terminating");
+    lab.kubectl(&["-n", "watched", "delete", "pod", "waits"])
+        .ok();
     let left = lab.kubectl(&["-n", "watched", "get", "pods"]);
     assert_eq!(left.err, "No resources found in watched namespace.\n");
 }
@@ -272,9 +294,7 @@ fn what_is_scaled_is_served_by_as_many() {
         let pods = eventually(&format!("there are {count} replicas"), || {
             expect(replicas(lab, "scaled"), |pods| pods.len() == count)
         });
-        eventually("all of them answer, and nobody else", || {
-            expect(answers(lab, "scaled", 60), |answered| *answered == pods)
-        });
+        answer(lab, "scaled", 60, &pods);
     }
 }
 

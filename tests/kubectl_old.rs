@@ -212,7 +212,7 @@ fn a_deployment_is_rolled_out() {
             Yes("deployment.apps/d scaled"),
         ),
         (
-            "wait --for=condition=Available deployment/d",
+            "wait --for=condition=Available deployment/d --timeout=100s",
             Yes("condition met"),
         ),
         (

@@ -173,7 +173,7 @@ fn create() {
             Yes("service/none created"),
         ),
         (
-            "create service nodeport np --tcp=80 --node-port=31234",
+            "create service nodeport np --tcp=80 --node-port=30034",
             Yes("service/np created"),
         ),
         (
@@ -186,7 +186,7 @@ fn create() {
         ),
         (
             "get service np -o jsonpath={.spec.ports[0].nodePort}",
-            Yes("31234"),
+            Yes("30034"),
         ),
         (
             "create deployment d --image=pause --replicas=0 --port=80",
@@ -519,8 +519,6 @@ fn describe_and_explain() {
         ("lease lease", "Holder Identity: me"),
         ("statefulset set", "Replicas: 0 desired | 0 total"),
         ("role role", "pods [] [] [get]"),
-        ("serviceaccount default", "Name: default"),
-        ("configmap kube-root-ca.crt", "ca.crt: ----"),
         ("namespace described-kinds", "Status: Active"),
         (
             "nothing x",
@@ -533,6 +531,13 @@ fn describe_and_explain() {
             Yes(says)
         };
         scene.step(&format!("describe {object}"), &says);
+    }
+    // These come a moment after their namespace.
+    for (object, says) in [
+        ("serviceaccount default", "Name: default"),
+        ("configmap kube-root-ca.crt", "ca.crt: ----"),
+    ] {
+        scene.step(&format!("describe {object}"), &Sooner(says));
     }
 }
 
@@ -562,8 +567,10 @@ fn rollouts() {
         ("patch deployment web -p '{\"spec\":{\"progressDeadlineSeconds\":2,\"minReadySeconds\":1}}'", Yes("patched")),
         ("rollout resume deployment/web", Yes("deployment.apps/web resumed")),
         ("rollout status deployment/web --timeout=90s", No("exceeded its progress deadline")),
-        ("get deployment web", Yes("web 2/2 1 2")),
+        ("get deployment web", Sooner("web 2/2 1 2")),
         ("describe deployment web", Yes("Progressing False ProgressDeadlineExceeded")),
+        // What comes up has the time that it needs.
+        ("patch deployment web -p '{\"spec\":{\"progressDeadlineSeconds\":600}}'", Yes("patched")),
         ("rollout undo deployment/web", Yes("deployment.apps/web rolled back")),
         ("rollout status deployment/web --timeout=90s", Yes("successfully rolled out")),
         ("rollout restart deployment/web", Yes("deployment.apps/web restarted")),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::lab::probe::{self, Ask, Met, PORT};
-use crate::lab::{Lab, strings};
+use crate::lab::probe::{self, Answer, Ask, Met, PORT};
+use crate::lab::{Lab, eventually, strings};
 
 /// Pods of a lab with two nodes: two on the first, one on the second.
 const PODS: [(&str, &str); 3] = [("a", "node-1"), ("b", "node-1"), ("c", "node-2")];
@@ -97,14 +97,26 @@ fn a_pod_has_the_addresses_of_its_status(lab: &Lab, ips: &BTreeMap<&str, Vec<Str
     }
 }
 
+/// What is met when every node has its routes: everybody answers.
+#[track_caller]
+fn all_answer(lab: &Lab, from: &str, asked: &[Ask]) -> Vec<Answer> {
+    eventually(&format!("all that {from} asks answer"), || {
+        let met = probe::ask(lab, from, asked);
+        let answers = met.into_iter().zip(asked).map(|(met, ask)| match &met[0] {
+            Met::Answer(answer) => Ok(answer.clone()),
+            Met::Failure(failure) => Err(format!("{ask:?}: {failure}")),
+        });
+        answers.collect()
+    })
+}
+
 fn pods_meet_untranslated(lab: &Lab, ips: &BTreeMap<&str, Vec<String>>) {
     for (client, _) in PODS {
         // Itself, too.
         for (server, _) in PODS {
             let asked = asks(&ips[server]);
-            let met = probe::ask(lab, &format!("default/{client}"), &asked);
-            for (ask, met) in asked.iter().zip(met) {
-                let answer = met[0].answer();
+            let answers = all_answer(lab, &format!("default/{client}"), &asked);
+            for (ask, answer) in asked.iter().zip(answers) {
                 assert_eq!(answer.name, server, "{ask:?}");
                 assert_eq!(answer.to, ask.address, "{ask:?}");
                 assert!(answer.is_untranslated(), "{client} to {ask:?}: {answer:?}");
@@ -118,9 +130,8 @@ fn nodes_meet_pods_untranslated(lab: &Lab, ips: &BTreeMap<&str, Vec<String>>) {
     for node in ["node-1", "node-2"] {
         let own = lab.node_ips(node);
         let asked = asks(ips.values().flatten());
-        let met = probe::ask(lab, node, &asked);
-        for (ask, met) in asked.iter().zip(met) {
-            let answer = met[0].answer();
+        let answers = all_answer(lab, node, &asked);
+        for (ask, answer) in asked.iter().zip(answers) {
             assert!(answer.is_untranslated(), "{node} to {ask:?}: {answer:?}");
             assert_eq!(&answer.from, like(&ask.address, &own), "{node} to {ask:?}");
         }
@@ -133,9 +144,8 @@ fn pods_leave_as_their_node(lab: &Lab, addresses: usize) {
     for (pod, node) in PODS {
         let own = lab.node_ips(node);
         let asked = asks(&outside);
-        let met = probe::ask(lab, &format!("default/{pod}"), &asked);
-        for (ask, met) in asked.iter().zip(met) {
-            let answer = met[0].answer();
+        let answers = all_answer(lab, &format!("default/{pod}"), &asked);
+        for (ask, answer) in asked.iter().zip(answers) {
             assert_eq!(answer.name, "outside");
             assert_eq!(&answer.from, like(&ask.address, &own), "{pod} to {ask:?}");
         }
@@ -153,9 +163,7 @@ fn outside_reaches_no_service(lab: &Lab) {
         .collect();
     let asked = asks(&addresses);
     // From within, so that what follows is not for want of a server.
-    for met in probe::ask(lab, "default/a", &asked) {
-        met[0].answer();
-    }
+    all_answer(lab, "default/a", &asked);
     for (ask, met) in asked.iter().zip(probe::ask(lab, "outside", &asked)) {
         assert_eq!(met, [Met::Failure("unreachable".to_owned())], "{ask:?}");
     }
@@ -203,9 +211,8 @@ fn five_nodes_and_all_pairs_of_their_pods() {
     let asked = asks(pods.values().flatten());
     assert_eq!(asked.len(), 5 * 2 * 2);
     for (client, own) in &pods {
-        let met = probe::ask(&lab, &format!("default/{client}"), &asked);
-        for (ask, met) in asked.iter().zip(met) {
-            let answer = met[0].answer();
+        let answers = all_answer(&lab, &format!("default/{client}"), &asked);
+        for (ask, answer) in asked.iter().zip(answers) {
             assert!(answer.is_untranslated(), "{client} to {ask:?}: {answer:?}");
             assert_eq!(&answer.from, like(&ask.address, own));
             assert!(pods[&answer.name].contains(&ask.address), "{answer:?}");

@@ -546,6 +546,10 @@ fn host_ports() {
         Ok::<_, String>(said.lines().next().unwrap_or_default().to_owned())
     };
     let (first, second) = (format!("{node}:54323"), format!("{node}:54324"));
+    // Nobody probes them: they run before they listen.
+    for address in [&first, &second, "127.0.0.1:54323"] {
+        eventually(&format!("{address} answers"), || asked("node-1", address));
+    }
     for from in [
         "node-1",
         "node-2",
@@ -703,7 +707,9 @@ fn a_pod_that_takes_too_much() {
         "{full}"
     );
     space.ready("disk");
-    space.sh("disk", "dd if=/dev/zero of=/m/x bs=1M count=2");
+    // Its end may come before the answer.
+    let fill = "dd if=/dev/zero of=/m/x bs=1M count=2";
+    let _ended = LAB.sh("greedy/disk", fill);
     space.becomes("disk", "{.status.phase}/{.status.reason}", "Failed/Evicted");
     space.event(
         "disk",

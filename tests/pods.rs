@@ -43,6 +43,11 @@ static LAB: LazyLock<Lab> = LazyLock::new(|| {
                      "containers": [{"name": "c", "image": "busybox", "command": ["sleep", "infinity"]}]}}"#,
     );
     lab.pods_ready("default", "");
+    // Nobody probes it: it runs before it listens.
+    eventually("the second container listens", || {
+        lab.sh("default/two", "curl -fsS -m 5 http://127.0.0.1:8080")
+            .result()
+    });
     lab
 });
 

@@ -186,14 +186,18 @@ fn a_node_gets_its_cni_configuration_back() {
     let lab = Lab::up("cni", &["--nodes", "1"]);
     let list = "ls /etc/cni/net.d";
     assert_eq!(lab.sh("node-1", list).ok(), "10-weft.conflist\n");
-    let subnet = lab.sh("node-1", "cat /run/flannel/subnet.env").ok();
-    for line in [
-        "FLANNEL_NETWORK=10.244.0.0/16",
-        "FLANNEL_SUBNET=10.244.0.1/24",
-        "FLANNEL_MTU=1500",
-    ] {
-        assert!(subnet.lines().any(|said| said == line), "{subnet}");
-    }
+    eventually("what flannel's programs read is there", || {
+        let subnet = lab.sh("node-1", "cat /run/flannel/subnet.env").result()?;
+        let wanted = [
+            "FLANNEL_NETWORK=10.244.0.0/16",
+            "FLANNEL_SUBNET=10.244.0.1/24",
+            "FLANNEL_MTU=1500",
+        ];
+        expect(subnet, |subnet| {
+            let lines: Vec<_> = subnet.lines().collect();
+            wanted.iter().all(|line| lines.contains(line))
+        })
+    });
     let before = lab.sh("node-1", "cat /etc/cni/net.d/*").ok();
     lab.sh("node-1", "rm /etc/cni/net.d/*").ok();
     eventually("the agent writes it again", || {
@@ -246,7 +250,7 @@ for case in cases:
         out.sendto(case, server)
 for case in cases[:40]:
     for framed in (case, struct.pack(">H", len(case)) + case, struct.pack(">H", 65535) + case):
-        with socket.create_connection(server, timeout=10) as out:
+        with socket.create_connection(server, timeout=30) as out:
             try:
                 out.sendall(framed)
             except OSError:
@@ -262,6 +266,7 @@ for case in cases[:40]:
                         "dig",
                         "+short",
                         "+tries=1",
+                        "+time=30",
                         transport,
                         "kubernetes.default.svc.cluster.local",
                     ],

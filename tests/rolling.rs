@@ -16,10 +16,9 @@ fn deployment() -> Value {
     let mut pod = probe::pod("web", "node-1");
     let spec = &mut pod["spec"];
     spec["nodeName"] = Value::Null;
-    spec["terminationGracePeriodSeconds"] = json!(10);
-    spec["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["sleep", "3"]}}});
-    spec["containers"][0]["readinessProbe"] =
-        json!({"tcpSocket": {"port": PORT}, "periodSeconds": 1});
+    // Longer than a busy machine takes to tell every node.
+    spec["terminationGracePeriodSeconds"] = json!(40);
+    spec["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["sleep", "10"]}}});
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {

@@ -125,8 +125,13 @@ fn asks(addresses: &[String], times: u32) -> Vec<Ask> {
         .collect()
 }
 
-fn names_of(met: &[Met]) -> BTreeSet<&str> {
-    met.iter().map(|met| &met.answer().name[..]).collect()
+/// Who answered, if everybody did.
+fn names_of(met: &[Met]) -> Option<BTreeSet<&str>> {
+    let names = met.iter().map(|met| match met {
+        Met::Answer(answer) => Some(&answer.name[..]),
+        Met::Failure(_) => None,
+    });
+    names.collect()
 }
 
 #[test]
@@ -140,13 +145,14 @@ fn a_service_answers_at_its_addresses() {
         ("node-1", LAB.node_ips("node-1")),
         ("node-2", LAB.node_ips("node-2")),
     ] {
-        for (ask, met) in asked.iter().zip(probe::ask(&LAB, from, &asked)) {
-            assert_eq!(
-                names_of(&met),
-                BTreeSet::from(["a", "b"]),
-                "{from}: {ask:?}"
-            );
-            for met in &met {
+        let met = eventually(&format!("{from} meets both"), || {
+            expect(probe::ask(&LAB, from, &asked), |met| {
+                let mut met = met.iter();
+                met.all(|met| names_of(met) == Some(BTreeSet::from(["a", "b"])))
+            })
+        });
+        for met in &met {
+            for met in met {
                 let answer = met.answer();
                 let servers = LAB_PODS.iter().find(|(name, _)| *name == answer.name);
                 assert!(servers.unwrap().1.contains(&answer.to), "{answer:?}");
@@ -165,9 +171,11 @@ fn a_service_of_one_family_has_one_address() {
         let addresses = cluster_ips(&LAB, "shop", service);
         assert_eq!(addresses.len(), 1);
         assert_eq!(addresses[0].contains(':'), colon);
-        for met in probe::ask(&LAB, "default/client", &asks(&addresses, 1)) {
-            met[0].answer();
-        }
+        let asked = asks(&addresses, 1);
+        eventually(&format!("{service} answers"), || {
+            let met = probe::ask(&LAB, "default/client", &asked);
+            expect(met, |met| met.iter().all(|met| met[0].failure().is_none()))
+        });
     }
 }
 
@@ -196,13 +204,19 @@ fn a_service_answers_by_its_names() {
                 port: if headless { PORT } else { SERVICE_PORT },
                 times: 1,
             });
-            for met in probe::ask(&LAB, client, &asked) {
-                let answer = met[0].answer();
-                assert!(["a", "b"].contains(&&answer.name[..]), "{name}: {answer:?}");
-                if let Some((pod, _)) = name.split_once(".peers") {
-                    assert_eq!(answer.name, pod);
-                }
-            }
+            let wanted = match name.split_once(".peers") {
+                Some((pod, _)) => vec![pod],
+                None => vec!["a", "b"],
+            };
+            // There are several DNS servers, and each node has its own rules.
+            eventually(&format!("{client} finds {name}"), || {
+                expect(probe::ask(&LAB, client, &asked), |met| {
+                    let mut names = met.iter().map(|met| names_of(met));
+                    names.all(|names| {
+                        names.is_some_and(|it| it.iter().all(|it| wanted.contains(it)))
+                    })
+                })
+            });
         }
     }
     let elsewhere = LAB.exec("default/client", &["getent", "hosts", "web"]);
@@ -277,15 +291,17 @@ fn names_have_the_records_of_the_dns_specification() {
         ("kubernetes.default", "A", set(["10.96.0.1"])),
         ("kube-dns.kube-system", "A", set(["10.96.0.10"])),
     ] {
-        let mut found = ask(name, kind);
-        if kind == "SRV" {
-            // The specification leaves priority and weight open.
-            found = found
-                .iter()
-                .filter_map(|record| Some(record.splitn(3, ' ').nth(2)?.to_owned()))
-                .collect();
-        }
-        assert_eq!(found, expected, "{name} {kind}");
+        eventually(&format!("{name} {kind} is {expected:?}"), || {
+            let mut found = ask(name, kind);
+            if kind == "SRV" {
+                // The specification leaves priority and weight open.
+                found = found
+                    .iter()
+                    .filter_map(|record| Some(record.splitn(3, ' ').nth(2)?.to_owned()))
+                    .collect();
+            }
+            expect(found, |found| *found == expected)
+        });
     }
 }
 
@@ -341,12 +357,12 @@ fn what_has_no_record_is_told_apart_from_what_does_not_exist() {
         ("svc.cluster.local", "A", "NOERROR"),
     ] {
         for transport in ["+notcp", "+tcp"] {
-            let (found, answers, authority) = dig(name, &[kind, transport]);
-            assert_eq!(
-                (&found[..], answers.len()),
-                (status, 0),
-                "{name} {kind} {transport}"
-            );
+            let what = format!("{name} {kind} {transport} is {status}");
+            let (_, _, authority) = eventually(&what, || {
+                expect(dig(name, &[kind, transport]), |(found, answers, _)| {
+                    found == status && answers.is_empty()
+                })
+            });
             // RFC 2308: with the zone's SOA, whose last field bounds how long it may be kept.
             assert_eq!(authority.len(), 1, "{name} {kind}");
             let words: Vec<_> = authority[0].split(' ').collect();
@@ -378,13 +394,12 @@ fn an_empty_service_refuses_at_once() {
     assert_eq!(addresses.len(), 2);
     for from in ["default/client", "shop/client", "node-1", "node-2"] {
         let asked = asks(&addresses, 1);
-        for (ask, met) in asked.iter().zip(probe::ask(&LAB, from, &asked)) {
-            assert_eq!(
-                met[0].failure(),
-                Some(refusal(from, ask)),
-                "{from}: {ask:?}"
-            );
-        }
+        eventually(&format!("{from} is refused"), || {
+            expect(probe::ask(&LAB, from, &asked), |met| {
+                let mut both = asked.iter().zip(met);
+                both.all(|(ask, met)| met[0].failure() == Some(refusal(from, ask)))
+            })
+        });
     }
 }
 

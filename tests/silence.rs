@@ -100,18 +100,19 @@ fn a_silent_node_loses_its_pods_and_comes_back() {
         ]
     );
     // A daemon stays: nobody else could do its work.
-    assert_eq!(ready(&lab, &agent).unwrap(), "False");
+    eventually("its daemon is not ready", || {
+        expect(ready(&lab, &agent)?, |status| status == "False")
+    });
     let object: Value = lab.get(&agent);
     assert!(
         object["metadata"]["deletionTimestamp"].is_null(),
         "{object}"
     );
-    let reasons = strings(&lab.get(&["events"])["items"], "reason");
     for reason in ["NodeNotReady", "TaintManagerEviction"] {
-        assert!(
-            reasons.iter().any(|said| said == reason),
-            "{reason}: {reasons:?}"
-        );
+        eventually(&format!("an event says {reason}"), || {
+            let reasons = strings(&lab.get(&["events"])["items"], "reason");
+            expect(reasons, |all| all.iter().any(|said| said == reason))
+        });
     }
 
     signal(&lab, "node-3", "CONT");

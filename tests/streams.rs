@@ -213,11 +213,12 @@ spec:
             "{line}"
         );
     }
-    let all = logs(&["two", "--all-containers", "--prefix"]).ok();
-    assert!(
-        all.contains("[pod/two/other] other\n") && all.contains("[pod/two/main] 10\n"),
-        "{all}"
-    );
+    eventually("both containers were heard", || {
+        let all = logs(&["two", "--all-containers", "--prefix"]).result()?;
+        expect(all, |all| {
+            all.contains("[pod/two/other] other\n") && all.contains("[pod/two/main] 10\n")
+        })
+    });
     assert_eq!(logs(&["-l", "app=two", "-c", "other"]).ok(), "other\n");
     let refused = main(&["--previous"]).refused();
     assert_eq!(
@@ -234,7 +235,9 @@ spec:
             restarts.parse::<u32>().is_ok_and(|count| count > 0)
         })
     });
-    assert_eq!(logs(&["crash"]).ok(), "run\n");
+    eventually("the second run has said as much as the first", || {
+        expect(logs(&["crash"]).result()?, |said| said == "run\n")
+    });
     assert_eq!(logs(&["crash", "--previous"]).ok(), "run\n");
     let waiting = eventually("the image's absence is known", || {
         expect(logs(&["pending"]).refused(), |said| said.contains("image"))

@@ -35,11 +35,11 @@ use replay::session::{Act, Match, Place, Step, Transcript};
 use terminal::Terminal;
 
 /// How long it may take until a command shows what it has to.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// The same where nobody expects it.
 const PATIENCE_WAITING: Duration = Duration::from_secs(4);
 /// How long one command may run.
-const RUN: Duration = Duration::from_secs(40);
+const RUN: Duration = Duration::from_secs(120);
 /// The same where nobody expects it to succeed.
 const RUN_WAITING: Duration = Duration::from_secs(8);
 /// Between two looks.
@@ -238,7 +238,12 @@ fn replay_chain(chain: &[&Transcript], masks: &Masks, report: &Report) {
     };
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let purpose = chain[0].name.split('-').next().unwrap_or_default();
-    let up = catch_unwind(AssertUnwindSafe(|| Lab::up(purpose, &flags)));
+    let up = catch_unwind(AssertUnwindSafe(|| {
+        let lab = Lab::up(purpose, &flags);
+        // Sessions show which addresses pods get: those of the lab have theirs by then.
+        lab.pods_ready("kube-system", "");
+        lab
+    }));
     let Ok(lab) = up else {
         for transcript in chain {
             let outcome = Outcome::Fails("its lab did not come up".to_owned());

@@ -68,8 +68,10 @@ fn lift_icmp_limits(lab: &Lab) {
         for limit in ipv4/icmp_msgs_per_sec ipv4/icmp_msgs_burst; do \
             [ ! -e $limit ] || echo 100000 > $limit; done";
     // Pods may not change their settings; their node enters their networks.
+    // A process that has ended meanwhile has none any more.
     let everywhere = format!(
-        "for net in /proc/[0-9]*/ns/net; do nsenter --net=$net sh -c '{lift}' || exit; done"
+        "for net in /proc/[0-9]*/ns/net; do \
+           nsenter --net=$net sh -c '{lift}' || [ ! -e $net ] || exit; done"
     );
     for target in ["node-1", "node-2", "outside"] {
         lab.sh(target, &everywhere).ok();

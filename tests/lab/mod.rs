@@ -287,12 +287,12 @@ impl Lab {
     }
 
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        self.kubectl_command_of(Path::new("kubectl"), arguments)
+        self.kubectl_command_of(Path::new("kubectl"), COMMAND_SECONDS, arguments)
     }
 
-    fn kubectl_command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+    fn kubectl_command_of(&self, program: &Path, seconds: &str, arguments: &[&str]) -> Command {
         const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kubectl");
-        let mut command = limited(COMMAND_SECONDS, program);
+        let mut command = limited(seconds, program);
         command
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
@@ -330,14 +330,15 @@ impl Lab {
         variables: &[(&str, &str)],
         arguments: &[&str],
     ) -> Ran {
-        let mut command = self.kubectl_command_of(program, arguments);
+        let mut command = self.kubectl_command_of(program, COMMAND_SECONDS, arguments);
         command.envs(variables.iter().copied());
         run(command, "")
     }
 
     /// Starts kubectl and leaves it running.
     pub(crate) fn kubectl_start(&self, arguments: &[&str]) -> Running {
-        Running::start(self.kubectl_command(arguments))
+        let kubectl = Path::new("kubectl");
+        Running::start(self.kubectl_command_of(kubectl, RUNNING_SECONDS, arguments))
     }
 
     /// `kubectl apply -f -`.

@@ -92,13 +92,15 @@ pub(crate) fn serve(ports: &[u16]) -> Vec<String> {
         .collect()
 }
 
-/// A container of such a server: ready when it answers.
+/// A container of such a server: ready when it answers, however long that takes on a busy machine.
 pub(crate) fn container(ports: &[u16]) -> Value {
     json!({
         "name": "serve",
         "image": "python",
         "command": serve(ports),
-        "readinessProbe": {"tcpSocket": {"port": ports.first()}, "periodSeconds": 1},
+        "readinessProbe": {
+            "tcpSocket": {"port": ports.first()}, "periodSeconds": 1, "timeoutSeconds": 30,
+        },
     })
 }
 

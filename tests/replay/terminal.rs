@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::lab::Lab;
 
 /// How long a shell may take to ask for the next line.
-const PROMPT: Duration = Duration::from_secs(30);
+const PROMPT: Duration = Duration::from_secs(120);
 
 /// A command on a terminal of its own.
 pub(crate) struct Terminal<'a> {

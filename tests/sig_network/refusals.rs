@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Cluster, FAR, NEAR, SERVICE_PORT, external, service, with_each_back_end};
-use crate::lab::probe;
+use crate::lab::{eventually, expect, probe};
 
 with_each_back_end![
     should_be_rejected_when_no_endpoints_exist,
@@ -54,10 +54,12 @@ fn should_be_rejected_for_evicted_pods(cluster: &Cluster) {
     for from in [NEAR, FAR, "node-1"] {
         cluster.meets_nobody(from, &own, SERVICE_PORT, Some("refused"));
     }
-    let phase = cluster
-        .lab
-        .field(&["-n", namespace, "pod", "evicted"], "{.status.phase}");
-    assert_eq!(phase.unwrap(), "Failed");
+    // The kernel refuses before the kubelet has told.
+    eventually("the pod has failed", || {
+        let pod = ["-n", namespace, "pod", "evicted"];
+        let phase = cluster.lab.field(&pod, "{.status.phase}")?;
+        expect(phase, |phase| phase == "Failed")
+    });
 }
 
 /// `publishNotReadyAddresses`.

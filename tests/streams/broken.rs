@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{PODS, forward, get, pods};
 use crate::lab::{Lab, eventually, expect};
 
-/// How soon a client knows that a part its stream led through was killed. Half of what a command
+/// How soon a client knows that a part its stream led through was killed. Much less than a command
 /// may take: what ends in this time was not ended by that.
 const CUT: Duration = Duration::from_secs(60);
 

@@ -14,7 +14,7 @@ use weft_sys::nft::Connection;
 
 use pod::{pod, pod_addresses};
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The node's addresses, and its clients', in both families.
 const NODE: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
 const CLIENT: [&str; 2] = ["172.30.0.2", "fd00:172:30::2"];

@@ -21,7 +21,7 @@ use weft_sys::rtnl::{
 };
 
 const NODE: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Node {
     namespace: OwnedFd,

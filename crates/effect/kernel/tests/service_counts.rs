@@ -19,7 +19,7 @@ use weft_netlab::probe::{self, Outcome, TcpEcho};
 use weft_netlab::{Namespace, link};
 use weft_sys::nft::{Batch, Connection, Expression, Family, Rule, TableName, Verdict};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_millis(300);
 
 struct Lab {

@@ -24,7 +24,7 @@ use weft_proto::dns::{RecordType, WireName, encode_query};
 use weft_serve::ListenAddress;
 use weft_serve::dns::{PodNames, Records, Server, Settings};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn name(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()

@@ -28,7 +28,7 @@ use weft_netlab::mount;
 use weft_netlab::process::{self, Child, Exit, Spawn};
 use weft_netlab::sys_namespace::Kind;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const MACHINE: &str = "/run/weft-lab/machine";
 const CONFIG: &str = "/run/kubelet.json";
 const KUBECONFIG: &str = "/run/kubeconfig";

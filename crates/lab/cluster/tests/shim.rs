@@ -27,7 +27,7 @@ use weft_netlab::mount;
 use weft_netlab::process::{self, Exit, Spawn};
 use weft_netlab::sys_namespace::Kind;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const MACHINE: &str = "/run/weft-lab/machine";
 
 fn main() {

@@ -11,7 +11,7 @@ use weft_netlab::barrier::{self, Side};
 use weft_netlab::{Namespace, link, probe};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one is waited for that must not come.
 const SILENCE: Duration = Duration::from_millis(150);
 

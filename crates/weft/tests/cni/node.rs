@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_netlab::{Namespace, link, probe};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than any kernel takes to be rid of a namespace.
-const LATE: Duration = Duration::from_secs(30);
+const LATE: Duration = Duration::from_secs(120);
 pub(crate) const DUAL: &[&str] = &["10.244.1.0/24", "fd00:10:244:1::/64"];
 
 /// A node with its uplink and forwarding, and state of its own on disk.

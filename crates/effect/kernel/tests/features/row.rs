@@ -108,10 +108,17 @@ fn try_row(
             silent.then_some(()).ok_or(format!("{outcome:?}"))
         }
         Meets::RefusalOrNoAnswer => {
-            let outcome = ask(SILENCE);
-            let is_met = match node.back_end {
-                BackEnd::Nftables => outcome == Outcome::Refused || is_stopped_here(from, &outcome),
-                BackEnd::Iptables => !outcome.is_answered(),
+            let (outcome, is_met) = match node.back_end {
+                BackEnd::Nftables => {
+                    let outcome = ask(PATIENCE);
+                    let is_met = outcome == Outcome::Refused || is_stopped_here(from, &outcome);
+                    (outcome, is_met)
+                }
+                BackEnd::Iptables => {
+                    let outcome = ask(SILENCE);
+                    let is_met = !outcome.is_answered();
+                    (outcome, is_met)
+                }
             };
             is_met.then_some(()).ok_or(format!("{outcome:?}"))
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use weft_netlab::probe::{self, Outcome, TcpEcho, UdpEcho};
 use weft_netlab::{Namespace, link};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Long enough for an answer within one machine, short enough to wait for none.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 

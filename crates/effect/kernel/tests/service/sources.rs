@@ -3,7 +3,7 @@
 use weft_netlab::probe::{self, Outcome};
 
 use crate::frontends::{answer, at_node_ports, lab, nat, nets, node_port, socket_of};
-use crate::scene::SILENCE;
+use crate::scene::{PATIENCE, SILENCE};
 
 #[test]
 fn only_sources_in_the_ranges_are_admitted() {
@@ -77,7 +77,8 @@ fn ranges_of_sources_are_narrowed_widened_and_merged() {
         assert_eq!(table.reconcile(&desired, &nat()).unwrap().elements, 0);
         for key in node_port() {
             answer(lab.tcp(&lab.pods[0], socket_of(&key)));
-            let outcome = probe::tcp(&lab.pods[2], socket_of(&key), SILENCE).unwrap();
+            let patience = if admitted { PATIENCE } else { SILENCE };
+            let outcome = probe::tcp(&lab.pods[2], socket_of(&key), patience).unwrap();
             assert_eq!(outcome != Outcome::TimedOut, admitted, "{ranges:?}");
         }
     }

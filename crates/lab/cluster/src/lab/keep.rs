@@ -40,7 +40,7 @@ pub(super) const NODES: &str = "nodes";
 /// How long a process that was killed may take to end.
 const DYING: Duration = Duration::from_secs(1);
 /// How long the rest of a lab whose front was killed may take to let go of the folder.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
