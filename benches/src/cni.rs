@@ -125,6 +125,7 @@ impl<'a> Node<'a> {
             adds.push_time(started.elapsed());
         }
         for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
+            wait_some_of_a_tick(number);
             let started = Instant::now();
             self.del(&format!("pod-{number}"), pod, result)?;
             dels.push_time(started.elapsed());
@@ -176,6 +177,17 @@ impl<'a> Node<'a> {
     }
 }
 
+/// A deletion ends with a tick of the kernel's clock, for it waits until every processor has been
+/// seen to do something else. One right after another would begin with a tick, which none does that
+/// a process has to be started for first: each begins anywhere between two.
+fn wait_some_of_a_tick(number: usize) {
+    // The longest there is (CONFIG_HZ=100).
+    const TICK: Duration = Duration::from_millis(10);
+    // Parts of the golden ratio lie evenly, however many there are.
+    let part = (number as f64 * 0.618_033_988_75).fract();
+    std::thread::sleep(TICK.mul_f64(part));
+}
+
 /// A path that leads to a namespace as long as this process holds it.
 fn pod_path(pod: &Namespace) -> String {
     let descriptor = pod.as_fd().as_raw_fd();
@@ -225,6 +237,7 @@ fn kernel(node: &Namespace, pods: &[Namespace]) -> anyhow::Result<(Samples, Samp
         link::up(pod, "eth0")?;
     }
     for number in 0..pods.len() {
+        wait_some_of_a_tick(number);
         let started = Instant::now();
         network.delete(&name(number))?;
         dels.push_time(started.elapsed());
