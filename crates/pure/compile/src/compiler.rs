@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::mem::take;
 use std::net::IpAddr;
 
 use weft_desired::{
@@ -10,7 +11,7 @@ use weft_desired::{
 use weft_model::{Change, Cluster, Key, LabelSet, Node, NodeName, ObjectKey, Pod, tighten};
 
 use crate::claim::Holders;
-use crate::fabric::{self, Uplinks};
+use crate::fabric::{self, Fabric, Uplinks};
 use crate::services::Services;
 use crate::settings::Settings;
 
@@ -91,7 +92,11 @@ pub struct Compiler {
     pod_addresses: Holders<IpAddr, ObjectKey>,
     uplinks: Uplinks,
     fabric_problems: Vec<Problem>,
+    fabric_memory: fabric::Memory,
 }
+
+/// Of so many nodes at most each is looked at alone; of more, all nodes are.
+const FEW_NODES: usize = 16;
 
 impl Compiler {
     /// For a cluster of which nothing is known yet.
@@ -119,6 +124,7 @@ impl Compiler {
             pod_addresses: Holders::default(),
             uplinks: Uplinks::default(),
             fabric_problems: Vec::new(),
+            fabric_memory: fabric::Memory::default(),
         }
     }
 
@@ -265,6 +271,7 @@ impl Compiler {
         tighten(&mut self.desired.routes);
         tighten(&mut self.desired.tunnel_peers);
         tighten(&mut self.desired.udp_peers);
+        self.fabric_memory.tighten();
     }
 
     /// Takes a change of the cluster in.
@@ -323,7 +330,7 @@ impl Compiler {
     }
 
     fn nodes_changed(&mut self, names: &BTreeSet<NodeName>) -> Touched {
-        let mut touched = self.compile_fabric();
+        let mut touched = self.lead_to_nodes(names);
         let mut nat = touched.nat;
         for name in names {
             let addresses = match self.cluster.node(name) {
@@ -345,15 +352,48 @@ impl Compiler {
         touched
     }
 
+    fn lead_to_nodes(&mut self, names: &BTreeSet<NodeName>) -> Touched {
+        let mut touched = Touched::default();
+        if names.len() > FEW_NODES {
+            return self.compile_fabric();
+        }
+        for name in names {
+            let Some(led) = self.lead_to_node(name) else {
+                touched.merge(self.compile_fabric());
+                return touched;
+            };
+            touched.routes.extend(led.routes);
+            touched.tunnels |= led.tunnels;
+        }
+        touched
+    }
+
+    /// `None` if more follows from the node's change than what leads to it.
+    fn lead_to_node(&mut self, name: &NodeName) -> Option<fabric::Led> {
+        let mut fabric = self.lend_fabric();
+        let settings = &self.settings;
+        let led = fabric::compile_one(
+            &mut fabric,
+            &mut self.fabric_memory,
+            &self.cluster,
+            &settings.node,
+            &settings.fabric,
+            &self.uplinks,
+            name,
+        );
+        self.take_fabric(fabric);
+        led
+    }
+
     fn compile_fabric(&mut self) -> Touched {
         let settings = &self.settings;
-        let fabric = fabric::compile(
+        let (fabric, memory) = fabric::compile_all(
             &self.cluster,
             &settings.node,
             &settings.fabric,
             &self.uplinks,
         );
-        let desired = &mut self.desired;
+        let desired = &self.desired;
         let routes = weft_desired::difference(&desired.routes, &fabric.routes, |a, b| a == b)
             .into_iter()
             .map(|step| match step {
@@ -367,9 +407,36 @@ impl Compiler {
             || desired.udp_tunnel != fabric.udp_tunnel
             || desired.udp_peers != fabric.udp_peers
             || desired.udp_senders != fabric.udp_senders;
-        // The ranges that nodes have, not the one they are cut from: that one may contain
-        // addresses which are no pod's.
         let nat = desired.nat.pod_ranges != fabric.ranges;
+        self.take_fabric(fabric);
+        self.fabric_memory = memory;
+        Touched {
+            routes,
+            tunnels,
+            nat,
+            ..Touched::default()
+        }
+    }
+
+    /// What leads to other nodes, out of everything that is desired.
+    fn lend_fabric(&mut self) -> Fabric {
+        let desired = &mut self.desired;
+        Fabric {
+            routes: take(&mut desired.routes),
+            tunnels: take(&mut desired.tunnels),
+            tunnel_peers: take(&mut desired.tunnel_peers),
+            udp_tunnel: take(&mut desired.udp_tunnel),
+            udp_peers: take(&mut desired.udp_peers),
+            udp_senders: take(&mut desired.udp_senders),
+            // The ranges that nodes have, not the one they are cut from: that one may contain
+            // addresses which are no pod's.
+            ranges: take(&mut desired.nat.pod_ranges),
+            problems: take(&mut self.fabric_problems),
+        }
+    }
+
+    fn take_fabric(&mut self, fabric: Fabric) {
+        let desired = &mut self.desired;
         desired.routes = fabric.routes;
         desired.tunnels = fabric.tunnels;
         desired.tunnel_peers = fabric.tunnel_peers;
@@ -378,12 +445,6 @@ impl Compiler {
         desired.udp_senders = fabric.udp_senders;
         desired.nat.pod_ranges = fabric.ranges;
         self.fabric_problems = fabric.problems;
-        Touched {
-            routes,
-            tunnels,
-            nat,
-            ..Touched::default()
-        }
     }
 
     /// Brings up to date what the settings mean with the nodes there are; tells whether it

@@ -11,6 +11,7 @@
 //! have them. So a cluster can change from one back end to another node by node.
 
 mod fault;
+mod one;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use weft_desired::{
 use weft_model::{Cluster, Key, Node, NodeName, Vtep};
 
 use self::fault::Fault;
+pub(crate) use self::one::{Led, Memory, compile_one};
 pub use self::path::{Path, Way, paths};
 use self::tunnels::{least, overhead};
 use crate::Problem;
@@ -116,6 +118,16 @@ pub fn compile(
     settings: &FabricSettings,
     uplinks: &Uplinks,
 ) -> Fabric {
+    compile_all(cluster, me, settings, uplinks).0
+}
+
+/// The same, with what [`compile_one`] has to know of it.
+pub(crate) fn compile_all(
+    cluster: &Cluster,
+    me: &NodeName,
+    settings: &FabricSettings,
+    uplinks: &Uplinks,
+) -> (Fabric, Memory) {
     let mut work = Work {
         me,
         own: cluster.node(me),
@@ -135,24 +147,15 @@ pub fn compile(
     for node in work.own.into_iter().chain(others) {
         for range in node.pod_cidrs.iter().map(IpNet::trunc) {
             let taken = claims.take(range, &node.name);
-            match taken.and_then(|()| work.next_hop(node, range)) {
-                Ok(next_hop) => {
-                    let key = RouteKey {
-                        owner: RouteOwner::Fabric,
-                        destination: range,
-                    };
-                    let mtu = work.narrowed(range, &next_hop);
-                    let route = entry(node, Route { next_hop, mtu });
-                    work.fabric.routes.insert(key, route);
-                }
-                Err(fault) => work.report(node, fault),
+            if let Err(fault) = taken.and_then(|()| work.lead_to(node, range)) {
+                work.report(node, fault);
             }
         }
     }
     let mut fabric = work.fabric;
     fabric.problems.sort();
     fabric.ranges = claims.holders.into_keys().collect();
-    fabric
+    (fabric, Memory::new(cluster, work.macs))
 }
 
 struct Work<'a> {
@@ -171,6 +174,15 @@ impl Work<'_> {
             object: Key::Node(node.name.clone()),
             reason: fault.to_string(),
         });
+    }
+
+    /// Leads to a range of a node.
+    fn lead_to(&mut self, node: &Node, range: IpNet) -> Result<(), Fault> {
+        let next_hop = self.next_hop(node, range)?;
+        let mtu = self.narrowed(range, &next_hop);
+        let route = entry(node, Route { next_hop, mtu });
+        self.fabric.routes.insert(key(range), route);
+        Ok(())
     }
 
     fn next_hop(&mut self, node: &Node, range: IpNet) -> Result<NextHop, Fault> {
@@ -270,6 +282,13 @@ fn model(family: IpFamily) -> weft_model::IpFamily {
     match family {
         IpFamily::V4 => weft_model::IpFamily::V4,
         IpFamily::V6 => weft_model::IpFamily::V6,
+    }
+}
+
+fn key(destination: IpNet) -> RouteKey {
+    RouteKey {
+        owner: RouteOwner::Fabric,
+        destination,
     }
 }
 

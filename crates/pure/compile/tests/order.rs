@@ -77,6 +77,51 @@ fn announced() -> impl Strategy<Value = Announced> {
     })
 }
 
+/// A node that is in nobody's way, most of the time: its ranges and its Ethernet address are its
+/// own, and what it announces changes.
+fn peaceful() -> impl Strategy<Value = Node> {
+    let rarely = || prop::bool::weighted(0.05);
+    let about = (1..6u8, 1..4u8, any::<bool>(), 1..4u8, 0..9u8, rarely());
+    about.prop_map(|(name, address, dual, mac, said, quarrels)| {
+        let own = if quarrels { 1 } else { name };
+        let ranges = [
+            format!("10.244.{own}.0/24"),
+            format!("fd00:10:244:{own}::/64"),
+        ];
+        let vtep = |family| Vtep {
+            vni: 1,
+            mac: [2, 0, own, mac, family, 1],
+        };
+        let backend = ["vxlan", "host-gw", "udp"][usize::from(said == 8) + usize::from(said >= 6)];
+        let mut node = Node {
+            name: format!("node-{name}").as_str().into(),
+            generation: i64::from(said),
+            labels: Default::default(),
+            internal_ips: vec![
+                IpAddr::from([172, 30, 0, 10 + address]),
+                format!("fd00:172:30::1{address}").parse().unwrap(),
+            ],
+            pod_cidrs: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+            announced: Announced {
+                backend: Some(backend.into()),
+                vtep_v4: (said != 4).then(|| vtep(4)),
+                vtep_v6: (said != 5).then(|| vtep(6)),
+                faults: (said == 3)
+                    .then(|| Rejection {
+                        field: "metadata.annotations".to_owned(),
+                        reason: "it can't be read".to_owned(),
+                    })
+                    .into_iter()
+                    .collect(),
+                ..Announced::default()
+            },
+            leaving: false,
+        };
+        node.pod_cidrs.truncate(if dual { 2 } else { 1 });
+        node
+    })
+}
+
 fn zone_name(number: u8) -> Arc<str> {
     format!("zone-{number}").into()
 }
@@ -409,6 +454,55 @@ proptest! {
         prop_assert_eq!(&touched, &expected);
         prop_assert!(touched.nat || before.nat == after.nat);
         prop_assert!(!touched.own_node || last.key() == Key::Node("node-0".into()));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_change_of_one_node_is_what_all_of_them_make(
+        backend in prop::sample::select(vec![FabricBackend::Vxlan, FabricBackend::HostGw, FabricBackend::Udp]),
+        direct_routing in any::<bool>(),
+        nodes in prop::collection::vec(peaceful(), 1..30),
+    ) {
+        let mut settings = settings();
+        settings.fabric = FabricSettings { backend, direct_routing, ..settings.fabric };
+        let fresh = || {
+            let mut compiler = Compiler::new(settings.clone());
+            let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+            compiler.set_uplinks(Uplinks {
+                addresses: [(address("172.30.0.10"), 1500), (address("fd00:172:30::10"), 1500)].into(),
+                networks: ["172.30.0.12/31", "fd00:172:30::12/127"].map(|it| it.parse().unwrap()).into(),
+                narrow: [(address("172.30.0.12"), 1400)].into(),
+                ..Uplinks::default()
+            });
+            let own = Node {
+                name: "node-0".into(),
+                internal_ips: ["172.30.0.10", "fd00:172:30::10"].map(address).into(),
+                pod_cidrs: ["10.244.0.0/24", "fd00:10:244::/64"].map(|it| it.parse().unwrap()).into(),
+                generation: 0,
+                labels: Default::default(),
+                announced: Announced::default(),
+                leaving: false,
+            };
+            compiler.apply(Change::Put(Object::Node(own)));
+            compiler
+        };
+        let mut lived = fresh();
+        let mut there = std::collections::BTreeMap::new();
+        for node in nodes {
+            let before = lived.desired().clone();
+            let touched = lived.apply(Change::Put(Object::Node(node.clone())));
+            there.insert(node.name.clone(), node);
+            let mut anew = fresh();
+            anew.apply_all(there.values().cloned().map(Object::Node).map(Change::Put));
+            assert_same(&lived, &anew);
+            let after = lived.desired();
+            prop_assert_eq!(
+                touched.routes,
+                keys(&difference(&before.routes, &after.routes, |a, b| a == b))
+            );
+            prop_assert_eq!(touched.tunnels, !same_tunnels(&before, after));
+        }
     }
 }
 

@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_desired::{IpFamily, NextHop, RouteKey, RouteOwner, Tunnel, TunnelPeer};
+use weft_desired::{IpFamily, NextHop, Tunnel, TunnelPeer};
 use weft_model::{Cluster, Node, NodeName, Vtep};
 
 use super::fault::Fault;
-use super::{ReachedAt, Work, entry, model};
+use super::{ReachedAt, Work, entry, key, model};
 use crate::settings::FabricBackend;
 
 /// What a tunnel adds to a packet, in bytes: Ethernet (14), VXLAN (8), UDP (8) and IP.
@@ -178,15 +178,11 @@ impl Work<'_> {
         if family == IpFamily::V6 && range.prefix_len() < range.max_prefix_len() {
             // While another route leads to the range, the kernel takes no router of that range on
             // this link, unless a route says that it is there.
-            let key = RouteKey {
-                owner: RouteOwner::Fabric,
-                destination: IpNet::from(address),
-            };
             let next_hop = NextHop::Link {
                 device: device.clone(),
             };
             let route = entry(node, next_hop.into());
-            self.fabric.routes.insert(key, route);
+            self.fabric.routes.insert(key(address.into()), route);
         }
         Ok(NextHop::OnLink { address, device })
     }
