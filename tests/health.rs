@@ -141,7 +141,7 @@ fn health_checks_follow_endpoints_and_the_policy() {
     follows(&lab, "iptables", &again, [0, 2]);
     let nat = r#"kubeproxy_sync_proxy_rules_iptables_total{table="nat"}"#;
     eventually("its rules are counted", || {
-        expect(metrics(&lab, "node-2"), |rules| {
+        expect(metrics(&lab, "node-2")?, |rules| {
             rules.get(nat).is_some_and(|count| *count > 10.0)
         })
     });
@@ -151,14 +151,14 @@ fn health_checks_follow_endpoints_and_the_policy() {
 }
 
 /// Samples by name and labels.
-fn metrics(lab: &Lab, node: &str) -> BTreeMap<String, f64> {
-    let told = ask(lab, node, "127.0.0.1", "10249", "/metrics").unwrap();
+fn metrics(lab: &Lab, node: &str) -> Result<BTreeMap<String, f64>, String> {
+    let told = ask(lab, node, "127.0.0.1", "10249", "/metrics")?;
     assert_eq!(told.status, 200);
     let samples = told.body.lines().filter(|line| !line.starts_with('#'));
-    samples
-        .map(|line| line.rsplit_once(' ').unwrap())
+    let samples = samples.map(|line| line.rsplit_once(' ').unwrap());
+    Ok(samples
         .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
-        .collect()
+        .collect())
 }
 
 #[test]
@@ -201,7 +201,10 @@ fn a_node_tells_how_it_is_and_what_it_has_done() {
     });
     lab.apply("default", &local.to_string());
     lab.pods_ready("default", "");
-    let count = |name: &str| metrics(&lab, "node-1").get(name).copied().unwrap_or(0.0);
+    let count = |name: &str| -> Result<f64, String> {
+        let all = metrics(&lab, "node-1")?;
+        Ok(all.get(name).copied().unwrap_or(0.0))
+    };
     for name in [
         "kubeproxy_sync_proxy_rules_endpoint_changes_total",
         "kubeproxy_sync_proxy_rules_service_changes_total",
@@ -212,22 +215,23 @@ fn a_node_tells_how_it_is_and_what_it_has_done() {
         "weft_service_transactions_total",
     ] {
         eventually(&format!("{name} counts"), || {
-            expect(count(name), |count| *count >= 1.0)
+            expect(count(name)?, |count| *count >= 1.0)
         });
     }
     let pending = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
     eventually("nothing waits", || {
-        expect(metrics(&lab, "node-1").get(pending).copied(), |count| {
+        expect(metrics(&lab, "node-1")?.get(pending).copied(), |count| {
             *count == Some(0.0)
         })
     });
+    let last = eventually("the metrics are told", || metrics(&lab, "node-1"));
     for name in [
         "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
         "weft_kernel_write_failures_total",
         "weft_rejected_objects",
     ] {
-        assert_eq!(metrics(&lab, "node-1")[name], 0.0, "{name}");
+        assert_eq!(last[name], 0.0, "{name}");
     }
     let away = r#"kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy="internal"}"#;
-    assert_eq!(count(away), 0.0);
+    assert_eq!(last.get(away).copied().unwrap_or(0.0), 0.0);
 }

@@ -103,7 +103,10 @@ fn a_node_joins_works_and_leaves() {
         let hosts = lab.sh(every, "cat /etc/hosts").ok();
         assert!(hosts.contains("172.30.0.77\tgpu"), "{every}: {hosts}");
     }
-    let listed = json_of(&lab.weft(&["status"], &["-o", "json"]).ok());
+    let listed = eventually("the lab's status is told", || {
+        lab.weft(&["status"], &["-o", "json"]).result()
+    });
+    let listed = json_of(&listed);
     assert_eq!(listed["cluster"]["nodes"].as_array().map(Vec::len), Some(3));
 
     // What cannot be.
@@ -184,7 +187,7 @@ fn a_lab_whose_front_is_stopped_goes_on() {
 
 #[test]
 fn a_link_is_cut_and_mended() {
-    let flags = ["--nodes", "3", "--node-grace", "15"];
+    let flags = ["--nodes", "3", "--node-grace", "40"];
     let lab = Lab::up("cut", &flags);
     lab.apply("default", &web());
     lab.pods_ready("default", "app=web");

@@ -243,7 +243,7 @@ fn container_lifecycle_hooks() {
         &json!({"terminationGracePeriodSeconds": 1, "containers": [stubborn]}),
     );
     space.ready("stubborn");
-    LAB.kubectl(&["-n", "hooks", "delete", "pod", "stubborn", "--timeout=60s"])
+    LAB.kubectl(&["-n", "hooks", "delete", "pod", "stubborn", "--timeout=110s"])
         .ok();
     space.event("stubborn", "FailedPreStopHook", "PreStopHook failed");
 
@@ -258,7 +258,7 @@ fn container_lifecycle_hooks() {
         &json!({"terminationGracePeriodSeconds": 2, "containers": [waiting, longest]}),
     );
     space.ready("waiting");
-    LAB.kubectl(&["-n", "hooks", "delete", "pod", "waiting", "--timeout=60s"])
+    LAB.kubectl(&["-n", "hooks", "delete", "pod", "waiting", "--timeout=110s"])
         .ok();
     space.event("waiting", "Killing", "Stopping container longest");
     let of_it = "involvedObject.name=waiting,reason=FailedPreStopHook";

@@ -306,7 +306,7 @@ fn a_kind_that_is_not_served_is_no_owner_that_is_gone() {
     scene.stays("ConfigMap", "of-site", "site");
     // A definition takes its objects along, and they what they own.
     scene
-        .kubectl(&["delete", "crd", &scene.sites(), "--timeout=60s"])
+        .kubectl(&["delete", "crd", &scene.sites(), "--timeout=110s"])
         .ok();
     scene.goes("ConfigMap", "of-site");
     scene.stays("ConfigMap", "of-nobody", "n");

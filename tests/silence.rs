@@ -58,7 +58,7 @@ pub(crate) fn ready(lab: &Lab, object: &[&str]) -> Result<String, String> {
 
 #[test]
 fn a_silent_node_loses_its_pods_and_comes_back() {
-    let lab = Lab::up("silence", &["--nodes", "3", "--node-grace", "15"]);
+    let lab = Lab::up("silence", &["--nodes", "3", "--node-grace", "40"]);
     lab.apply("default", &web());
     lab.pods_ready("default", "app=web");
     eventually("every node has a replica behind the Service", || {

@@ -45,9 +45,10 @@ func (c *cluster) runFor(ctx context.Context, name string, stage *stage) error {
 		LockConfig: resourcelock.ResourceLockConfig{Identity: name},
 	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:          lock,
-		LeaseDuration: 3 * time.Second,
-		RenewDeadline: 2 * time.Second,
+		Lock: lock,
+		// client-go's own: a busy machine may hold up a renewal for seconds.
+		LeaseDuration: 15 * time.Second,
+		RenewDeadline: 10 * time.Second,
 		RetryPeriod:   200 * time.Millisecond,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(context.Context) { stage.set(name, true) },

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
@@ -202,7 +203,12 @@ func informerSurvivesAKill(ctx context.Context, c *cluster) error {
 		}
 		// Deleted while the informer may not be watching: it has to find that out.
 		err := eventually(ctx, "the API server answers again", func() error {
-			return configMaps.Delete(ctx, name, metav1.DeleteOptions{})
+			err := configMaps.Delete(ctx, name, metav1.DeleteOptions{})
+			// An answer may have been lost.
+			if apierrors.IsNotFound(err) {
+				return nil
+			}
+			return err
 		})
 		if err != nil {
 			return err

@@ -25,7 +25,7 @@ import (
 )
 
 // How long anything may take on a busy machine.
-const patience = 120 * time.Second
+const patience = 200 * time.Second
 
 // check is one thing that real programs do.
 type check struct {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/scale"
+	"k8s.io/client-go/util/retry"
 )
 
 var workloadChecks = []check{
@@ -90,15 +91,20 @@ func scaleClient(ctx context.Context, c *cluster) error {
 		return err
 	}
 	deployments := schema.GroupResource{Group: "apps", Resource: "deployments"}
-	found, err := scales.Scales(c.namespace).Get(ctx, deployments, "workload", metav1.GetOptions{})
-	if err != nil {
+	var found *autoscalingv1.Scale
+	// The controller may write the status between the two.
+	if err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		found, err = scales.Scales(c.namespace).Get(ctx, deployments, "workload", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(same("the replicas", found.Spec.Replicas, 1), same("the selector", found.Status.Selector, "app=workload")); err != nil {
+			return err
+		}
+		found.Spec.Replicas = 3
+		_, err = scales.Scales(c.namespace).Update(ctx, deployments, found, metav1.UpdateOptions{})
 		return err
-	}
-	if err := errors.Join(same("the replicas", found.Spec.Replicas, 1), same("the selector", found.Status.Selector, "app=workload")); err != nil {
-		return err
-	}
-	found.Spec.Replicas = 3
-	if _, err := scales.Scales(c.namespace).Update(ctx, deployments, found, metav1.UpdateOptions{}); err != nil {
+	}); err != nil {
 		return err
 	}
 	_, err = scales.Scales(c.namespace).Update(ctx, deployments, found, metav1.UpdateOptions{})

@@ -20,6 +20,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 const COMMAND_SECONDS: &str = "120";
 /// The same for what runs while other things are done: as long as several waits may last.
 const RUNNING_SECONDS: &str = "900";
+/// How long a lab may take to come up: one of twenty nodes, on a machine that is slow and busy.
+const UP_SECONDS: &str = "600";
 
 /// A lab of its own. It ends when this is dropped, and with the test process in any case.
 pub(crate) struct Lab {
@@ -164,7 +166,7 @@ impl Lab {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "TERM", env!("CARGO_BIN_EXE_weft")])
-            .args(["lab", "up", "--name", &name])
+            .args(["lab", "up", "--name", &name, "--timeout", UP_SECONDS])
             .args(flags)
             .env_remove("WEFT_LOG")
             .stdin(Stdio::null())

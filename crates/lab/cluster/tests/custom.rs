@@ -56,7 +56,7 @@ async fn establish(lab: &Lab, manifest: &str) {
         "--for=condition=Established",
         "crd",
         "--all",
-        "--timeout=20s",
+        "--timeout=100s",
     ])
     .await;
 }
@@ -405,18 +405,23 @@ async fn a_definition_changes_under_its_objects_and_takes_them_along() {
     lab.ok(&["delete", "crd", "toys.example.org", "--wait=false"])
         .await;
     let terminating = "--for=condition=Terminating";
-    lab.ok(&["wait", terminating, "crd/toys.example.org", "--timeout=20s"])
-        .await;
+    lab.ok(&[
+        "wait",
+        terminating,
+        "crd/toys.example.org",
+        "--timeout=100s",
+    ])
+    .await;
     let condition = r#"jsonpath={.metadata.deletionGracePeriodSeconds}{.status.conditions[?(@.type=="Terminating")].reason}"#;
     let wanted = "--for=jsonpath={.status.conditions[?(@.type==\"Terminating\")].reason}=InstanceDeletionInProgress";
-    lab.ok(&["wait", wanted, "crd/toys.example.org", "--timeout=20s"])
+    lab.ok(&["wait", wanted, "crd/toys.example.org", "--timeout=100s"])
         .await;
     let told = lab
         .ok(&["get", "crd", "toys.example.org", "-o", condition])
         .await;
     assert_eq!(told, "InstanceDeletionInProgress");
     let deleted = "--for=jsonpath={.metadata.deletionTimestamp}";
-    lab.ok(&["wait", deleted, "toy/t", "--timeout=20s"]).await;
+    lab.ok(&["wait", deleted, "toy/t", "--timeout=100s"]).await;
     let another = lab.manifest(&toy.replace("name: t", "name: u"));
     let refused = lab.refused(&["create", "-f", &another]).await;
     assert!(refused.contains("is terminating"), "{refused}");
@@ -427,7 +432,7 @@ async fn a_definition_changes_under_its_objects_and_takes_them_along() {
         "wait",
         "--for=delete",
         "crd/toys.example.org",
-        "--timeout=20s",
+        "--timeout=100s",
     ])
     .await;
     // Its names are free now.
@@ -435,7 +440,7 @@ async fn a_definition_changes_under_its_objects_and_takes_them_along() {
         "wait",
         "--for=condition=Established",
         "crd/tools.example.org",
-        "--timeout=20s",
+        "--timeout=100s",
     ])
     .await;
     lab.ok(&["get", "tools"]).await;

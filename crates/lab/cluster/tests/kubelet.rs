@@ -155,7 +155,7 @@ pid=$(echo "$CNI_NETNS" | cut -d/ -f3)
 echo "$CNI_COMMAND" >> /run/plugins/calls
 [ "$CNI_COMMAND" = ADD ] || exit 0
 set -e
-address=192.0.2.$((pid % 250 + 2))
+address=198.18.$((pid / 250 % 250)).$((pid % 250 + 2))
 ip link add "v$pid" type veth peer name eth0 netns "$pid"
 ip link set "v$pid" up
 ip route add "$address/32" dev "v$pid"
@@ -473,16 +473,12 @@ impl Lab {
         ] {
             assert!(log.contains(line), "{line}: {log}");
         }
-        let events = self.events("whole").await;
         for text in [
             "Normal Pulled: Container image \"weft/echo\" already present on machine",
             "Normal Created: Created container web",
             "Normal Started: Started container first",
         ] {
-            assert!(
-                events.iter().any(|event| event == text),
-                "{text}: {events:#?}"
-            );
+            self.wait_event("whole", text).await;
         }
         // A change of the ConfigMap reaches the volume.
         maps.patch(
@@ -549,8 +545,10 @@ impl Lab {
     async fn probes(&self) {
         self.create("probed", json!({"containers": [{"name": "c", "image": "busybox",
             "command": ["sh", "-c", "touch /tmp/alive; exec sleep 600"],
-            "readinessProbe": {"exec": {"command": ["cat", "/tmp/healthy"]}, "periodSeconds": 1},
-            "livenessProbe": {"exec": {"command": ["cat", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1},
+            "readinessProbe": {"exec": {"command": ["cat", "/tmp/healthy"]}, "periodSeconds": 1, "timeoutSeconds": 60},
+            "livenessProbe": {"exec": {"command": ["cat", "/tmp/alive"]}, "periodSeconds": 1, "timeoutSeconds": 60, "failureThreshold": 1},
+            // It lives from when it says so.
+            "startupProbe": {"exec": {"command": ["cat", "/tmp/alive"]}, "periodSeconds": 1, "timeoutSeconds": 60, "failureThreshold": 600},
         }], "terminationGracePeriodSeconds": 1}))
             .await;
         let pod = self.wait("probed", "running", running).await;

@@ -170,7 +170,7 @@ async fn execute(sandbox: &Sandbox, container: &str, script: &str) -> (i32, Stri
     let request = Request::Execute {
         container: container.to_owned(),
         argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        timeout: Some(10_000),
+        timeout: Some(60_000),
     };
     match sandbox.connection().ask(request).await.unwrap() {
         Answer::Executed {
