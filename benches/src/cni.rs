@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use weft_netlab::link::Network;
 use weft_netlab::{Namespace, link, process};
 use weft_sys::namespace::{Kind, enter_thread};
@@ -24,6 +25,22 @@ const PEER: &str = "bridge + host-local + portmap";
 /// Pods in one member of a pair.
 const BATCH: usize = 10;
 
+/// What a node has in `/var/lib` and in `/run`.
+struct State {
+    disk: TempDir,
+    run: TempDir,
+}
+
+impl State {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            disk: tempfile::tempdir()?,
+            // Memory, as `/run` is but for some virtual machines.
+            run: tempfile::tempdir_in("/dev/shm")?,
+        })
+    }
+}
+
 /// A node with a network configuration, as a runtime sees it.
 struct Node<'a> {
     namespace: Namespace,
@@ -32,13 +49,16 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn weft(weft: &'a Path, state: &Path) -> anyhow::Result<Self> {
+    fn weft(weft: &'a Path, state: &State) -> anyhow::Result<Self> {
         let namespace = node("weft")?;
         let config = json!({
             "cniVersion": "1.0.0", "name": "weft", "type": "weft", "mtu": 1500,
             "nodeAddresses": ["172.30.0.11"],
-            "stateDir": state.join("state"),
-            "ipam": {"type": "weft", "ranges": ["10.244.0.0/22"], "dataDir": state.join("networks")},
+            "stateDir": state.run.path(),
+            "ipam": {
+                "type": "weft", "ranges": ["10.244.0.0/22"],
+                "dataDir": state.disk.path().join("networks"),
+            },
         });
         Ok(Node {
             namespace,
@@ -47,13 +67,13 @@ impl<'a> Node<'a> {
     }
 
     /// The configuration that flannel writes.
-    fn peer(bridge: &'a Path, portmap: &'a Path, state: &Path) -> anyhow::Result<Self> {
+    fn peer(bridge: &'a Path, portmap: &'a Path, state: &State) -> anyhow::Result<Self> {
         let bridge_config = json!({
             "cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "mtu": 1500,
             "hairpinMode": true, "isDefaultGateway": true,
             "ipam": {
                 "type": "host-local", "ranges": [[{"subnet": "10.244.0.0/22"}]],
-                "dataDir": state.join("host-local"),
+                "dataDir": state.disk.path().join("host-local"),
             },
         });
         let portmap_config = json!({
@@ -247,11 +267,11 @@ fn kernel(node: &Namespace, pods: &[Namespace]) -> anyhow::Result<(Samples, Samp
 
 pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow::Result<()> {
     report.section("CNI (one process for each call; IPv4; pods in batches of 10)");
-    let state = tempfile::tempdir()?;
+    let state = State::new()?;
     let pods = (0..BATCH)
         .map(|number| Namespace::new(&format!("pod-{number}")))
         .collect::<Result<Vec<_>, _>>()?;
-    let ours = Node::weft(weft, state.path())?;
+    let ours = Node::weft(weft, &state)?;
     let mut start = Samples::default();
     for _ in 0..50 {
         start.push_time(version(weft)?);
@@ -267,7 +287,7 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
         report.note("no peer: install containernetworking-plugins");
         return Ok(());
     }
-    let theirs = Node::peer(&bridge, &portmap, state.path())?;
+    let theirs = Node::peer(&bridge, &portmap, &state)?;
     report.value(
         "peak resident memory of bridge in ADD",
         Unit::Kibibytes,

@@ -12,7 +12,7 @@ use serde_json::json;
 use weft_netlab::Namespace;
 use weft_netlab::link::Network;
 
-use super::{Node, PEER, pod_path};
+use super::{Node, PEER, State, pod_path};
 use crate::report::{Report, Samples, Unit};
 
 /// Pods that start at once.
@@ -143,12 +143,12 @@ pub(super) fn start(ours: &Node<'_>, theirs: &Node<'_>, report: &mut Report) -> 
 }
 
 /// A node whose pool has so many addresses taken, by pods of another plugin.
-fn crowded<'a>(weft: &'a Path, state: &Path, taken: u32) -> anyhow::Result<Node<'a>> {
+fn crowded<'a>(weft: &'a Path, state: &State, taken: u32) -> anyhow::Result<Node<'a>> {
     let mut node = Node::weft(weft, state)?;
     for (_, config) in &mut node.chain {
         config["ipam"]["ranges"] = json!(["10.16.0.0/16"]);
     }
-    let pool = state.join("networks/weft");
+    let pool = state.disk.path().join("networks/weft");
     fs::create_dir_all(&pool)?;
     // From the top, so that the pool is full but for its first addresses.
     for number in 0..taken {
@@ -166,9 +166,9 @@ pub(super) fn taken(
     pairs: usize,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let states = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let full = crowded(weft, states[0].path(), TAKEN)?;
-    let empty = crowded(weft, states[1].path(), 0)?;
+    let states = [State::new()?, State::new()?];
+    let full = crowded(weft, &states[0], TAKEN)?;
+    let empty = crowded(weft, &states[1], 0)?;
     let mut sides: [(Samples, Samples); 2] = Default::default();
     // The first one writes the index.
     for node in [&full, &empty] {
@@ -196,11 +196,11 @@ pub(super) fn taken(
             .namespace
             .command(weft)?
             .args(["ipam", "check", "-o", "json", "--config"])
-            .arg(states[0].path().join("none"))
+            .arg(states[0].disk.path().join("none"))
             .arg("--data-dir")
-            .arg(states[0].path().join("networks"))
+            .arg(states[0].disk.path().join("networks"))
             .arg("--state-dir")
-            .arg(states[0].path().join("state"))
+            .arg(states[0].run.path())
             .output()?;
         checks.push_time(started.elapsed());
         anyhow::ensure!(checked.stdout.len() > 1_000_000, "{checked:?}");

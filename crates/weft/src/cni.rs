@@ -183,7 +183,7 @@ fn open_namespace(path: &str) -> Result<OwnedFd, Error> {
 
 fn pool_error(error: &PoolError) -> Error {
     match error {
-        PoolError::Io { .. } => Error::new(Code::Io, error.to_string()),
+        PoolError::Io { .. } | PoolError::Unrecorded(_) => Error::new(Code::Io, error.to_string()),
         PoolError::Taken { .. } => Error::new(Code::TryAgain, error.to_string())
             .with_details("try again when its owner has ended, or ask for another address"),
         PoolError::Exhausted { .. } => Error::new(Code::TryAgain, error.to_string()).with_details(

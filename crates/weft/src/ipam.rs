@@ -84,7 +84,7 @@ struct Place {
     /// Where reservations are [default: what the configuration says, or /var/lib/cni/networks]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where attachment records are [default: what the configuration says, or /var/lib/weft]
+    /// Where attachment records are [default: what the configuration says, or /run/weft]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }

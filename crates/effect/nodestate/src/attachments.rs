@@ -1,8 +1,8 @@
 //! Attachment records: what ADD made and DEL has to undo.
 //!
-//! One JSON file an attachment, `CONTAINER-INTERFACE.json`. A record without
-//! addresses says that an ADD began and addresses may be reserved; a record with
-//! addresses is complete, and only then the kernel is touched.
+//! One JSON file an attachment, `CONTAINER-INTERFACE.json`, written when its addresses are
+//! reserved and before the kernel is touched. What it tells of is in the kernel and ends with it:
+//! records survive the process that writes them, and nothing more is asked of them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weft_proto::cni::{AttachmentKey, ContainerId, InterfaceName, NetworkName};
 
-use crate::durable::{self, Durability};
+use crate::durable;
 
 /// The layout of the file; a record of another one is not guessed at.
 const FORMAT: u32 = 1;
@@ -44,7 +44,7 @@ pub struct Attachment {
     pub host_link: String,
     /// Bytes.
     pub mtu: u32,
-    /// The pod's addresses, at most one a family; empty while they are being reserved.
+    /// The pod's addresses, at most one a family.
     pub addresses: Vec<IpAddr>,
     /// The node's own addresses, at most one a family.
     #[serde(default)]
@@ -70,13 +70,6 @@ pub struct Attachment {
     /// Whose it is, if the runtime said so.
     #[serde(default)]
     pub pod: Option<Pod>,
-}
-
-impl Attachment {
-    /// Whether the addresses are known, so that the link may be in the kernel.
-    pub fn is_complete(&self) -> bool {
-        !self.addresses.is_empty()
-    }
 }
 
 /// A bridge of pods.
@@ -153,30 +146,8 @@ pub struct Attachments {
     directory: PathBuf,
 }
 
-/// A record that a power cut may still take.
-#[derive(Debug)]
-#[must_use = "nothing may be answered before it is synced"]
-pub struct Unsynced {
-    path: PathBuf,
-    directory: PathBuf,
-}
-
-impl Unsynced {
-    /// Returns when the record is on disk: its content, and its name.
-    ///
-    /// # Errors
-    /// [`RecordError::Io`].
-    pub fn sync(&self) -> Result<(), RecordError> {
-        fs::File::open(&self.path)
-            .and_then(|file| file.sync_data())
-            .map_err(|source| failed("sync it", &self.path, source))?;
-        durable::sync_directory(&self.directory)
-            .map_err(|source| failed("sync the directory", &self.directory, source))
-    }
-}
-
 impl Attachments {
-    /// The records under a state directory (`/var/lib/weft`). Makes nothing yet.
+    /// The records under a state directory (`/run/weft`). Makes nothing yet.
     pub fn under(state_dir: &Path) -> Self {
         Self {
             directory: state_dir.join("attachments"),
@@ -206,11 +177,7 @@ impl Attachments {
     ///
     /// # Errors
     /// [`RecordError::Io`]; the record that was there stays.
-    pub fn write(
-        &self,
-        attachment: &Attachment,
-        durability: Durability,
-    ) -> Result<(), RecordError> {
+    pub fn write(&self, attachment: &Attachment) -> Result<(), RecordError> {
         durable::create_directory(&self.directory)
             .map_err(|source| failed("create the directory", &self.directory, source))?;
         let path = self.path(&attachment.key);
@@ -224,24 +191,11 @@ impl Attachments {
         let temporary = self
             .directory
             .join(format!(".{}.{name}", std::process::id()));
-        durable::replace(&path, &temporary, &text, durability)
+        durable::replace(&path, &temporary, &text)
             .map_err(|source| failed("write it", &path, source))
     }
 
-    /// Writes a record so that it survives the process; [`Unsynced::sync`] makes it survive a
-    /// power cut.
-    ///
-    /// # Errors
-    /// [`RecordError::Io`]; the record that was there stays.
-    pub fn begin(&self, attachment: &Attachment) -> Result<Unsynced, RecordError> {
-        self.write(attachment, Durability::Process)?;
-        Ok(Unsynced {
-            path: self.path(&attachment.key),
-            directory: self.directory.clone(),
-        })
-    }
-
-    /// Removes a record, durably. Returns whether there was one.
+    /// Removes a record. Returns whether there was one.
     ///
     /// # Errors
     /// [`RecordError::Io`].
@@ -250,11 +204,7 @@ impl Attachments {
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(failed("remove it", &path, source)),
-            Ok(()) => {
-                durable::sync_directory(&self.directory)
-                    .map_err(|source| failed("sync the directory", &self.directory, source))?;
-                Ok(true)
-            }
+            Ok(()) => Ok(true),
         }
     }
 
@@ -390,6 +340,9 @@ fn decode(path: &Path, text: &[u8]) -> Listed {
             "it is the record of {}, not of {named}",
             file.attachment.key
         )));
+    }
+    if file.attachment.addresses.is_empty() {
+        return Err(damaged("it has no address".to_owned()));
     }
     Ok(file.attachment)
 }

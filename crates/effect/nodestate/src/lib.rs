@@ -1,9 +1,8 @@
-//! What a node remembers on disk: which address belongs to whom, and what was
-//! attached.
+//! What a node remembers in files: which address belongs to whom, and what was attached.
 //!
-//! Both survive `kill -9` and a power cut at any moment. A record gets its name when it is
-//! written whole, and is on disk, content and name, before an ADD answers. Reservations are
-//! not synced: they follow from the records.
+//! Both survive `kill -9` at any moment. A record gets its name when it is written whole; it
+//! tells of what is in the kernel, and goes with it. Addresses survive a power cut too: a
+//! reservation is on disk, content and name, before an ADD answers.
 
 mod attachments;
 mod durable;
@@ -11,10 +10,7 @@ mod listing;
 mod pool;
 mod trial;
 
-pub use attachments::{
-    Attachment, Attachments, Bridge, Damaged, Listed, Pod, RecordError, Unsynced, digest,
-};
-pub use durable::Durability;
+pub use attachments::{Attachment, Attachments, Bridge, Damaged, Listed, Pod, RecordError, digest};
 pub use listing::Listing;
 pub use pool::{Adopted, Held, Pool, PoolError, Release, Reservation, Usage};
 pub use trial::takes_files;

@@ -98,12 +98,11 @@ impl Listing {
         Ok(changed)
     }
 
-    /// The complete attachments, by key.
+    /// The attachments, by key.
     pub fn attachments(&self) -> BTreeMap<&AttachmentKey, &Attachment> {
         self.records
             .values()
             .filter_map(|(_, listed)| listed.as_ref().ok())
-            .filter(|attachment| attachment.is_complete())
             .map(|attachment| (&attachment.key, attachment))
             .collect()
     }

@@ -7,13 +7,15 @@
 //! came back, oldest first, so that they are given out again in that order; `index.N`, what
 //! of a set is spent; and `boot_id`.
 //!
-//! Taking an address is a hard link to a file that is written already: there is no
-//! moment at which an address is taken and nobody knows by whom. None of this is synced:
-//! the attachment's record is, and after a power cut the reservations that are missing are
-//! made again from the records, before the first address is given out ([`recovery`]).
+//! Whoever has the lock finds a record of every reservation of ours: it is held from when an
+//! address is taken until the record names it, and `lock` says meanwhile whose it will be.
+//! What was left by one that died in between is taken back by the next to have the lock
+//! ([`lock`]). Of all this reservations alone are synced ([`Pool::sync`]); what is not worth
+//! anything after a power cut goes before the first address is given out ([`recovery`]).
 
 mod adoption;
 mod index;
+mod lock;
 mod recovery;
 mod release;
 mod released;
@@ -27,11 +29,10 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use weft_proto::cni::{AttachmentKey, Ipam, NetworkName, RangeSet};
 
-use crate::Attachments;
 use crate::durable;
+use crate::{Attachments, RecordError};
 use index::{Index, QueuePlace};
 use released::Queue;
 use reservation::{Content, belongs_to, parse_owner};
@@ -49,7 +50,7 @@ const LONGEST_RESERVATION: usize = 4096;
 /// What the owner of an allocation may hold already.
 #[derive(Clone, Copy, Debug)]
 pub enum Held<'a> {
-    /// Nothing: there was no record of it.
+    /// Nothing: there is no record of it.
     Nothing,
     /// At most these.
     These(&'a [IpAddr]),
@@ -111,6 +112,9 @@ pub enum PoolError {
         /// Whose it is.
         owner: String,
     },
+    /// What was taken could not be recorded.
+    #[error(transparent)]
+    Unrecorded(#[from] RecordError),
 }
 
 impl PoolError {
@@ -131,8 +135,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The pool of a network under a data directory (`/var/lib/cni/networks`), which
-    /// follows `records` after a power cut. Makes nothing yet.
+    /// The pool of a network under a data directory (`/var/lib/cni/networks`), whose owners
+    /// have their records in `records`. Makes nothing yet.
     pub fn under(data_dir: &Path, network: &NetworkName, records: &Attachments) -> Self {
         Self {
             network: network.clone(),
@@ -154,69 +158,94 @@ impl Pool {
         &self.directory
     }
 
-    /// Gives the owner one address of every set, in the order of the sets; what it
-    /// holds already it keeps, and what it holds outside of the sets is released. It
-    /// survives a power cut once the owner's record does.
+    /// Gives the owner one address of every set, in the order of the sets, and has them
+    /// recorded; what it holds already it keeps, and what it holds outside of the sets is
+    /// released once the record is there. Nobody else is given an address before that. A power
+    /// cut may take them until they are synced.
     ///
     /// # Errors
     /// [`PoolError`]; the owner then holds what it held before.
-    pub fn allocate(
+    pub fn allocate<T>(
         &self,
         owner: &AttachmentKey,
         ipam: &Ipam,
         held: Held<'_>,
-    ) -> Result<Vec<IpAddr>, PoolError> {
+        record: impl FnOnce(&[IpAddr]) -> Result<T, RecordError>,
+    ) -> Result<T, PoolError> {
         durable::create_directory(&self.directory)
             .map_err(|source| failed("create", &self.directory, source))?;
-        // The content does not depend on the address: it is written before the lock is
-        // taken, so that many allocations at once wait only for links.
-        let content = Content::write(&self.directory, owner)?;
-        let _lock = self.lock()?;
+        let mut lock = self.lock()?;
         self.recover()?;
-        self.allocate_locked(owner, ipam, held, &content)
+        let held = self.held(owner, held)?;
+        lock.begin(owner, self.boot.as_deref())?;
+        let mut new = Vec::new();
+        let done = self
+            .choose(owner, ipam, &held, &mut new)
+            .and_then(|addresses| Ok((record(&addresses)?, addresses)));
+        let (recorded, addresses) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                // The first error is the one to report. What can't be undone is by whoever has
+                // the lock next.
+                if new.into_iter().all(|address| self.forget(address).is_ok()) {
+                    let _ = lock.finish();
+                }
+                return Err(error);
+            }
+        };
+        // Where this fails, whoever has the lock next finds the record.
+        let _ = lock.finish();
+        for address in held {
+            if !addresses.contains(&address) {
+                self.give_back(address)?;
+            }
+        }
+        Ok(recorded)
     }
 
-    fn allocate_locked(
+    /// Returns when reservations are on disk, their content and their names.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn sync(&self, addresses: &[IpAddr]) -> Result<(), PoolError> {
+        for address in addresses {
+            let path = self.path(*address);
+            File::open(&path)
+                .and_then(|file| file.sync_data())
+                .map_err(|source| failed("sync", &path, source))?;
+        }
+        durable::sync_directory(&self.directory)
+            .map_err(|source| failed("sync", &self.directory, source))
+    }
+
+    /// One address of every set; those that were taken for it are `new`.
+    fn choose(
         &self,
         owner: &AttachmentKey,
         ipam: &Ipam,
-        held: Held<'_>,
-        content: &Content,
+        held: &[IpAddr],
+        new: &mut Vec<IpAddr>,
     ) -> Result<Vec<IpAddr>, PoolError> {
-        let held = self.held(owner, held)?;
-        let mut addresses = Vec::new();
-        let mut new = Vec::new();
+        let mut content = Content::of(owner);
+        let mut addresses = Vec::with_capacity(ipam.sets.len());
         for (number, set) in ipam.sets.iter().enumerate() {
             let asked = ipam.asked.iter().copied().find(|one| set.contains(*one));
             let kept = held.iter().copied().find(|address| match asked {
                 Some(asked) => *address == asked,
                 None => set.contains(*address) && !ipam.reserved.contains(address),
             });
-            let taken = match (kept, asked) {
-                (Some(address), _) => Ok(address),
-                (None, Some(asked)) => self
-                    .take_asked(asked, content)
-                    .inspect(|address| new.push(*address)),
-                (None, None) => self
-                    .take(number, set, &ipam.reserved, content)
-                    .inspect(|address| new.push(*address)),
-            };
-            match taken {
-                Ok(address) => addresses.push(address),
-                Err(error) => {
-                    for address in new {
-                        // The first error is the one to report; what can't be undone
-                        // still names its owner.
-                        let _ = self.give_back(address);
-                    }
-                    return Err(error);
+            let address = match (kept, asked) {
+                (Some(address), _) => address,
+                (None, asked) => {
+                    let taken = match asked {
+                        Some(asked) => self.take_asked(asked, &mut content)?,
+                        None => self.take(number, set, &ipam.reserved, &mut content)?,
+                    };
+                    new.push(taken);
+                    taken
                 }
-            }
-        }
-        for address in held {
-            if !addresses.contains(&address) {
-                self.give_back(address)?;
-            }
+            };
+            addresses.push(address);
         }
         Ok(addresses)
     }
@@ -227,7 +256,7 @@ impl Pool {
         number: usize,
         set: &RangeSet,
         reserved: &BTreeSet<IpAddr>,
-        content: &Content,
+        content: &mut Content,
     ) -> Result<IpAddr, PoolError> {
         let taken = if index::is_kept(set) {
             self.take_by_index(number, set, reserved, content)?
@@ -246,8 +275,8 @@ impl Pool {
     }
 
     /// Takes this address and no other.
-    fn take_asked(&self, address: IpAddr, content: &Content) -> Result<IpAddr, PoolError> {
-        if self.link(content, address)? {
+    fn take_asked(&self, address: IpAddr, content: &mut Content) -> Result<IpAddr, PoolError> {
+        if self.reserve_as(content, address)? {
             return Ok(address);
         }
         let owner = self.reservation(address)?.unwrap_or_default();
@@ -263,7 +292,7 @@ impl Pool {
         number: usize,
         set: &RangeSet,
         reserved: &BTreeSet<IpAddr>,
-        content: &Content,
+        content: &mut Content,
     ) -> Result<Option<IpAddr>, PoolError> {
         if let Some(mut index) = Index::open(&self.directory, number, set, reserved)? {
             self.absorb(&mut index, set)?;
@@ -316,11 +345,11 @@ impl Pool {
         number: usize,
         set: &RangeSet,
         reserved: &BTreeSet<IpAddr>,
-        content: &Content,
+        content: &mut Content,
     ) -> Result<Option<IpAddr>, PoolError> {
         let mut last = self.last_reserved(number);
         while let Some(address) = index.next(last)? {
-            let is_new = self.link(content, address)?;
+            let is_new = self.reserve_as(content, address)?;
             index.mark(address)?;
             if is_new {
                 return Ok(Some(address));
@@ -332,7 +361,7 @@ impl Pool {
         let mut taken = None;
         while let Some(address) = queue.pop()? {
             let may_be = set.contains(address) && !reserved.contains(&address);
-            if may_be && self.link(content, address)? {
+            if may_be && self.reserve_as(content, address)? {
                 taken = Some(address);
                 break;
             }
@@ -349,7 +378,7 @@ impl Pool {
         number: usize,
         set: &RangeSet,
         reserved: &BTreeSet<IpAddr>,
-        content: &Content,
+        content: &mut Content,
     ) -> Result<Option<IpAddr>, PoolError> {
         let last = self.last_reserved(number);
         // Behind the last one there is nothing that came back a moment ago.
@@ -368,7 +397,7 @@ impl Pool {
             if is_taken || reserved.contains(&address) || recent.contains(&address) {
                 continue;
             }
-            if self.link(content, address)? {
+            if self.reserve_as(content, address)? {
                 return Ok(Some(address));
             }
             tries += 1;
@@ -379,10 +408,10 @@ impl Pool {
         Ok(None)
     }
 
-    /// Makes the reservation; `false` if there is one.
-    fn link(&self, content: &Content, address: IpAddr) -> Result<bool, PoolError> {
+    /// Makes the reservation; `false` if there is one. The lock is held.
+    fn reserve_as(&self, content: &mut Content, address: IpAddr) -> Result<bool, PoolError> {
         let path = self.path(address);
-        match fs::hard_link(&content.path, &path) {
+        match content.put(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(source) => Err(failed("create", &path, source)),
@@ -446,24 +475,6 @@ impl Pool {
         })
     }
 
-    /// Held until dropped; other processes and host-local wait.
-    fn lock(&self) -> Result<File, PoolError> {
-        let path = self.directory.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|source| failed("open", &path, source))?;
-        loop {
-            match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(file),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(failed("lock", &path, errno.into())),
-            }
-        }
-    }
-
     fn held(&self, owner: &AttachmentKey, held: Held<'_>) -> Result<Vec<IpAddr>, PoolError> {
         let candidates = match held {
             Held::Nothing => Vec::new(),
@@ -520,7 +531,7 @@ impl Pool {
     }
 
     /// Gives back a reservation whose owner is dead, if it is still the one that was looked
-    /// at. Returns whether it was.
+    /// at, and in no record. Returns whether it was.
     ///
     /// # Errors
     /// [`PoolError::Io`].
@@ -531,10 +542,28 @@ impl Pool {
             None => false,
             Some(text) => parse_owner(&text) == looked_at.owner,
         };
-        if same {
+        let is_recorded = match &looked_at.owner {
+            Ok(owner) => self.is_recorded(owner, address),
+            Err(_) => false,
+        };
+        let is_dead = same && !is_recorded;
+        if is_dead {
             self.give_back(address)?;
         }
-        Ok(same)
+        Ok(is_dead)
+    }
+
+    /// Whether the owner's record names the address, or may do so.
+    fn is_recorded(&self, owner: &AttachmentKey, address: IpAddr) -> bool {
+        match self.records.read(owner) {
+            Ok(None) => false,
+            Ok(Some(record)) => {
+                self.directory == record.data_dir.join(record.network.as_str())
+                    && record.addresses.contains(&address)
+            }
+            // Its DEL goes by what is reserved.
+            Err(_) => true,
+        }
     }
 
     /// Reserves an address for an owner, as its record says. `false`: somebody has it.
@@ -544,9 +573,8 @@ impl Pool {
     pub fn reserve(&self, owner: &AttachmentKey, address: IpAddr) -> Result<bool, PoolError> {
         durable::create_directory(&self.directory)
             .map_err(|source| failed("create", &self.directory, source))?;
-        let content = Content::write(&self.directory, owner)?;
         let _lock = self.lock()?;
-        self.link(&content, address)
+        self.reserve_as(&mut Content::of(owner), address)
     }
 
     /// Removes what allocations that died left: files that never got their names.
@@ -565,16 +593,20 @@ impl Pool {
         durable::sweep(&self.directory).map_err(|source| failed("list", &self.directory, source))
     }
 
-    /// Removes what an allocation of the owner that died wrote and did not link.
-    fn sweep_owner(&self, owner: &AttachmentKey) -> Result<(), PoolError> {
-        let suffix = format!(".{}.{}", owner.container, owner.interface);
-        durable::remove_temporary(&self.directory, &suffix)
-            .map_err(|source| failed("list", &self.directory, source))
-    }
-
     fn give_back(&self, address: IpAddr) -> Result<(), PoolError> {
         // Noted first: an address that is noted and still taken does no harm.
         released::append(&self.directory, address)?;
+        self.remove(address)
+    }
+
+    /// Gives back what nobody has had yet, on a full disk too.
+    fn forget(&self, address: IpAddr) -> Result<(), PoolError> {
+        // Without it the address comes later than its turn.
+        let _ = released::append(&self.directory, address);
+        self.remove(address)
+    }
+
+    fn remove(&self, address: IpAddr) -> Result<(), PoolError> {
         let path = self.path(address);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

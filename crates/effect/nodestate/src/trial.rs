@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::durable::{self, Durability};
+use crate::durable;
 
 /// Makes the directory if it is missing, and in it a file and a link to it, which is how
 /// addresses are taken; removes both. What a killed process leaves of them, GC removes.
@@ -19,7 +19,7 @@ pub fn takes_files(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    durable::write_new(&file, b"status", Durability::Process)?;
+    durable::write_new(&file, b"status")?;
     let linked = fs::hard_link(&file, &link).and_then(|()| fs::remove_file(&link));
     linked.and(fs::remove_file(&file))
 }

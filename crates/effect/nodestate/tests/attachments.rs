@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use tempfile::TempDir;
-use weft_nodestate::{Attachment, Attachments, Durability, Listing, Pod, RecordError};
+use weft_nodestate::{Attachment, Attachments, Listing, Pod, RecordError};
 use weft_proto::cni::{AttachmentKey, NetworkName};
 
 fn key(container: &str, interface: &str) -> AttachmentKey {
@@ -48,8 +48,8 @@ fn a_record_is_read_as_it_was_written() {
     let wanted = record(key("c1", "eth0"));
     assert_eq!(records.read(&wanted.key).unwrap(), None);
     assert!(records.list().unwrap().is_empty());
-    for durability in [Durability::Process, Durability::Power] {
-        records.write(&wanted, durability).unwrap();
+    for _again in 0..2 {
+        records.write(&wanted).unwrap();
         assert_eq!(records.read(&wanted.key).unwrap(), Some(wanted.clone()));
     }
     assert!(records.directory().join("c1-eth0.json").is_file());
@@ -66,7 +66,7 @@ fn what_writers_left_that_died_is_swept() {
     let records = Attachments::under(root.path());
     records.sweep().unwrap();
     let wanted = record(key("c1", "eth0"));
-    records.write(&wanted, Durability::Process).unwrap();
+    records.write(&wanted).unwrap();
     // No process has a higher id than PID_MAX_LIMIT.
     let dead = ".4194305.c1-eth0.json".to_owned();
     let lives = format!(".{}.c2-eth0.json", std::process::id());
@@ -90,9 +90,7 @@ fn names_that_look_alike_do_not_meet() {
         key("a", "b%252Dc"),
     ];
     for key in &keys {
-        records
-            .write(&record(key.clone()), Durability::Process)
-            .unwrap();
+        records.write(&record(key.clone())).unwrap();
     }
     assert_eq!(records.list().unwrap().len(), keys.len());
     for key in keys {
@@ -105,7 +103,7 @@ fn damaged_files_are_listed_with_a_reason() {
     let root = TempDir::new().unwrap();
     let records = Attachments::under(root.path());
     let good = record(key("good", "eth0"));
-    records.write(&good, Durability::Process).unwrap();
+    records.write(&good).unwrap();
     let text = fs::read_to_string(records.directory().join("good-eth0.json")).unwrap();
     for (name, content, reason) in [
         ("a-eth0.json", "", "it is empty"),
@@ -141,15 +139,20 @@ fn damaged_files_are_listed_with_a_reason() {
         );
         fs::remove_file(&path).unwrap();
     }
+    let nowhere = Attachment {
+        addresses: Vec::new(),
+        ..record(key("nowhere", "eth0"))
+    };
+    records.write(&nowhere).unwrap();
+    let error = records.read(&nowhere.key).unwrap_err();
+    assert!(error.to_string().ends_with("it has no address"), "{error}");
     let broken = key("x", "eth0");
     fs::write(records.directory().join("x-eth0.json"), "{").unwrap();
     assert!(matches!(
         records.read(&broken),
         Err(RecordError::Damaged(_))
     ));
-    records
-        .write(&record(broken.clone()), Durability::Power)
-        .unwrap();
+    records.write(&record(broken.clone())).unwrap();
     assert!(records.read(&broken).unwrap().is_some());
 }
 
@@ -160,12 +163,7 @@ fn a_listing_follows_the_directory() {
     let mut listing = Listing::new(records.clone());
     assert!(!listing.refresh().unwrap());
     let mut first = record(key("c1", "eth0"));
-    let unfinished = Attachment {
-        addresses: Vec::new(),
-        ..record(key("c2", "eth0"))
-    };
-    records.write(&first, Durability::Process).unwrap();
-    records.write(&unfinished, Durability::Process).unwrap();
+    records.write(&first).unwrap();
     fs::write(records.directory().join("c3-eth0.json"), "").unwrap();
     assert!(listing.refresh().unwrap());
     assert!(!listing.refresh().unwrap());
@@ -176,7 +174,7 @@ fn a_listing_follows_the_directory() {
     assert_eq!(listing.damaged().len(), 1);
 
     first.mtu = 1400;
-    records.write(&first, Durability::Process).unwrap();
+    records.write(&first).unwrap();
     assert!(listing.refresh().unwrap());
     assert_eq!(listing.attachments()[&first.key].mtu, 1400);
     records.remove(&first.key).unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use weft_nodestate::{Attachment, Attachments, Durability, Held, Pool, PoolError, digest};
+use weft_nodestate::{Attachment, Attachments, Held, Pool, PoolError, digest};
 use weft_proto::cni::{AttachmentKey, Ipam, NetworkName, Range, RangeSet};
 
 fn key(container: &str) -> AttachmentKey {
@@ -47,6 +47,16 @@ fn pool(data_dir: &Path) -> Pool {
     Pool::under(data_dir, &network, &records(data_dir))
 }
 
+/// For an owner whose record is of no matter here.
+fn allocate(
+    pool: &Pool,
+    owner: &AttachmentKey,
+    ipam: &Ipam,
+    held: Held<'_>,
+) -> Result<Vec<IpAddr>, PoolError> {
+    pool.allocate(owner, ipam, held, |given| Ok(given.to_vec()))
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -56,14 +66,14 @@ fn a_reservation_without_content_is_gone_after_a_power_cut() {
     let root = TempDir::new().unwrap();
     let pool = pool(root.path());
     let ipam = ipam(&[&["10.244.1.0/29"]]);
-    let given = pool.allocate(&key("a"), &ipam, Held::Nothing).unwrap();
+    let given = allocate(&pool, &key("a"), &ipam, Held::Nothing).unwrap();
     let file = pool.directory().join(given[0].to_string());
     fs::write(&file, "").unwrap();
     // The runtime's DEL comes first, and finds nothing that it could give back.
     let rebooted = pool.in_boot("after");
     rebooted.release(&key("a"), Held::These(&given)).unwrap();
     assert!(file.exists());
-    rebooted.allocate(&key("b"), &ipam, Held::Nothing).unwrap();
+    allocate(&rebooted, &key("b"), &ipam, Held::Nothing).unwrap();
     let left = rebooted.list().unwrap();
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!(left[0].owner, Ok(key("b")));
@@ -74,7 +84,7 @@ fn the_layout_is_host_locals() {
     let root = TempDir::new().unwrap();
     let pool = pool(root.path());
     let ipam = ipam(&[&["10.244.1.0/24"], &["fd00:10:244:1::/64"]]);
-    let given = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    let given = allocate(&pool, &key("c1"), &ipam, Held::Nothing).unwrap();
     assert_eq!(given, [ip("10.244.1.1"), ip("fd00:10:244:1::1")]);
 
     let directory = root.path().join("weft");
@@ -112,14 +122,12 @@ fn the_same_owner_keeps_its_addresses() {
     let root = TempDir::new().unwrap();
     let pool = pool(root.path());
     let ipam = ipam(&[&["10.0.0.0/24"], &["fd00::/64"]]);
-    let first = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    let first = allocate(&pool, &key("c1"), &ipam, Held::Nothing).unwrap();
     for held in [Held::Unknown, Held::These(&first)] {
-        assert_eq!(pool.allocate(&key("c1"), &ipam, held).unwrap(), first);
+        assert_eq!(allocate(&pool, &key("c1"), &ipam, held).unwrap(), first);
     }
     // A record may name an address that is somebody else's by now.
-    let second = pool
-        .allocate(&key("c2"), &ipam, Held::These(&first))
-        .unwrap();
+    let second = allocate(&pool, &key("c2"), &ipam, Held::These(&first)).unwrap();
     assert!(second.iter().all(|address| !first.contains(address)));
     assert!(
         pool.release(&key("c2"), Held::These(&first))
@@ -135,12 +143,14 @@ fn the_same_owner_keeps_its_addresses() {
 fn what_is_held_outside_of_the_ranges_goes_back() {
     let root = TempDir::new().unwrap();
     let pool = pool(root.path());
-    let old = pool
-        .allocate(&key("c1"), &ipam(&[&["10.0.0.0/24"]]), Held::Nothing)
-        .unwrap();
-    let new = pool
-        .allocate(&key("c1"), &ipam(&[&["10.9.0.0/24"]]), Held::These(&old))
-        .unwrap();
+    let old = allocate(&pool, &key("c1"), &ipam(&[&["10.0.0.0/24"]]), Held::Nothing).unwrap();
+    let new = allocate(
+        &pool,
+        &key("c1"),
+        &ipam(&[&["10.9.0.0/24"]]),
+        Held::These(&old),
+    )
+    .unwrap();
     assert_eq!(new, [ip("10.9.0.1")]);
     assert_eq!(pool.list().unwrap().len(), 1);
 }
@@ -152,12 +162,9 @@ fn exhaustion_says_the_numbers_and_keeps_nothing() {
     let mut ipam = ipam(&[&["fd00::/64"], &["10.0.0.0/29"]]);
     ipam.reserved.insert(ip("10.0.0.1"));
     for number in 0..5 {
-        pool.allocate(&key(&format!("c{number}")), &ipam, Held::Nothing)
-            .unwrap();
+        allocate(&pool, &key(&format!("c{number}")), &ipam, Held::Nothing).unwrap();
     }
-    let error = pool
-        .allocate(&key("late"), &ipam, Held::Nothing)
-        .unwrap_err();
+    let error = allocate(&pool, &key("late"), &ipam, Held::Nothing).unwrap_err();
     assert!(error.is_exhausted());
     assert_eq!(
         error.to_string(),
@@ -167,7 +174,7 @@ fn exhaustion_says_the_numbers_and_keeps_nothing() {
     // The IPv6 address it got first went back.
     assert_eq!(pool.list().unwrap().len(), 10);
     pool.release(&key("c3"), Held::Unknown).unwrap();
-    let given = pool.allocate(&key("late"), &ipam, Held::Nothing).unwrap();
+    let given = allocate(&pool, &key("late"), &ipam, Held::Nothing).unwrap();
     assert_eq!(given[1], ip("10.0.0.5"));
 }
 
@@ -179,7 +186,7 @@ fn several_ranges_are_one_round() {
     let given: Vec<IpAddr> = (0..4)
         .map(|number| {
             let owner = key(&format!("c{number}"));
-            pool.allocate(&owner, &ipam, Held::Nothing).unwrap()[0]
+            allocate(&pool, &owner, &ipam, Held::Nothing).unwrap()[0]
         })
         .collect();
     assert_eq!(
@@ -191,7 +198,7 @@ fn several_ranges_are_one_round() {
             ip("10.0.1.1")
         ]
     );
-    assert!(pool.allocate(&key("c9"), &ipam, Held::Nothing).is_err());
+    assert!(allocate(&pool, &key("c9"), &ipam, Held::Nothing).is_err());
 }
 
 #[test]
@@ -207,11 +214,9 @@ fn reservations_of_host_local_are_respected() {
     let pool = pool(root.path());
     let ipam = ipam(&[&["10.0.0.0/24"]]);
     // host-local names the owner while it holds the lock: nobody lives at 10.0.0.4.
-    let given = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    let given = allocate(&pool, &key("c1"), &ipam, Held::Nothing).unwrap();
     assert_eq!(given, [ip("10.0.0.4")]);
-    let kept = pool
-        .allocate(&key("old-format"), &ipam, Held::Unknown)
-        .unwrap();
+    let kept = allocate(&pool, &key("old-format"), &ipam, Held::Unknown).unwrap();
     assert_eq!(kept, [ip("10.0.0.3")]);
     let owners: Vec<Result<String, ()>> = pool
         .list()
@@ -239,7 +244,7 @@ fn damaged_hints_cost_only_the_order() {
     let root = TempDir::new().unwrap();
     let pool = pool(root.path());
     let ipam = ipam(&[&["10.0.0.0/24"]]);
-    pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    allocate(&pool, &key("c1"), &ipam, Held::Nothing).unwrap();
     let directory = root.path().join("weft");
     fs::write(directory.join("last_reserved_ip.0"), [0xff, 0xfe]).unwrap();
     fs::write(
@@ -250,7 +255,7 @@ fn damaged_hints_cost_only_the_order() {
     // Left by a process that died, under our own process id.
     let stale = format!(".{}.c2.eth0", std::process::id());
     fs::write(directory.join(stale), "half").unwrap();
-    let given = pool.allocate(&key("c2"), &ipam, Held::Nothing).unwrap();
+    let given = allocate(&pool, &key("c2"), &ipam, Held::Nothing).unwrap();
     assert_eq!(given, [ip("10.0.0.3")]);
     let text = fs::read_to_string(directory.join("10.0.0.3")).unwrap();
     assert_eq!(text, "c2\r\neth0");
@@ -261,9 +266,7 @@ fn a_directory_that_is_none_is_an_error_with_its_path() {
     let root = TempDir::new().unwrap();
     fs::write(root.path().join("weft"), "").unwrap();
     let ipam = ipam(&[&["10.0.0.0/24"]]);
-    let error = pool(root.path())
-        .allocate(&key("c1"), &ipam, Held::Nothing)
-        .unwrap_err();
+    let error = allocate(&pool(root.path()), &key("c1"), &ipam, Held::Nothing).unwrap_err();
     assert!(matches!(error, PoolError::Io { .. }), "{error}");
     assert!(error.to_string().contains("/weft"), "{error}");
 }
@@ -281,7 +284,7 @@ fn parallel_owners_never_share() {
                     let mut given = Vec::new();
                     for number in 0..20 {
                         let owner = key(&format!("c{thread}-{number}"));
-                        let addresses = pool.allocate(&owner, ipam, Held::Nothing).unwrap();
+                        let addresses = allocate(&pool, &owner, ipam, Held::Nothing).unwrap();
                         if number % 3 == 0 {
                             pool.release(&owner, Held::These(&addresses)).unwrap();
                         } else {
@@ -303,8 +306,14 @@ fn parallel_owners_never_share() {
 }
 
 fn write_record(data_dir: &Path, container: &str, addresses: &[IpAddr]) {
+    records(data_dir)
+        .write(&record(data_dir, container, addresses))
+        .unwrap();
+}
+
+fn record(data_dir: &Path, container: &str, addresses: &[IpAddr]) -> Attachment {
     let key = key(container);
-    let record = Attachment {
+    Attachment {
         network: NetworkName::try_from("weft").unwrap(),
         data_dir: data_dir.to_owned(),
         netns: "/run/netns/x".into(),
@@ -321,63 +330,142 @@ fn write_record(data_dir: &Path, container: &str, addresses: &[IpAddr]) {
         masquerade_beyond: None,
         pod: None,
         key,
-    };
-    records(data_dir)
-        .write(&record, Durability::Process)
-        .unwrap();
+    }
 }
 
 #[test]
-fn after_a_start_of_the_machine_reservations_follow_the_records() {
+fn after_a_start_of_the_machine_only_names_with_content_count() {
     let root = TempDir::new().unwrap();
     let ipam = ipam(&[&["10.0.0.0/29"], &["fd00::/64"]]);
     let before = pool(root.path()).in_boot("one");
     for name in ["a", "b", "c"] {
-        let given = before.allocate(&key(name), &ipam, Held::Nothing).unwrap();
-        write_record(root.path(), name, &given);
+        allocate(&before, &key(name), &ipam, Held::Nothing).unwrap();
     }
     let directory = root.path().join("weft");
-    // What a power cut may do: a name is lost, another has lost its content, a third one is
-    // another's by now, and the index is of no time at all.
-    fs::remove_file(directory.join("10.0.0.1")).unwrap();
-    // (The two reservations of an owner are one file.)
+    // What a power cut may do to what was not synced: content is lost (the two reservations of an
+    // owner are one file), and the index is of no time at all.
     fs::write(directory.join("10.0.0.2"), "").unwrap();
-    fs::remove_file(directory.join("fd00::3")).unwrap();
-    fs::write(directory.join("fd00::3"), "other\r\neth0").unwrap();
     fs::remove_file(directory.join("last_reserved_ip.0")).unwrap();
     let length = fs::metadata(directory.join("index.0")).unwrap().len() as usize;
     let mut index = fs::read(directory.join("index.0")).unwrap();
     index[length - 1] = 0xff;
     fs::write(directory.join("index.0"), index).unwrap();
 
-    let unaware = pool(root.path()).in_boot("one");
-    assert_eq!(unaware.list().unwrap().len(), 5);
     let after = pool(root.path()).in_boot("two");
-    let given = after.allocate(&key("d"), &ipam, Held::Nothing).unwrap();
-    assert_eq!(given, [ip("10.0.0.4"), ip("fd00::4")]);
-    let owners: Vec<String> = after
-        .list()
-        .unwrap()
-        .into_iter()
-        .map(|one| format!("{} {}", one.address, one.owner.unwrap()))
-        .collect();
+    let given = allocate(&after, &key("d"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(given, [ip("10.0.0.2"), ip("fd00::4")]);
     assert_eq!(
-        owners,
+        owners(&after),
         [
             "10.0.0.1 a/eth0",
-            "10.0.0.2 b/eth0",
+            "10.0.0.2 d/eth0",
             "10.0.0.3 c/eth0",
-            "10.0.0.4 d/eth0",
             "fd00::1 a/eth0",
-            "fd00::2 b/eth0",
-            "fd00::3 other/eth0",
+            "fd00::3 c/eth0",
             "fd00::4 d/eth0",
         ]
     );
     // Once a start is enough.
-    fs::remove_file(directory.join("10.0.0.1")).unwrap();
-    after.allocate(&key("e"), &ipam, Held::Nothing).unwrap();
-    assert!(!directory.join("10.0.0.1").exists());
+    fs::write(directory.join("10.0.0.6"), "").unwrap();
+    allocate(&after, &key("e"), &ipam, Held::Nothing).unwrap();
+    assert!(directory.join("10.0.0.6").exists());
+}
+
+fn owners(pool: &Pool) -> Vec<String> {
+    let reservations = pool.list().unwrap().into_iter();
+    reservations
+        .map(|one| format!("{} {}", one.address, one.owner.unwrap()))
+        .collect()
+}
+
+#[test]
+fn what_an_allocation_left_that_died_is_taken_back() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path()).in_boot("one");
+    let ipam = ipam(&[&["10.0.0.0/28"], &["fd00::/64"]]);
+    let directory = root.path().join("weft");
+    let recorded = allocate(&pool, &key("a"), &ipam, Held::Nothing).unwrap();
+    write_record(root.path(), "a", &recorded);
+    allocate(&pool, &key("b"), &ipam, Held::Nothing).unwrap();
+    let lock = || fs::read_to_string(directory.join("lock")).unwrap();
+    assert!(lock().starts_with('\n'), "{:?}", lock());
+    // Died before its record, and before a reservation had its content.
+    fs::write(directory.join("lock"), "b/eth0 one\n").unwrap();
+    fs::write(directory.join("10.0.0.9"), "").unwrap();
+    allocate(&pool, &key("c"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(
+        owners(&pool),
+        [
+            "10.0.0.1 a/eth0",
+            "10.0.0.3 c/eth0",
+            "fd00::1 a/eth0",
+            "fd00::3 c/eth0"
+        ]
+    );
+    assert!(lock().starts_with('\n'), "{:?}", lock());
+    // Died after its record; while it was about to have others instead; and an owner's DEL.
+    fs::write(directory.join("10.0.0.12"), "a\r\neth0").unwrap();
+    for verb in ["ADD", "DEL"] {
+        fs::write(directory.join("lock"), "a/eth0 one\n").unwrap();
+        match verb {
+            "ADD" => drop(allocate(&pool, &key("c"), &ipam, Held::Unknown).unwrap()),
+            _ => drop(pool.release(&key("none"), Held::Nothing).unwrap()),
+        }
+        assert_eq!(
+            owners(&pool),
+            [
+                "10.0.0.1 a/eth0",
+                "10.0.0.3 c/eth0",
+                "fd00::1 a/eth0",
+                "fd00::3 c/eth0"
+            ]
+        );
+    }
+    // Of a boot before this one: the record is gone, and the address is on disk.
+    records(root.path()).remove(&key("a")).unwrap();
+    fs::write(directory.join("lock"), "a/eth0 none\n").unwrap();
+    allocate(&pool, &key("c"), &ipam, Held::Unknown).unwrap();
+    assert_eq!(owners(&pool).len(), 4);
+}
+
+#[test]
+fn what_can_not_be_recorded_is_not_taken() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let (narrow, wide) = (
+        ipam(&[&["10.0.0.0/28"]]),
+        ipam(&[&["10.0.0.0/28"], &["fd00::/64"]]),
+    );
+    let given = allocate(&pool, &key("a"), &narrow, Held::Nothing).unwrap();
+    fs::write(root.path().join("state"), "no directory").unwrap();
+    for (owner, held) in [("a", Held::These(&given)), ("b", Held::Nothing)] {
+        let mut tried = Vec::new();
+        let error = pool.allocate(&key(owner), &wide, held, |addresses| {
+            tried = addresses.to_vec();
+            records(root.path()).write(&record(root.path(), owner, addresses))
+        });
+        let error = error.unwrap_err();
+        assert!(matches!(error, PoolError::Unrecorded(_)), "{error}");
+        assert_eq!(tried.len(), 2);
+        assert_eq!(owners(&pool), ["10.0.0.1 a/eth0"]);
+    }
+    fs::remove_file(root.path().join("state")).unwrap();
+    let whole = allocate(&pool, &key("a"), &wide, Held::These(&given)).unwrap();
+    assert_eq!(whole[0], given[0]);
+}
+
+#[test]
+fn a_reservation_that_is_recorded_is_not_reclaimed() {
+    let root = TempDir::new().unwrap();
+    let pool = pool(root.path());
+    let ipam = ipam(&[&["10.0.0.0/28"]]);
+    let given = allocate(&pool, &key("a"), &ipam, Held::Nothing).unwrap();
+    let looked_at = pool.list().unwrap().remove(0);
+    write_record(root.path(), "a", &given);
+    assert!(!pool.reclaim(&looked_at).unwrap());
+    records(root.path()).remove(&key("a")).unwrap();
+    assert!(pool.reclaim(&looked_at).unwrap());
+    assert_eq!(owners(&pool), [] as [String; 0]);
 }
 
 #[test]
@@ -394,21 +482,21 @@ fn the_last_free_address_of_a_large_pool_is_found() {
         fs::hard_link(&content, directory.join(address.to_string())).unwrap();
     }
     fs::remove_file(directory.join("10.0.7.77")).unwrap();
-    let taken = pool.allocate(&key("c1"), &ipam, Held::Nothing).unwrap();
+    let taken = allocate(&pool, &key("c1"), &ipam, Held::Nothing).unwrap();
     assert_eq!(taken, [ip("10.0.7.77")]);
-    let full = pool.allocate(&key("c2"), &ipam, Held::Nothing);
+    let full = allocate(&pool, &key("c2"), &ipam, Held::Nothing);
     assert!(full.unwrap_err().to_string().contains("4094 of 4094"));
     // What others take back is found once nothing else is left.
     fs::remove_file(directory.join("10.0.3.3")).unwrap();
-    let taken = pool.allocate(&key("c2"), &ipam, Held::Nothing).unwrap();
+    let taken = allocate(&pool, &key("c2"), &ipam, Held::Nothing).unwrap();
     assert_eq!(taken, [ip("10.0.3.3")]);
     // And what they take is met.
     fs::remove_file(directory.join("10.0.1.1")).unwrap();
     fs::remove_file(directory.join("10.0.1.2")).unwrap();
-    let taken = pool.allocate(&key("c3"), &ipam, Held::Nothing).unwrap();
+    let taken = allocate(&pool, &key("c3"), &ipam, Held::Nothing).unwrap();
     assert_eq!(taken, [ip("10.0.1.1")]);
     fs::hard_link(&content, directory.join("10.0.1.2")).unwrap();
-    assert!(pool.allocate(&key("c4"), &ipam, Held::Nothing).is_err());
+    assert!(allocate(&pool, &key("c4"), &ipam, Held::Nothing).is_err());
 }
 
 /// What may happen to a pool of 14 addresses with 20 owners.
@@ -442,7 +530,7 @@ proptest! {
                 }
                 continue;
             }
-            let given = pool.allocate(&owner_key, &ipam, held);
+            let given = allocate(&pool, &owner_key, &ipam, held);
             match (holders.get(&owner), holders.len()) {
                 (Some(address), _) => prop_assert_eq!(given.unwrap(), vec![*address]),
                 (None, 14) => prop_assert!(given.unwrap_err().is_exhausted()),

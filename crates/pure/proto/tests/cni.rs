@@ -100,7 +100,7 @@ fn a_plain_add_is_read_whole() {
     assert_eq!(attach.netns, "/run/netns/c1");
     assert_eq!(attach.mtu, 1450);
     assert_eq!(attach.config.data_dir, "/var/lib/cni/networks");
-    assert_eq!(attach.config.state_dir, "/var/lib/weft");
+    assert_eq!(attach.config.state_dir, "/run/weft");
     let pod = attach.pod.unwrap();
     assert_eq!(
         (&*pod.namespace, &*pod.name, &*pod.uid),

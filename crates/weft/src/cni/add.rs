@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 
 use weft_compile::attachment;
 use weft_desired::PodLink;
-use weft_nodestate::{
-    Attachment, Attachments, Bridge, Durability, Held, Pod, Pool, RecordError, Unsynced, digest,
-};
+use weft_nodestate::{Attachment, Attachments, Bridge, Held, Pod, Pool, RecordError, digest};
 use weft_proto::cni::{AddResult, Attach, Code, Error, Interface, IpConfig, Link, Route};
 use weft_sys::namespace;
 use weft_sys::nft::Connection;
@@ -27,88 +25,35 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     if let (Link::Absent, Some(previous)) = (&request.link, &request.previous) {
         return chained::add(request, namespace.as_fd(), previous);
     }
-    let intent = intent(request, namespace.as_fd());
     let records = Attachments::under(Path::new(&request.config.state_dir));
-    let before = match records.read(&request.key) {
-        Ok(before) => before,
-        Err(RecordError::Damaged(damaged)) => {
-            note(&format_args!("{damaged}; attaching anew"));
-            Some(intent.clone())
-        }
-        Err(error) => return Err(record_error(&error)),
-    };
-    let before = match before {
-        Some(before) if before.network != request.config.network => {
-            // The interface belonged to another network, whose DEL never came.
-            del::undo(&records, &before)?;
-            None
-        }
-        other => other,
-    };
-    let stood = before.as_ref().is_some_and(Attachment::is_complete);
+    let before = Before::find(request, &records)?;
     let pool = Pool::under(
         Path::new(&request.config.data_dir),
         &request.config.network,
         &records,
     );
     routers_are_free(request, &pool)?;
-    let held = match &before {
-        None => {
-            // Survives the process, not a power cut: after one no container is left
-            // that could ask for its address again.
-            records
-                .write(&intent, Durability::Process)
-                .map_err(|error| record_error(&error))?;
-            Held::Nothing
-        }
-        Some(before) if before.is_complete() => Held::These(&before.addresses),
-        Some(_) => Held::Unknown,
-    };
-    let addresses = match pool.allocate(&request.key, &request.ipam, held) {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            // What stood whole before stays; what an ADD that died had begun goes.
-            if !stood && let Err(second) = del::undo(&records, &intent) {
-                note(&second);
-            }
-            return Err(pool_error(&error));
-        }
-    };
-    let record = Attachment {
-        addresses,
-        ..intent
-    };
+    let record = reserve(request, namespace.as_fd(), &records, &pool, &before)?;
     let link = compiled(&record);
-    // One that stood before is not put at risk: it keeps its name until the new one is on disk.
-    let written = if stood {
-        let written = records.write(&record, Durability::Power);
-        written.map(|()| None)
-    } else {
-        records.begin(&record).map(Some)
-    };
-    let is_new = before.is_none();
+    let is_new = matches!(before, Before::Nothing);
     let mut is_unlinked = false;
-    let attached = written
-        .map_err(|error| record_error(&error))
-        .and_then(|unsynced| {
-            while_synced(unsynced.as_ref(), || {
-                let pod = namespace.as_fd();
-                let mut node = Node::open()?;
-                let mut inside = pod_rules::inside(&record.key, pod)?;
-                // Before the link: no packet of it passes them by.
-                pod_rules::set(&mut node, &mut inside, &records, &record, is_new)?;
-                let Node { links, rules } = &mut node;
-                link::attach(links, &mut inside, pod, &record.key, &link, is_new)
-                    .inspect_err(|_| is_unlinked = true)?;
-                sysctl::apply(request, pod)?;
-                bandwidth::set(links, request, &link, is_new)?;
-                open_ports(rules, request, &record, &link, is_new)?;
-                gate::pass(request, &record)
-            })
-        });
+    let attached = while_synced(&pool, &record, || {
+        let pod = namespace.as_fd();
+        let mut node = Node::open()?;
+        let mut inside = pod_rules::inside(&record.key, pod)?;
+        // Before the link: no packet of it passes them by.
+        pod_rules::set(&mut node, &mut inside, &records, &record, is_new)?;
+        let Node { links, rules } = &mut node;
+        link::attach(links, &mut inside, pod, &record.key, &link, is_new)
+            .inspect_err(|_| is_unlinked = true)?;
+        sysctl::apply(request, pod)?;
+        bandwidth::set(links, request, &link, is_new)?;
+        open_ports(rules, request, &record, &link, is_new)?;
+        gate::pass(request, &record)
+    });
     if let Err(error) = attached {
         // A living pod keeps its link when a setting or a port of a repeated ADD fails.
-        if stood && !is_unlinked {
+        if matches!(before, Before::Stood(_)) && !is_unlinked {
             return Err(error);
         }
         return Err(match del::undo(&records, &record) {
@@ -123,6 +68,68 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     Ok(match &request.previous {
         Some(previous) => previous.clone().followed_by(own),
         None => own,
+    })
+}
+
+/// What an ADD before this one left.
+enum Before {
+    Nothing,
+    /// A record that can't be read: anything may be there.
+    Damaged,
+    Stood(Box<Attachment>),
+}
+
+impl Before {
+    fn find(request: &Attach, records: &Attachments) -> Result<Self, Error> {
+        match records.read(&request.key) {
+            Ok(None) => Ok(Before::Nothing),
+            Ok(Some(record)) if record.network == request.config.network => {
+                Ok(Before::Stood(Box::new(record)))
+            }
+            Ok(Some(record)) => {
+                // The interface belonged to another network, whose DEL never came.
+                del::undo(records, &record)?;
+                Ok(Before::Nothing)
+            }
+            Err(RecordError::Damaged(damaged)) => {
+                note(&format_args!("{damaged}; attaching anew"));
+                Ok(Before::Damaged)
+            }
+            Err(error) => Err(record_error(&error)),
+        }
+    }
+
+    fn held(&self) -> Held<'_> {
+        match self {
+            Before::Nothing => Held::Nothing,
+            Before::Damaged => Held::Unknown,
+            Before::Stood(record) => Held::These(&record.addresses),
+        }
+    }
+}
+
+/// Takes addresses and writes the record that names them.
+fn reserve(
+    request: &Attach,
+    namespace: BorrowedFd<'_>,
+    records: &Attachments,
+    pool: &Pool,
+    before: &Before,
+) -> Result<Attachment, Error> {
+    let written = |addresses: &[IpAddr]| {
+        let record = record(request, namespace, addresses);
+        records.write(&record)?;
+        Ok(record)
+    };
+    let reserved = pool.allocate(&request.key, &request.ipam, before.held(), written);
+    reserved.map_err(|error| {
+        // What stood whole before stays; what can't be read goes.
+        if matches!(before, Before::Damaged)
+            && let Err(second) = del::remove(records, &request.key, pool, Held::Unknown)
+        {
+            note(&second);
+        }
+        pool_error(&error)
     })
 }
 
@@ -152,24 +159,23 @@ fn routers_are_free(request: &Attach, pool: &Pool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Works while the disk does. The record has to be there before the kernel is touched, and on
-/// disk before ADD answers: a power cut in between takes the link along.
+/// Works while the disk does. The record has to be there before the kernel is touched, and the
+/// addresses on disk before ADD answers: a power cut in between takes the link along.
 fn while_synced(
-    unsynced: Option<&Unsynced>,
+    pool: &Pool,
+    record: &Attachment,
     work: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let Some(unsynced) = unsynced else {
-        return work();
-    };
+    let sync = || pool.sync(&record.addresses);
     std::thread::scope(|scope| {
-        let disk = std::thread::Builder::new().spawn_scoped(scope, || unsynced.sync());
+        let disk = std::thread::Builder::new().spawn_scoped(scope, sync);
         let done = work();
         let synced = match disk {
-            Ok(disk) => disk.join().unwrap_or_else(|_| unsynced.sync()),
+            Ok(disk) => disk.join().unwrap_or_else(|_| sync()),
             // No thread to be had: one after the other.
-            Err(_) => unsynced.sync(),
+            Err(_) => sync(),
         };
-        done.and(synced.map_err(|error| record_error(&error)))
+        done.and(synced.map_err(|error| pool_error(&error)))
     })
 }
 
@@ -195,8 +201,7 @@ fn open_ports(
     write(rules, &record.key, &ports, &record.addresses, device)
 }
 
-/// The record of an ADD that has begun.
-fn intent(request: &Attach, namespace: BorrowedFd<'_>) -> Attachment {
+fn record(request: &Attach, namespace: BorrowedFd<'_>, addresses: &[IpAddr]) -> Attachment {
     Attachment {
         key: request.key.clone(),
         network: request.config.network.clone(),
@@ -205,7 +210,7 @@ fn intent(request: &Attach, namespace: BorrowedFd<'_>) -> Attachment {
         netns_inode: namespace::identity(namespace).ok().map(|(_, inode)| inode),
         host_link: attachment::host_name(&digest(&request.key)),
         mtu: request.mtu,
-        addresses: Vec::new(),
+        addresses: addresses.to_vec(),
         node_addresses: request.node_addresses.clone(),
         mac: request.mac,
         routes: request.ipam.routes.clone(),

@@ -26,8 +26,7 @@ pub(super) fn check(request: &Attach) -> Result<(), Error> {
     }
     let records = Attachments::under(Path::new(&request.config.state_dir));
     let record = match records.read(&request.key) {
-        Ok(Some(record)) if record.is_complete() => record,
-        Ok(Some(_)) => return Err(failed(request, &["its ADD did not finish".to_owned()])),
+        Ok(Some(record)) => record,
         Ok(None) => return Err(failed(request, &["there is no record of it".to_owned()])),
         Err(RecordError::Damaged(damaged)) => return Err(failed(request, &[damaged.to_string()])),
         Err(error) => return Err(record_error(&error)),

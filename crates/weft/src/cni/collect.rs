@@ -112,7 +112,7 @@ fn dead(request: &Collect, records: &Attachments) -> Result<Vec<Attachment>, Err
 fn sees_all_namespaces(records: &Attachments) -> Result<bool, Error> {
     for record in records.list().map_err(|error| record_error(&error))? {
         let Ok(record) = record else { continue };
-        if record.is_complete() && !live::is_seen(&record) && live::link_stands(&record)? {
+        if !live::is_seen(&record) && live::link_stands(&record)? {
             return Ok(false);
         }
     }

@@ -42,15 +42,12 @@ pub(super) fn del(request: &Detach) -> Result<(), Error> {
 /// Removes everything a record stands for, and last the record.
 pub(super) fn undo(records: &Attachments, record: &Attachment) -> Result<(), Error> {
     let pool = Pool::under(&record.data_dir, &record.network, records);
-    let held = if record.is_complete() {
-        Held::These(&record.addresses)
-    } else {
-        Held::Unknown
-    };
+    let held = Held::These(&record.addresses);
     remove(records, &record.key, &pool, held)
 }
 
-fn remove(
+/// The same of an attachment that may have no record, or one that can't be read.
+pub(super) fn remove(
     records: &Attachments,
     key: &AttachmentKey,
     pool: &Pool,

@@ -100,7 +100,7 @@ pub(super) fn verify(
 
 /// Whether the tables that the recorded attachments have their parts in have their rules.
 pub(crate) fn stand(records: &Attachments) -> anyhow::Result<bool> {
-    let records = complete(records)?;
+    let records = readable(records)?;
     let has_bridges = records.iter().any(|record| record.bridge.is_some());
     let all: Vec<PodRules> = records.iter().map(|it| compiled_rules(it, &[])).collect();
     Ok(pod_rules::stand(&all)? && (!has_bridges || bridge_rules::stand()?))
@@ -109,7 +109,7 @@ pub(crate) fn stand(records: &Attachments) -> anyhow::Result<bool> {
 /// Writes what is missing of the rules about all attachments and their bridges, after somebody
 /// else's hands. Says whether anything was.
 pub(crate) fn restore(records: &Attachments) -> anyhow::Result<bool> {
-    let before = complete(records)?;
+    let before = readable(records)?;
     let of_bridges = restore_bridges(&before)?;
     let all: Vec<PodRules> = before.iter().map(|record| among(record, &before)).collect();
     if !pod_rules::restore(&all)? {
@@ -119,17 +119,15 @@ pub(crate) fn restore(records: &Attachments) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn complete(records: &Attachments) -> anyhow::Result<Vec<Attachment>> {
-    let mut records: Vec<Attachment> = records.list()?.into_iter().flatten().collect();
-    records.retain(Attachment::is_complete);
-    Ok(records)
+fn readable(records: &Attachments) -> anyhow::Result<Vec<Attachment>> {
+    Ok(records.list()?.into_iter().flatten().collect())
 }
 
 /// After rules were written by these records: a DEL may have come in between, and its rules have
 /// to go again.
 fn forget_gone(records: &Attachments, mut written: Vec<Attachment>) -> anyhow::Result<()> {
     loop {
-        let now = complete(records)?;
+        let now = readable(records)?;
         written.retain(|record| !now.contains(record));
         if written.is_empty() {
             return Ok(());
@@ -149,7 +147,7 @@ fn forget_gone(records: &Attachments, mut written: Vec<Attachment>) -> anyhow::R
 /// with it before its rules were cleared. The records are read after that, so that an ADD that is
 /// not seen here writes its rules later. Says who they are.
 fn set_heirs(records: &Attachments, cleared: &Subjects) -> anyhow::Result<Vec<Attachment>> {
-    let all = complete(records)?;
+    let all = readable(records)?;
     let is_heir = |record: &&Attachment| {
         let mut addresses = record.addresses.iter();
         cleared.links.contains(&record.host_link)

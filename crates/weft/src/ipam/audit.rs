@@ -21,8 +21,6 @@ pub(super) enum Kind {
     UnremovedPod,
     /// A record whose link stands, and whose namespace's path is gone.
     UnseenNamespace,
-    /// A record without addresses: an ADD is under way, or died.
-    UnfinishedAttachment,
     /// A file among the records that is none.
     DamagedRecord,
     /// An address of a living attachment that is not reserved for it.
@@ -118,9 +116,7 @@ fn attachment(
             None => find(
                 Kind::DeadAttachment,
                 format!("its namespace {} is gone", record.netns.display()),
-                // Where not all is seen, the namespace of an ADD under way may be there.
-                (record.is_complete() || !facts.sees_part())
-                    .then(|| Repair::Detach(Box::new(record.clone()))),
+                Some(Repair::Detach(Box::new(record.clone()))),
             ),
         };
     }
@@ -150,13 +146,6 @@ fn attachment(
                  not from a container; if it is so there, delete the pod",
                 record.netns.display()
             ),
-            None,
-        );
-    }
-    if !record.is_complete() {
-        return find(
-            Kind::UnfinishedAttachment,
-            "an ADD is under way, or died; the runtime's next ADD or DEL finishes it".to_owned(),
             None,
         );
     }
@@ -218,9 +207,7 @@ fn orphans(facts: &Facts, findings: &mut Vec<Finding>) {
         let address = reservation.address;
         let owner = match &reservation.owner {
             Ok(owner) => match recorded.get(owner) {
-                Some(record) if record.addresses.contains(&address) || !record.is_complete() => {
-                    continue;
-                }
+                Some(record) if record.addresses.contains(&address) => continue,
                 // A pod of the plugin that had the pool before, whose DEL is still to come.
                 None if facts.has_container(owner.container.as_str()) => continue,
                 Some(_) => format!("{owner}, whose record has other addresses"),
@@ -383,13 +370,6 @@ mod tests {
                 (Kind::UnseenNamespace, "a/eth0".to_owned(), false),
                 (Kind::OrphanReservation, "10.0.0.9".to_owned(), false),
             ]
-        );
-        assert_eq!(
-            one(&|facts| {
-                facts.records.push(recorded("b", &[], true));
-                facts.reservations.push(reserved("10.0.0.2", "b"));
-            }),
-            is(Kind::UnfinishedAttachment, "b/eth0", false)
         );
         assert_eq!(
             one(&|facts| facts.damaged.push("x is damaged".to_owned())),

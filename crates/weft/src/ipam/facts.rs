@@ -75,7 +75,7 @@ impl Facts {
     pub(super) fn gather(node: &Node, runtimes: &Runtimes) -> Result<Self> {
         let asked = Asked::of(runtimes)?;
         let mut facts = Facts {
-            // Reservations first: an ADD that runs meanwhile writes its record before them.
+            // Reservations first: an ADD that runs meanwhile writes its record right after them.
             reservations: node.pool.list()?,
             live: live::addresses().context("the addresses of the network namespaces")?,
             known: asked.as_ref().map(|asked| asked.known.clone()),

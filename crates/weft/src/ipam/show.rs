@@ -16,9 +16,9 @@ use crate::output::{Format, print, say, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-STATE is `attached` (weft attached it), `unfinished` (an ADD is under way or died), `dead` (its
-namespace is gone), `abandoned` (no runtime has the pod, and nobody is in its namespace), `other` (in use, and not attached by weft: adopted from another plugin) or
-`leaked` (in no namespace).
+STATE is `attached` (weft attached it), `dead` (its namespace is gone), `abandoned` (no runtime has
+the pod, and nobody is in its namespace), `other` (in use, and not attached by weft: adopted from
+another plugin) or `leaked` (in no namespace).
 
 Examples:
   weft ipam show
@@ -149,7 +149,6 @@ fn rows(facts: &Facts) -> Vec<Row> {
             let state = match recorded {
                 Some(recorded) if !recorded.lives => "dead",
                 Some(recorded) if recorded.is_abandoned => "abandoned",
-                Some(recorded) if !recorded.attachment.is_complete() => "unfinished",
                 Some(_) => "attached",
                 None if is_live => "other",
                 None => "leaked",

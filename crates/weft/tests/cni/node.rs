@@ -113,7 +113,7 @@ impl Node {
             "ipam": {
                 "type": "weft",
                 "ranges": self.ranges,
-                "dataDir": self.root.path().join("networks"),
+                "dataDir": self.networks(),
             },
         });
         for (key, value) in self.fields.as_object().unwrap() {
@@ -157,8 +157,21 @@ impl Node {
         self.root.path().join(name)
     }
 
+    /// Where all networks' addresses are.
+    pub(crate) fn networks(&self) -> PathBuf {
+        self.root.path().join("networks")
+    }
+
     pub(crate) fn pool(&self) -> PathBuf {
-        self.root.path().join("networks/weft")
+        self.networks().join("weft")
+    }
+
+    /// As if an ADD had died between its address and its record.
+    pub(crate) fn dies_without_record(&self, container: &str) {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        // A record that was there before says as much.
+        let _ = fs::remove_file(self.record(container));
+        fs::write(self.pool().join("lock"), format!("{container}/eth0 {boot}")).unwrap();
     }
 
     /// Addresses with a reservation.

@@ -57,8 +57,7 @@ impl Pool {
                 None => Adopted::New,
             };
             if write && outcome == Adopted::New {
-                let content = Content::of_text(&self.directory, &text)?;
-                self.link(&content, address)?;
+                self.reserve_as(&mut Content::of_text(text.clone()), address)?;
             }
             adopted.push((address, text.trim().replace("\r\n", "/"), outcome));
         }

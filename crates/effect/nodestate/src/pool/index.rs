@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use weft_proto::cni::{Range, RangeSet};
 
 use super::{PoolError, failed};
-use crate::durable::{self, Durability};
+use crate::durable;
 
 /// Of a larger set (65,536 times sixteen) so few addresses are ever given out that the one
 /// after the last is free: no index is kept.
@@ -129,7 +129,7 @@ impl<'a> Index<'a> {
             bits[(ordinal / 8) as usize] |= 1 << (ordinal % 8);
         }
         let temporary = directory.join(format!(".index.{number}"));
-        durable::replace(&path, &temporary, &content, Durability::Process)
+        durable::replace(&path, &temporary, &content)
             .map_err(|source| failed("write", &path, source))?;
         Self::open(directory, number, set, reserved)?.ok_or_else(|| {
             let source = io::Error::other("it does not hold what was written a moment ago");

@@ -1,17 +1,15 @@
 //! Reservations after a power cut.
 //!
-//! The record of an attachment is synced before its ADD touches the kernel, its reservations
-//! are not: a power cut may take them, or leave their names without content. So the first to
-//! take an address after the machine was started makes them again from the records. No pod
-//! has lived through it; but a runtime may start its pods again with their addresses, and a
-//! DEL that comes late must not free what is another's by then.
+//! A reservation is synced before its ADD answers; one whose ADD had not may have a name without
+//! content, and what follows from the names is not synced at all. So the first to take an address
+//! after the machine was started forgets that. No pod has lived through it; but a runtime may
+//! start its pods again with their addresses, and a DEL that comes late must not free what is
+//! another's by then: what names an owner stays.
 
 use std::fs;
-use std::io;
 
-use super::{Content, Pool, PoolError, failed};
-use crate::durable::{self, Durability};
-use crate::{Attachment, RecordError};
+use super::{Pool, PoolError, failed};
+use crate::durable;
 
 /// `Documentation/admin-guide/sysctl/kernel.rst`, `random`: another one after each start.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -22,7 +20,7 @@ pub(super) fn this_boot() -> Option<String> {
 }
 
 impl Pool {
-    /// Makes what is missing again, once a boot. The lock is held.
+    /// Forgets what is worth nothing, once a boot. The lock is held.
     pub(super) fn recover(&self) -> Result<(), PoolError> {
         let Some(boot) = &self.boot else {
             return Ok(());
@@ -32,31 +30,9 @@ impl Pool {
             return Ok(());
         }
         self.forget_indexes()?;
-        let listed = self.records.list().map_err(|error| match error {
-            RecordError::Io {
-                action,
-                path,
-                source,
-            } => PoolError::Io {
-                action,
-                path,
-                source,
-            },
-            RecordError::Damaged(damaged) => failed(
-                "read",
-                &damaged.path,
-                io::Error::other(damaged.reason.clone()),
-            ),
-        })?;
-        // A record that can't be read reserves nothing; `weft ipam check` shows it.
-        for record in listed.into_iter().flatten() {
-            if self.directory == record.data_dir.join(record.network.as_str()) {
-                self.restore(&record)?;
-            }
-        }
         self.remove_nameless()?;
         let temporary = self.directory.join(".boot_id");
-        durable::replace(&path, &temporary, boot.as_bytes(), Durability::Process)
+        durable::replace(&path, &temporary, boot.as_bytes())
             .map_err(|source| failed("write", &path, source))
     }
 
@@ -74,8 +50,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Removes reservations that lost their content and that no record names: their owners are
-    /// gone, and no DEL could tell that they were its.
+    /// Removes reservations without content: their ADDs had not answered, and no DEL could tell
+    /// that they were its.
     fn remove_nameless(&self) -> Result<(), PoolError> {
         for address in self.taken()? {
             // One that can't be read is somebody's.
@@ -83,28 +59,6 @@ impl Pool {
                 let path = self.path(address);
                 fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
             }
-        }
-        Ok(())
-    }
-
-    fn restore(&self, record: &Attachment) -> Result<(), PoolError> {
-        let mut content = None;
-        for address in &record.addresses {
-            match self.reservation(*address) {
-                // Somebody has it: the name decides, and does so if it can't be read.
-                Ok(Some(text)) if !text.is_empty() => continue,
-                Err(_) => continue,
-                Ok(Some(_)) => {
-                    let path = self.path(*address);
-                    fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
-                }
-                Ok(None) => {}
-            }
-            let content = match &content {
-                Some(content) => content,
-                None => content.insert(Content::write(&self.directory, &record.key)?),
-            };
-            self.link(content, *address)?;
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! Giving addresses back.
 
-use std::fs::File;
 use std::net::IpAddr;
 
 use weft_proto::cni::AttachmentKey;
 
+use super::lock::Lock;
 use super::{Held, Pool, PoolError};
 
 /// What an owner is about to give back. Until it is dropped nobody is given an address of the
@@ -15,7 +15,7 @@ pub struct Release<'a> {
     addresses: Vec<IpAddr>,
     held: Vec<IpAddr>,
     /// None: there is no pool yet, and nothing in it.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl Release<'_> {
@@ -50,9 +50,6 @@ impl Pool {
             true => Some(self.lock()?),
             false => None,
         };
-        if lock.is_some() && matches!(held, Held::Unknown) {
-            self.sweep_owner(owner)?;
-        }
         let holds = self.held(owner, held)?;
         let addresses = match held {
             Held::Nothing | Held::Unknown => holds.clone(),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::QueuePlace;
 use super::{PoolError, failed};
-use crate::durable::{self, Durability};
+use crate::durable;
 
 /// Bytes; a longer file is cut to [`KEPT`]. An IPv6 address and its newline have at most 40,
 /// an IPv4 address 16: an index's set of 65,534 fits.
@@ -181,8 +181,7 @@ pub(super) fn append(directory: &Path, address: IpAddr) -> Result<(), PoolError>
 
 fn replace(path: &Path, content: &[u8]) -> Result<(), PoolError> {
     let temporary = path.with_file_name(".released_ip");
-    durable::replace(path, &temporary, content, Durability::Process)
-        .map_err(|source| failed("write", path, source))
+    durable::replace(path, &temporary, content).map_err(|source| failed("write", path, source))
 }
 
 fn path(directory: &Path, ipv4: bool) -> PathBuf {

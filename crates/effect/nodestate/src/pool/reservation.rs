@@ -1,13 +1,13 @@
 //! A reservation's file, as host-local writes it.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use weft_proto::cni::{AttachmentKey, ContainerId, InterfaceName};
 
-use super::{PoolError, failed};
-use crate::durable::{self, Durability};
+use crate::durable;
 
 /// What host-local writes between container and interface.
 const SEPARATOR: &str = "\r\n";
@@ -21,35 +21,33 @@ pub struct Reservation {
     pub owner: Result<AttachmentKey, String>,
 }
 
-/// The file reservations are links to; its own name goes when this is dropped.
+/// What an owner's reservations say. They are one file.
 pub(super) struct Content {
-    pub(super) path: PathBuf,
+    text: String,
+    first: Option<PathBuf>,
 }
 
 impl Content {
-    pub(super) fn write(directory: &Path, owner: &AttachmentKey) -> Result<Self, PoolError> {
-        let name = format!("{}.{}", owner.container, owner.interface);
-        Self::named(directory, &name, &owner_text(owner))
+    pub(super) fn of(owner: &AttachmentKey) -> Self {
+        Self::of_text(owner_text(owner))
     }
 
     /// A reservation as another wrote it.
-    pub(super) fn of_text(directory: &Path, text: &str) -> Result<Self, PoolError> {
-        Self::named(directory, "adopted", text)
+    pub(super) fn of_text(text: String) -> Self {
+        Self { text, first: None }
     }
 
-    fn named(directory: &Path, name: &str, text: &str) -> Result<Self, PoolError> {
-        let process = std::process::id();
-        let path = directory.join(format!(".{process}.{name}"));
-        durable::write_new(&path, text.as_bytes(), Durability::Process)
-            .map_err(|source| failed("write", &path, source))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Content {
-    fn drop(&mut self) {
-        // A name left behind has a dot in front and reserves nothing.
-        let _ = fs::remove_file(&self.path);
+    /// Makes a reservation at a path that does not exist. Whoever has the lock may find it empty
+    /// if the writer died.
+    pub(super) fn put(&mut self, path: &Path) -> io::Result<()> {
+        match &self.first {
+            Some(first) => fs::hard_link(first, path),
+            None => {
+                durable::create(path, self.text.as_bytes())?;
+                self.first = Some(path.to_owned());
+                Ok(())
+            }
+        }
     }
 }
 

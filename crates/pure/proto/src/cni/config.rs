@@ -20,7 +20,7 @@ use super::{
 /// Where host-local keeps its reservations, and so do we (`ipam.dataDir`).
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 /// Where attachment records are kept, in `attachments` (`stateDir`).
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/weft";
+pub const DEFAULT_STATE_DIR: &str = "/run/weft";
 /// Bytes; Ethernet's, for a configuration that says nothing.
 pub const DEFAULT_MTU: u32 = 1500;
 
