@@ -1,6 +1,7 @@
 //! The CNI plugin beside Debian's chain of plugins, and beside the kernel alone.
 
-pub(crate) mod crowd;
+pub(crate) mod bare;
+mod crowd;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_netlab::link::Network;
 use weft_netlab::{Namespace, link, process};
 use weft_sys::namespace::{Kind, enter_thread};
 
@@ -245,26 +245,6 @@ fn give(child: &mut Child, config: &Value, previous: &Value) -> anyhow::Result<(
     Ok(input.write_all(config.to_string().as_bytes())?)
 }
 
-/// The kernel's own part: links made as the plugin makes them, and their deletion timed.
-fn kernel(node: &Namespace, pods: &[Namespace]) -> anyhow::Result<(Samples, Samples)> {
-    let (mut adds, mut dels) = (Samples::default(), Samples::default());
-    let mut network = Network::of(node)?;
-    let name = |number: usize| format!("bare{number}");
-    for (number, pod) in pods.iter().enumerate() {
-        let started = Instant::now();
-        network.veth(&name(number), "eth0", pod.as_fd())?;
-        adds.push_time(started.elapsed());
-        link::up(pod, "eth0")?;
-    }
-    for number in 0..pods.len() {
-        wait_some_of_a_tick(number);
-        let started = Instant::now();
-        network.delete(&name(number))?;
-        dels.push_time(started.elapsed());
-    }
-    Ok((adds, dels))
-}
-
 pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow::Result<()> {
     report.section("CNI (one process for each call; IPv4; pods in batches of 10)");
     let state = State::new()?;
@@ -295,12 +275,13 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
     );
     // The first pod of the peer makes its bridge, which is not what is compared.
     let _bridge = (theirs.batch(&pods[..1])?, ours.batch(&pods[..1])?);
-    let mut sides: [[(Samples, Samples); 2]; 3] = Default::default();
+    let mut sides: [[(Samples, Samples); 2]; 4] = Default::default();
     for _ in 0..pairs {
         let measured = [
             ours.batch(&pods)?,
             theirs.batch(&pods)?,
-            kernel(&ours.namespace, &pods)?,
+            bare::links(&ours.namespace, &pods)?,
+            bare::processes(&ours.namespace, &pods)?,
         ];
         for (side, (adds, dels)) in sides.iter_mut().zip(measured) {
             for ((medians, all), batch) in side.iter_mut().zip([adds, dels]) {
@@ -311,12 +292,16 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
     }
     crowd::start(&ours, &theirs, report)?;
     crowd::taken(weft, &pods, pairs, report)?;
-    let [ours, theirs, kernel] = &sides;
+    let [ours, theirs, links, processes] = &sides;
     for (place, verb) in ["ADD", "DEL"].into_iter().enumerate() {
         let both =
             |side: &'_ [(Samples, Samples); 2]| (side[place].0.clone(), side[place].1.clone());
         let (our_medians, our_all) = both(ours);
-        for (peer, side) in [(PEER, theirs), ("the kernel's link alone", kernel)] {
+        for (peer, side) in [
+            (PEER, theirs),
+            ("the kernel's link alone", links),
+            ("processes that do only that", processes),
+        ] {
             let (medians, all) = both(side);
             report.compare(
                 verb,

@@ -120,7 +120,7 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    let done = cni::crowd::bare_link().unwrap_or_else(|| measure(&Args::parse()));
+    let done = cni::bare::work().unwrap_or_else(|| measure(&Args::parse()));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

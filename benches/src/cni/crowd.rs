@@ -2,9 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,7 +10,7 @@ use serde_json::json;
 use weft_netlab::Namespace;
 use weft_netlab::link::Network;
 
-use super::{Node, PEER, State, pod_path};
+use super::{Node, PEER, State, bare};
 use crate::report::{Report, Samples, Unit};
 
 /// Pods that start at once.
@@ -72,35 +70,12 @@ fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Sam
     })?
 }
 
-/// In the environment of a process that only makes a link: its name, and the other end's
-/// namespace.
-const BARE: [&str; 2] = ["WEFT_BENCH_LINK", "WEFT_BENCH_NAMESPACE"];
-
-/// Whether this is such a process, and what came of it.
-pub(crate) fn bare_link() -> Option<anyhow::Result<()>> {
-    let [name, namespace] = BARE.map(std::env::var);
-    let (name, namespace) = (name.ok()?, namespace.ok()?);
-    let make = || {
-        let pod = fs::File::open(namespace)?;
-        Network::here("node")?.veth(&name, "eth0", pod.as_fd())?;
-        Ok(())
-    };
-    Some(make())
-}
-
 /// The kernel's own part, as [`at_once`]: as many processes, each of which makes a link.
 fn links_at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
-    let program = std::env::current_exe()?;
     let name = |number: usize| format!("bare{number}");
     let (total, each, _) = together(pods, |number, pod| {
-        let path = pod_path(pod);
         node.enter()?;
-        let made = Command::new(&program)
-            .env_clear()
-            .envs(BARE.into_iter().zip([name(number), path]))
-            .output()?;
-        anyhow::ensure!(made.status.success(), "{made:?}");
-        Ok(())
+        bare::make(&name(number), pod)
     })?;
     let mut network = Network::of(&node.namespace)?;
     for number in 0..pods.len() {
