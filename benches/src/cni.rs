@@ -276,15 +276,17 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
     // The first pod of the peer makes its bridge, which is not what is compared.
     let _bridge = (theirs.batch(&pods[..1])?, ours.batch(&pods[..1])?);
     let mut sides: [[(Samples, Samples); 2]; 4] = Default::default();
-    for _ in 0..pairs {
-        let measured = [
-            ours.batch(&pods)?,
-            theirs.batch(&pods)?,
-            bare::links(&ours.namespace, &pods)?,
-            bare::processes(&ours.namespace, &pods)?,
-        ];
-        for (side, (adds, dels)) in sides.iter_mut().zip(measured) {
-            for ((medians, all), batch) in side.iter_mut().zip([adds, dels]) {
+    for pair in 0..pairs {
+        // What one leaves to be done behind its back, another would find: they take turns.
+        for turn in 0..sides.len() {
+            let number = (pair + turn) % sides.len();
+            let (adds, dels) = match number {
+                0 => ours.batch(&pods)?,
+                1 => theirs.batch(&pods)?,
+                2 => bare::links(&ours.namespace, &pods)?,
+                _ => bare::processes(&ours.namespace, &pods)?,
+            };
+            for ((medians, all), batch) in sides[number].iter_mut().zip([adds, dels]) {
                 medians.push(batch.median());
                 all.extend(&batch);
             }
