@@ -18,15 +18,20 @@ impl Sum {
                 *lane += u64::from(u32::from_ne_bytes(*word));
             }
         }
-        let (words, end) = rest.as_chunks::<2>();
-        let mut sum = lanes.into_iter().fold(self.0, add);
+        // No memory has the 2^34 bytes that would overflow it.
+        let mut sum: u64 = lanes.into_iter().sum();
+        let (words, end) = rest.as_chunks::<4>();
         for word in words {
-            sum = add(sum, u64::from(u16::from_ne_bytes(*word)));
+            sum += u64::from(u32::from_ne_bytes(*word));
         }
-        if let [last] = end {
-            sum = add(sum, u64::from(u16::from_ne_bytes([*last, 0])));
-        }
-        Self(sum)
+        let last = match *end {
+            [a, b, c] => [a, b, c, 0],
+            [a, b] => [a, b, 0, 0],
+            [a] => [a, 0, 0, 0],
+            _ => [0; 4],
+        };
+        sum += u64::from(u32::from_ne_bytes(last));
+        Self(add(self.0, sum))
     }
 
     /// The sum and a number as the network writes it.
