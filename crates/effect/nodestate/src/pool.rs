@@ -178,16 +178,17 @@ impl Pool {
         self.recover()?;
         let held = self.held(owner, held)?;
         lock.begin(owner, self.boot.as_deref())?;
-        let mut new = Vec::new();
+        let mut content = Content::of(owner);
         let done = self
-            .choose(owner, ipam, &held, &mut new)
+            .choose(ipam, &held, &mut content)
             .and_then(|addresses| Ok((record(&addresses)?, addresses)));
         let (recorded, addresses) = match done {
             Ok(done) => done,
             Err(error) => {
                 // The first error is the one to report. What can't be undone is by whoever has
                 // the lock next.
-                if new.into_iter().all(|address| self.forget(address).is_ok()) {
+                let mut new = content.reserved.into_iter();
+                if new.all(|address| self.forget(address).is_ok()) {
                     let _ = lock.finish();
                 }
                 return Err(error);
@@ -218,15 +219,13 @@ impl Pool {
             .map_err(|source| failed("sync", &self.directory, source))
     }
 
-    /// One address of every set; those that were taken for it are `new`.
+    /// One address of every set.
     fn choose(
         &self,
-        owner: &AttachmentKey,
         ipam: &Ipam,
         held: &[IpAddr],
-        new: &mut Vec<IpAddr>,
+        content: &mut Content,
     ) -> Result<Vec<IpAddr>, PoolError> {
-        let mut content = Content::of(owner);
         let mut addresses = Vec::with_capacity(ipam.sets.len());
         for (number, set) in ipam.sets.iter().enumerate() {
             let asked = ipam.asked.iter().copied().find(|one| set.contains(*one));
@@ -234,18 +233,11 @@ impl Pool {
                 Some(asked) => *address == asked,
                 None => set.contains(*address) && !ipam.reserved.contains(address),
             });
-            let address = match (kept, asked) {
+            addresses.push(match (kept, asked) {
                 (Some(address), _) => address,
-                (None, asked) => {
-                    let taken = match asked {
-                        Some(asked) => self.take_asked(asked, &mut content)?,
-                        None => self.take(number, set, &ipam.reserved, &mut content)?,
-                    };
-                    new.push(taken);
-                    taken
-                }
-            };
-            addresses.push(address);
+                (None, Some(asked)) => self.take_asked(asked, content)?,
+                (None, None) => self.take(number, set, &ipam.reserved, content)?,
+            });
         }
         Ok(addresses)
     }
@@ -408,11 +400,20 @@ impl Pool {
         Ok(None)
     }
 
-    /// Makes the reservation; `false` if there is one. The lock is held.
+    /// Makes the reservation; `false` if there is one. The lock is held, and whoever has it next
+    /// finds the file empty if this process dies before it has written.
     fn reserve_as(&self, content: &mut Content, address: IpAddr) -> Result<bool, PoolError> {
         let path = self.path(address);
-        match content.put(&path) {
-            Ok(()) => Ok(true),
+        // An owner's reservations are one file.
+        let made = match content.reserved.first() {
+            Some(first) => fs::hard_link(self.path(*first), &path),
+            None => durable::create(&path, content.text.as_bytes()),
+        };
+        match made {
+            Ok(()) => {
+                content.reserved.push(address);
+                Ok(true)
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(source) => Err(failed("create", &path, source)),
         }

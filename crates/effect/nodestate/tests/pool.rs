@@ -449,6 +449,13 @@ fn what_can_not_be_recorded_is_not_taken() {
         assert_eq!(tried.len(), 2);
         assert_eq!(owners(&pool), ["10.0.0.1 a/eth0"]);
     }
+    // So is what something fails for after it was reserved.
+    let hint = pool.directory().join("last_reserved_ip.1");
+    fs::remove_file(&hint).unwrap();
+    fs::create_dir(&hint).unwrap();
+    allocate(&pool, &key("b"), &wide, Held::Nothing).unwrap_err();
+    assert_eq!(owners(&pool), ["10.0.0.1 a/eth0"]);
+    fs::remove_dir(&hint).unwrap();
     fs::remove_file(root.path().join("state")).unwrap();
     let whole = allocate(&pool, &key("a"), &wide, Held::These(&given)).unwrap();
     assert_eq!(whole[0], given[0]);

@@ -1,13 +1,8 @@
 //! A reservation's file, as host-local writes it.
 
-use std::fs;
-use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
 use weft_proto::cni::{AttachmentKey, ContainerId, InterfaceName};
-
-use crate::durable;
 
 /// What host-local writes between container and interface.
 const SEPARATOR: &str = "\r\n";
@@ -21,10 +16,10 @@ pub struct Reservation {
     pub owner: Result<AttachmentKey, String>,
 }
 
-/// What an owner's reservations say. They are one file.
+/// What an owner's reservations say, and those that were made with it.
 pub(super) struct Content {
-    text: String,
-    first: Option<PathBuf>,
+    pub(super) text: String,
+    pub(super) reserved: Vec<IpAddr>,
 }
 
 impl Content {
@@ -34,19 +29,9 @@ impl Content {
 
     /// A reservation as another wrote it.
     pub(super) fn of_text(text: String) -> Self {
-        Self { text, first: None }
-    }
-
-    /// Makes a reservation at a path that does not exist. Whoever has the lock may find it empty
-    /// if the writer died.
-    pub(super) fn put(&mut self, path: &Path) -> io::Result<()> {
-        match &self.first {
-            Some(first) => fs::hard_link(first, path),
-            None => {
-                durable::create(path, self.text.as_bytes())?;
-                self.first = Some(path.to_owned());
-                Ok(())
-            }
+        Self {
+            text,
+            reserved: Vec::new(),
         }
     }
 }
