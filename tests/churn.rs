@@ -23,7 +23,7 @@ echo "mounts $(wc -l </proc/1/mountinfo)"
 ip -br link | sed 's/^/link /;s/  *$//'
 ip route | sed 's/^/route /'
 ls /var/lib/cni/networks/weft | grep -v last_reserved | sed 's/^/address /'
-ls /var/lib/weft/attachments | sed 's/^/attachment /'
+ls /run/weft/attachments | sed 's/^/attachment /'
 ls /run/netns 2>/dev/null | sed 's/^/namespace /'
 ls /var/lib/kubelet/pods 2>/dev/null | sed 's/^/volumes /'
 "#;

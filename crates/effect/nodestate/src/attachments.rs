@@ -21,6 +21,8 @@ use crate::durable;
 /// The layout of the file; a record of another one is not guessed at.
 const FORMAT: u32 = 1;
 const SUFFIX: &str = ".json";
+/// `Documentation/admin-guide/sysctl/kernel.rst`, `random`: another one each time it is read.
+const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 /// No record is written that is longer; a longer file is not ours.
 const LONGEST_RECORD: u64 = 64 * 1024;
 
@@ -193,6 +195,34 @@ impl Attachments {
             .join(format!(".{}.{name}", std::process::id()));
         durable::replace(&path, &temporary, &text)
             .map_err(|source| failed("write it", &path, source))
+    }
+
+    /// Tells these records from those that were here before them: it ends with the directory,
+    /// which in `/run` ends with the boot. Makes it if there is none.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub(crate) fn life(&self) -> Result<String, RecordError> {
+        let path = self.directory.join("life");
+        let temporary = self.directory.join(format!(".{}.life", std::process::id()));
+        match fs::read_to_string(&path) {
+            Ok(life) => return Ok(life),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed("read it", &path, source)),
+        }
+        // Another may do the same: the first name stands, and has its content.
+        let make = || {
+            durable::create_directory(&self.directory)?;
+            durable::write_new(&temporary, &fs::read(RANDOM)?)?;
+            let named = match fs::hard_link(&temporary, &path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                named => named,
+            };
+            fs::remove_file(&temporary)?;
+            named?;
+            fs::read_to_string(&path)
+        };
+        make().map_err(|source| failed("make it", &path, source))
     }
 
     /// Removes a record. Returns whether there was one.

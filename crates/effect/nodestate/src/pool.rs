@@ -5,7 +5,7 @@
 //! last; and `lock`. A node can move between host-local and this pool with pods
 //! running. Ours beside them are `released_ip.4` and `released_ip.6`: the addresses that
 //! came back, oldest first, so that they are given out again in that order; `index.N`, what
-//! of a set is spent; and `boot_id`.
+//! of a set is spent; `boot_id`; and `earlier`, who had which when that was written.
 //!
 //! Whoever has the lock finds a record of every reservation of ours: it is held from when an
 //! address is taken until the record names it, and `lock` says meanwhile whose it will be.
@@ -175,9 +175,12 @@ impl Pool {
         durable::create_directory(&self.directory)
             .map_err(|source| failed("create", &self.directory, source))?;
         let mut lock = self.lock()?;
-        self.recover()?;
-        let held = self.held(owner, held)?;
-        lock.begin(owner, self.boot.as_deref())?;
+        self.recover(&lock)?;
+        let held = match held {
+            Held::Nothing => self.held(owner, Held::These(&self.earlier(owner)?))?,
+            Held::These(_) | Held::Unknown => self.held(owner, held)?,
+        };
+        lock.begin(owner)?;
         let mut content = Content::of(owner);
         let done = self
             .choose(ipam, &held, &mut content)
@@ -588,7 +591,13 @@ impl Pool {
         }
         let _lock = self.lock()?;
         // Written by whoever has the lock, and nobody else does.
-        for name in [".released_ip", ".boot_id", ".index.0", ".index.1"] {
+        for name in [
+            ".released_ip",
+            ".boot_id",
+            ".earlier",
+            ".index.0",
+            ".index.1",
+        ] {
             let _ = fs::remove_file(self.directory.join(name));
         }
         durable::sweep(&self.directory).map_err(|source| failed("list", &self.directory, source))

@@ -365,9 +365,19 @@ fn after_a_start_of_the_machine_only_names_with_content_count() {
             "fd00::4 d/eth0",
         ]
     );
+    // Who is started again keeps what is still its own, for as long as there is no record.
+    fs::remove_file(directory.join("fd00::3")).unwrap();
+    fs::write(directory.join("fd00::3"), "other\r\neth0").unwrap();
+    let again = allocate(&after, &key("c"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(again, [ip("10.0.0.3"), ip("fd00::5")]);
+    let others = records(&root.path().join("others"));
+    let network = NetworkName::try_from("weft").unwrap();
+    let wiped = Pool::under(root.path(), &network, &others).in_boot("two");
+    let again = allocate(&wiped, &key("d"), &ipam, Held::Nothing).unwrap();
+    assert_eq!(again, given);
     // Once a start is enough.
     fs::write(directory.join("10.0.0.6"), "").unwrap();
-    allocate(&after, &key("e"), &ipam, Held::Nothing).unwrap();
+    allocate(&wiped, &key("e"), &ipam, Held::Nothing).unwrap();
     assert!(directory.join("10.0.0.6").exists());
 }
 
@@ -390,7 +400,11 @@ fn what_an_allocation_left_that_died_is_taken_back() {
     let lock = || fs::read_to_string(directory.join("lock")).unwrap();
     assert!(lock().starts_with('\n'), "{:?}", lock());
     // Died before its record, and before a reservation had its content.
-    fs::write(directory.join("lock"), "b/eth0 one\n").unwrap();
+    let life = fs::read_to_string(records(root.path()).directory().join("life")).unwrap();
+    let died = |owner: &str, boot: &str| {
+        fs::write(directory.join("lock"), format!("{owner} {boot} {life}")).unwrap();
+    };
+    died("b/eth0", "one");
     fs::write(directory.join("10.0.0.9"), "").unwrap();
     allocate(&pool, &key("c"), &ipam, Held::Nothing).unwrap();
     assert_eq!(
@@ -406,7 +420,7 @@ fn what_an_allocation_left_that_died_is_taken_back() {
     // Died after its record; while it was about to have others instead; and an owner's DEL.
     fs::write(directory.join("10.0.0.12"), "a\r\neth0").unwrap();
     for verb in ["ADD", "DEL"] {
-        fs::write(directory.join("lock"), "a/eth0 one\n").unwrap();
+        died("a/eth0", "one");
         match verb {
             "ADD" => drop(allocate(&pool, &key("c"), &ipam, Held::Unknown).unwrap()),
             _ => drop(pool.release(&key("none"), Held::Nothing).unwrap()),
@@ -423,7 +437,7 @@ fn what_an_allocation_left_that_died_is_taken_back() {
     }
     // Of a boot before this one: the record is gone, and the address is on disk.
     records(root.path()).remove(&key("a")).unwrap();
-    fs::write(directory.join("lock"), "a/eth0 none\n").unwrap();
+    died("a/eth0", "none");
     allocate(&pool, &key("c"), &ipam, Held::Unknown).unwrap();
     assert_eq!(owners(&pool).len(), 4);
 }
@@ -437,7 +451,13 @@ fn what_can_not_be_recorded_is_not_taken() {
         ipam(&[&["10.0.0.0/28"], &["fd00::/64"]]),
     );
     let given = allocate(&pool, &key("a"), &narrow, Held::Nothing).unwrap();
-    fs::write(root.path().join("state"), "no directory").unwrap();
+    let names = ["a", "b"].map(|owner| {
+        let name = format!("{owner}-eth0.json");
+        records(root.path()).directory().join(name)
+    });
+    for name in &names {
+        fs::create_dir(name).unwrap();
+    }
     for (owner, held) in [("a", Held::These(&given)), ("b", Held::Nothing)] {
         let mut tried = Vec::new();
         let error = pool.allocate(&key(owner), &wide, held, |addresses| {
@@ -456,7 +476,9 @@ fn what_can_not_be_recorded_is_not_taken() {
     allocate(&pool, &key("b"), &wide, Held::Nothing).unwrap_err();
     assert_eq!(owners(&pool), ["10.0.0.1 a/eth0"]);
     fs::remove_dir(&hint).unwrap();
-    fs::remove_file(root.path().join("state")).unwrap();
+    for name in &names {
+        fs::remove_dir(name).unwrap();
+    }
     let whole = allocate(&pool, &key("a"), &wide, Held::These(&given)).unwrap();
     assert_eq!(whole[0], given[0]);
 }

@@ -169,9 +169,15 @@ impl Node {
     /// As if an ADD had died between its address and its record.
     pub(crate) fn dies_without_record(&self, container: &str) {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let life = self.root.path().join("state/attachments/life");
+        let life = fs::read_to_string(life).unwrap();
         // A record that was there before says as much.
         let _ = fs::remove_file(self.record(container));
-        fs::write(self.pool().join("lock"), format!("{container}/eth0 {boot}")).unwrap();
+        fs::write(
+            self.pool().join("lock"),
+            format!("{container}/eth0 {} {life}", boot.trim()),
+        )
+        .unwrap();
     }
 
     /// Addresses with a reservation.
@@ -248,7 +254,11 @@ impl Node {
         }
         assert_eq!(self.reserved(), [] as [IpAddr; 0]);
         let records = self.root.path().join("state/attachments");
-        let left = fs::read_dir(records).map_or(0, |entries| entries.count());
+        let left = fs::read_dir(records).map_or(0, |entries| {
+            entries
+                .filter(|entry| entry.as_ref().unwrap().file_name() != "life")
+                .count()
+        });
         assert_eq!(left, 0);
         let temporary = fs::read_dir(self.pool()).map_or(0, |entries| {
             entries

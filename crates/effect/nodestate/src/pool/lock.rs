@@ -1,8 +1,8 @@
 //! The pool's lock, as host-local has it, and what it remembers of its holder.
 //!
 //! While an address is taken and its owner's record does not name it yet, the file's first line
-//! names the owner, and the boot in which that holds: records end with it. Written in place:
-//! making a file costs more than all the rest.
+//! names the owner, and the life of the records in which that holds. Written in place: making a
+//! file costs more than all the rest.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -15,13 +15,15 @@ use weft_proto::cni::{AttachmentKey, ContainerId, InterfaceName};
 use super::{Pool, PoolError, failed, parse_owner};
 
 /// The name of a record's file has container and interface in it, and no name is longer than 255
-/// (NAME_MAX); a boot's is one of 36.
-const LONGEST_LINE: usize = 255 + 1 + 36;
+/// (NAME_MAX); a boot and the records' life have 36 each.
+const LONGEST_LINE: usize = 255 + 1 + 36 + 1 + 36;
 
 /// Held until dropped; other processes and host-local wait.
 pub(super) struct Lock {
     file: File,
     path: PathBuf,
+    /// What tells this life of the node from those before it; `None` if the machine does not say.
+    pub(super) life: Option<String>,
 }
 
 impl std::fmt::Debug for Lock {
@@ -32,13 +34,9 @@ impl std::fmt::Debug for Lock {
 
 impl Lock {
     /// Remembers who is about to have addresses that no record names.
-    pub(super) fn begin(
-        &mut self,
-        owner: &AttachmentKey,
-        boot: Option<&str>,
-    ) -> Result<(), PoolError> {
-        match boot {
-            Some(boot) => self.write(&format!("{owner} {boot}")),
+    pub(super) fn begin(&mut self, owner: &AttachmentKey) -> Result<(), PoolError> {
+        match &self.life {
+            Some(life) => self.write(&format!("{owner} {life}")),
             // What can't be told from what a power cut left is not put right.
             None => Ok(()),
         }
@@ -55,22 +53,23 @@ impl Lock {
             .map_err(|source| failed("write", &self.path, source))
     }
 
-    /// Who began in this boot and did not finish.
-    fn begun(&self, boot: Option<&str>) -> Result<Option<AttachmentKey>, PoolError> {
+    /// Who began in this life and did not finish.
+    fn begun(&self) -> Result<Option<AttachmentKey>, PoolError> {
         let mut text = [0; LONGEST_LINE + 1];
         let length = self
             .file
             .read_at(&mut text, 0)
             .map_err(|source| failed("read", &self.path, source))?;
-        Ok(boot.and_then(|boot| parse(&text[..length], boot)))
+        let life = self.life.as_deref();
+        Ok(life.and_then(|life| parse(&text[..length], life)))
     }
 }
 
 /// A power cut may leave anything: what is no owner is none.
-fn parse(text: &[u8], boot: &str) -> Option<AttachmentKey> {
+fn parse(text: &[u8], life: &str) -> Option<AttachmentKey> {
     let (line, _) = std::str::from_utf8(text).ok()?.split_once('\n')?;
-    let (owner, of_boot) = line.split_once(' ')?;
-    let (container, interface) = owner.split_once('/').filter(|_| of_boot == boot)?;
+    let (owner, of_life) = line.split_once(' ')?;
+    let (container, interface) = owner.split_once('/').filter(|_| of_life == life)?;
     Some(AttachmentKey {
         container: ContainerId::try_from(container).ok()?,
         interface: InterfaceName::try_from(interface).ok()?,
@@ -95,8 +94,9 @@ impl Pool {
                 Err(errno) => return Err(failed("lock", &path, errno.into())),
             }
         }
-        let mut lock = Lock { file, path };
-        if let Some(owner) = lock.begun(self.boot.as_deref())? {
+        let life = self.life()?;
+        let mut lock = Lock { file, path, life };
+        if let Some(owner) = lock.begun()? {
             self.take_back(&owner)?;
             lock.finish()?;
         }

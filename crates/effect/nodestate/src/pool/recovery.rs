@@ -1,15 +1,24 @@
-//! Reservations after a power cut.
+//! Reservations after a power cut, and whenever the records are gone.
 //!
 //! A reservation is synced before its ADD answers; one whose ADD had not may have a name without
 //! content, and what follows from the names is not synced at all. So the first to take an address
 //! after the machine was started forgets that. No pod has lived through it; but a runtime may
-//! start its pods again with their addresses, and a DEL that comes late must not free what is
+//! start its pods again, which keep the addresses that they had: who had which is written down
+//! once, for there are no records that could tell. And a DEL that comes late must not free what is
 //! another's by then: what names an owner stays.
 
 use std::fs;
+use std::io;
+use std::net::IpAddr;
 
-use super::{Pool, PoolError, failed};
+use weft_proto::cni::AttachmentKey;
+
+use super::lock::Lock;
+use super::{Pool, PoolError, Reservation, failed};
 use crate::durable;
+
+/// The file of who had which address before the records began.
+const EARLIER: &str = "earlier";
 
 /// `Documentation/admin-guide/sysctl/kernel.rst`, `random`: another one after each start.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -20,20 +29,60 @@ pub(super) fn this_boot() -> Option<String> {
 }
 
 impl Pool {
-    /// Forgets what is worth nothing, once a boot. The lock is held.
-    pub(super) fn recover(&self) -> Result<(), PoolError> {
+    /// What tells this boot of the machine, and this life of the records, from those before.
+    pub(super) fn life(&self) -> Result<Option<String>, PoolError> {
         let Some(boot) = &self.boot else {
+            return Ok(None);
+        };
+        let records = self.records.life()?;
+        Ok(Some(format!("{boot} {}", records.trim())))
+    }
+
+    /// Forgets what is worth nothing, once a life. The lock is held.
+    pub(super) fn recover(&self, lock: &Lock) -> Result<(), PoolError> {
+        let Some(life) = &lock.life else {
             return Ok(());
         };
         let path = self.directory.join("boot_id");
-        if fs::read(&path).is_ok_and(|before| before == boot.as_bytes()) {
+        if fs::read(&path).is_ok_and(|before| before == life.as_bytes()) {
             return Ok(());
         }
         self.forget_indexes()?;
         self.remove_nameless()?;
+        self.remember_earlier()?;
         let temporary = self.directory.join(".boot_id");
-        durable::replace(&path, &temporary, boot.as_bytes())
+        durable::replace(&path, &temporary, life.as_bytes())
             .map_err(|source| failed("write", &path, source))
+    }
+
+    /// Writes down who has which address.
+    fn remember_earlier(&self) -> Result<(), PoolError> {
+        let mut text = String::new();
+        for Reservation { address, owner } in self.list()? {
+            if let Ok(owner) = owner {
+                text.push_str(&format!("{owner} {address}\n"));
+            }
+        }
+        let path = self.directory.join(EARLIER);
+        if text.is_empty() && !path.exists() {
+            return Ok(());
+        }
+        durable::replace(&path, &self.directory.join(".earlier"), text.as_bytes())
+            .map_err(|source| failed("write", &path, source))
+    }
+
+    /// What an owner without a record had when the records began; others may have it by now.
+    pub(super) fn earlier(&self, owner: &AttachmentKey) -> Result<Vec<IpAddr>, PoolError> {
+        let path = self.directory.join(EARLIER);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|source| failed("read", &path, source))?,
+        };
+        let owner = format!("{owner} ");
+        Ok(text
+            .lines()
+            .filter_map(|line| line.strip_prefix(&owner)?.parse().ok())
+            .collect())
     }
 
     /// An index that was being written may hold anything.
