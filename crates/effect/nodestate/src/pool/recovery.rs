@@ -7,18 +7,23 @@
 //! once, for there are no records that could tell. And a DEL that comes late must not free what is
 //! another's by then: what names an owner stays.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 
 use weft_proto::cni::AttachmentKey;
 
 use super::lock::Lock;
 use super::{Pool, PoolError, Reservation, failed};
-use crate::durable;
+use crate::{digest, durable};
 
 /// The file of who had which address before the records began.
+///
+/// Lines of one length, sorted: part of the owner's digest, and the address. Owners may share a
+/// digest's part; the reservation says whose it is.
 const EARLIER: &str = "earlier";
+const LINE: usize = 16 + 1 + 39 + 1;
 
 /// `Documentation/admin-guide/sysctl/kernel.rst`, `random`: another one after each start.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -26,6 +31,39 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(super) fn this_boot() -> Option<String> {
     let text = fs::read_to_string(BOOT_ID).ok()?;
     Some(text.trim().to_owned())
+}
+
+fn tag(owner: &AttachmentKey) -> String {
+    let digest = digest(owner);
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The addresses behind a tag, among 65,000 lines as quickly as among few.
+fn look_up(file: &File, tag: &str) -> io::Result<Vec<IpAddr>> {
+    let mut line = [0; LINE];
+    let count = file.metadata()?.len() / LINE as u64;
+    let (mut from, mut to) = (0, count);
+    while from < to {
+        let middle = from + (to - from) / 2;
+        file.read_exact_at(&mut line, middle * LINE as u64)?;
+        match line[..tag.len()].cmp(tag.as_bytes()).is_lt() {
+            true => from = middle + 1,
+            false => to = middle,
+        }
+    }
+    let mut found = Vec::new();
+    for number in from..count {
+        file.read_exact_at(&mut line, number * LINE as u64)?;
+        if !line.starts_with(tag.as_bytes()) {
+            break;
+        }
+        let address = std::str::from_utf8(&line[tag.len()..]).ok();
+        found.extend(address.and_then(|text| text.trim().parse::<IpAddr>().ok()));
+    }
+    Ok(found)
 }
 
 impl Pool {
@@ -57,12 +95,15 @@ impl Pool {
 
     /// Writes down who has which address.
     fn remember_earlier(&self) -> Result<(), PoolError> {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for Reservation { address, owner } in self.list()? {
             if let Ok(owner) = owner {
-                text.push_str(&format!("{owner} {address}\n"));
+                // An address has 39 characters at most.
+                lines.push(format!("{} {:<39}\n", tag(&owner), address.to_string()));
             }
         }
+        lines.sort_unstable();
+        let text = lines.concat();
         let path = self.directory.join(EARLIER);
         if text.is_empty() && !path.exists() {
             return Ok(());
@@ -74,15 +115,12 @@ impl Pool {
     /// What an owner without a record had when the records began; others may have it by now.
     pub(super) fn earlier(&self, owner: &AttachmentKey) -> Result<Vec<IpAddr>, PoolError> {
         let path = self.directory.join(EARLIER);
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|source| failed("read", &path, source))?,
-        };
-        let owner = format!("{owner} ");
-        Ok(text
-            .lines()
-            .filter_map(|line| line.strip_prefix(&owner)?.parse().ok())
-            .collect())
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            file => file
+                .and_then(|file| look_up(&file, &tag(owner)))
+                .map_err(|source| failed("read", &path, source)),
+        }
     }
 
     /// An index that was being written may hold anything.
