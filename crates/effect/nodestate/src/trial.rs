@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::durable;
 
-/// Makes the directory if it is missing, and in it a file and a link to it, which is how
+/// Makes the directory if it is missing, and in it a file and a second name for it, as a pod's two
 /// addresses are taken; removes both. What a killed process leaves of them, GC removes.
 ///
 /// # Errors

@@ -407,15 +407,13 @@ fn what_an_allocation_left_that_died_is_taken_back() {
     died("b/eth0", "one");
     fs::write(directory.join("10.0.0.9"), "").unwrap();
     allocate(&pool, &key("c"), &ipam, Held::Nothing).unwrap();
-    assert_eq!(
-        owners(&pool),
-        [
-            "10.0.0.1 a/eth0",
-            "10.0.0.3 c/eth0",
-            "fd00::1 a/eth0",
-            "fd00::3 c/eth0"
-        ]
-    );
+    let whole = [
+        "10.0.0.1 a/eth0",
+        "10.0.0.3 c/eth0",
+        "fd00::1 a/eth0",
+        "fd00::3 c/eth0",
+    ];
+    assert_eq!(owners(&pool), whole);
     assert!(lock().starts_with('\n'), "{:?}", lock());
     // Died after its record; while it was about to have others instead; and an owner's DEL.
     fs::write(directory.join("10.0.0.12"), "a\r\neth0").unwrap();
@@ -425,15 +423,7 @@ fn what_an_allocation_left_that_died_is_taken_back() {
             "ADD" => drop(allocate(&pool, &key("c"), &ipam, Held::Unknown).unwrap()),
             _ => drop(pool.release(&key("none"), Held::Nothing).unwrap()),
         }
-        assert_eq!(
-            owners(&pool),
-            [
-                "10.0.0.1 a/eth0",
-                "10.0.0.3 c/eth0",
-                "fd00::1 a/eth0",
-                "fd00::3 c/eth0"
-            ]
-        );
+        assert_eq!(owners(&pool), whole);
     }
     // Of a boot before this one: the record is gone, and the address is on disk.
     records(root.path()).remove(&key("a")).unwrap();
