@@ -150,3 +150,29 @@ impl Pool {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tag_is_found_among_many_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(EARLIER);
+        let (tag, address) = (
+            |n: u32| format!("{n:016x}"),
+            |n: u32| format!("fd00::{n:x}"),
+        );
+        // Each of the even ones twice: a pod's two addresses.
+        let lines = (0..200).map(|n| format!("{} {:<39}\n", tag(n / 2 * 2), address(n)));
+        fs::write(&path, lines.collect::<String>()).unwrap();
+        let file = File::open(&path).unwrap();
+        let found = |n| look_up(&file, &tag(n)).unwrap();
+        for n in (0..200).step_by(2) {
+            let both = [n, n + 1].map(|n| address(n).parse::<IpAddr>().unwrap());
+            assert_eq!(found(n), both);
+            assert_eq!(found(n + 1), [] as [IpAddr; 0]);
+        }
+        assert_eq!(found(200), [] as [IpAddr; 0]);
+    }
+}
