@@ -6,11 +6,12 @@ mod crowd;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_netlab::{Namespace, link, process};
@@ -245,12 +246,57 @@ fn give(child: &mut Child, config: &Value, previous: &Value) -> anyhow::Result<(
     Ok(input.write_all(config.to_string().as_bytes())?)
 }
 
-pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow::Result<()> {
+/// A part of the section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// One ADD or DEL after another
+    Verbs,
+    /// Many ADDs at once
+    AtOnce,
+    /// A pool that is all but full
+    Taken,
+}
+
+/// All of it, or only these parts.
+pub(crate) fn measure(
+    weft: &Path,
+    pairs: usize,
+    parts: &[Part],
+    report: &mut Report,
+) -> anyhow::Result<()> {
     report.section("CNI (one process for each call; IPv4; pods in batches of 10)");
-    let state = State::new()?;
     let pods = (0..BATCH)
         .map(|number| Namespace::new(&format!("pod-{number}")))
         .collect::<Result<Vec<_>, _>>()?;
+    for part in Part::value_variants() {
+        if parts.is_empty() || parts.contains(part) {
+            match part {
+                Part::Verbs => verbs(weft, &pods, pairs, report)?,
+                Part::AtOnce => crowd::start(weft, &pods, report)?,
+                Part::Taken => crowd::taken(weft, &pods, pairs, report)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Debian's plugins, if they are installed.
+fn peers(report: &mut Report) -> Option<[PathBuf; 2]> {
+    let plugins = ["bridge", "portmap"].map(|name| Path::new(PLUGINS).join(name));
+    let are_there = plugins.iter().all(|plugin| plugin.exists());
+    if !are_there {
+        report.note("no peer: install containernetworking-plugins");
+    }
+    are_there.then_some(plugins)
+}
+
+fn verbs(
+    weft: &Path,
+    pods: &[Namespace],
+    pairs: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let state = State::new()?;
     let ours = Node::weft(weft, &state)?;
     let mut start = Samples::default();
     for _ in 0..50 {
@@ -262,11 +308,9 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
         Unit::Kibibytes,
         ours.peak(&pods[0])?,
     );
-    let [bridge, portmap] = ["bridge", "portmap"].map(|name| Path::new(PLUGINS).join(name));
-    if !bridge.exists() {
-        report.note("no peer: install containernetworking-plugins");
+    let Some([bridge, portmap]) = peers(report) else {
         return Ok(());
-    }
+    };
     let theirs = Node::peer(&bridge, &portmap, &state)?;
     report.value(
         "peak resident memory of bridge in ADD",
@@ -281,10 +325,10 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
         for turn in 0..sides.len() {
             let number = (pair + turn) % sides.len();
             let (adds, dels) = match number {
-                0 => ours.batch(&pods)?,
-                1 => theirs.batch(&pods)?,
-                2 => bare::links(&ours.namespace, &pods)?,
-                _ => bare::processes(&ours.namespace, &pods)?,
+                0 => ours.batch(pods)?,
+                1 => theirs.batch(pods)?,
+                2 => bare::links(&ours.namespace, pods)?,
+                _ => bare::processes(&ours.namespace, pods)?,
             };
             for ((medians, all), batch) in sides[number].iter_mut().zip([adds, dels]) {
                 medians.push(batch.median());
@@ -292,8 +336,6 @@ pub(crate) fn measure(weft: &Path, pairs: usize, report: &mut Report) -> anyhow:
             }
         }
     }
-    crowd::start(&ours, &theirs, report)?;
-    crowd::taken(weft, &pods, pairs, report)?;
     let [ours, theirs, links, processes] = &sides;
     for (place, verb) in ["ADD", "DEL"].into_iter().enumerate() {
         let both =

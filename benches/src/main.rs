@@ -92,6 +92,9 @@ struct Args {
     /// Of `services` only this
     #[arg(long, value_enum, value_name = "PART")]
     part: Vec<services::Part>,
+    /// Of `cni` only this
+    #[arg(long, value_enum, value_name = "PART")]
+    cni_part: Vec<cni::Part>,
     /// Of `fabric` only this
     #[arg(long, value_enum, value_name = "PART")]
     fabric_part: Vec<fabric::Part>,
@@ -154,7 +157,7 @@ fn run(section: Section, args: &Args, weft: &Path, report: &mut Report) -> anyho
         Section::Lab => lab::measure(weft, usize::from(args.runs), report),
         Section::Workloads => workloads::measure(weft, report),
         Section::Memory => memory::measure(weft, report),
-        Section::Cni => cni::measure(weft, pairs, report),
+        Section::Cni => cni::measure(weft, pairs, &args.cni_part, report),
         Section::Services => services::measure(weft, pairs, &args.part, report),
         Section::Dns => dns::measure(weft, pairs, report),
         Section::Api => {

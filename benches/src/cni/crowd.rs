@@ -10,7 +10,7 @@ use serde_json::json;
 use weft_netlab::Namespace;
 use weft_netlab::link::Network;
 
-use super::{Node, PEER, State, bare};
+use super::{Node, PEER, State, bare, peers};
 use crate::report::{Report, Samples, Unit};
 
 /// Pods that start at once.
@@ -85,7 +85,17 @@ fn links_at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duratio
 }
 
 /// 200 ADDs at once, beside the peer's.
-pub(super) fn start(ours: &Node<'_>, theirs: &Node<'_>, report: &mut Report) -> anyhow::Result<()> {
+pub(super) fn start(weft: &Path, first: &[Namespace], report: &mut Report) -> anyhow::Result<()> {
+    let Some([bridge, portmap]) = peers(report) else {
+        return Ok(());
+    };
+    let state = State::new()?;
+    let (ours, theirs) = (
+        &Node::weft(weft, &state)?,
+        &Node::peer(&bridge, &portmap, &state)?,
+    );
+    // The first pod of the peer makes its bridge, which is not what is compared.
+    let _bridge = (theirs.batch(&first[..1])?, ours.batch(&first[..1])?);
     let pods = (0..AT_ONCE)
         .map(|number| Namespace::new(&format!("crowd-{number}")))
         .collect::<Result<Vec<_>, _>>()?;
