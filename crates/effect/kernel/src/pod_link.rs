@@ -423,16 +423,17 @@ fn pod_settings<'a>(interface: &'a str, link: &PodLink) -> Vec<Setting<'a>> {
 /// No pod tells the node, by a router advertisement, where to send. A port of a bridge hears none:
 /// the bridge does.
 fn ignore_routers(link: &PodLink) -> Result<(), Error> {
-    if link.bridge.is_some() || !sysctl::has_ipv6() {
+    if link.bridge.is_some() {
         return Ok(());
     }
     let setting = Setting::AcceptRouterAdvertisements(Scope::Link(&link.host_name), 0);
-    sysctl::set(setting)
-        .map(drop)
-        .map_err(|source| Error::HostSetting {
+    match sysctl::set(setting) {
+        Err(error) if error.is_absent() && !sysctl::has_ipv6() => Ok(()),
+        set => set.map(drop).map_err(|source| Error::HostSetting {
             link: link.host_name.clone(),
             source,
-        })
+        }),
+    }
 }
 
 /// No route to the address's network, and no search for duplicates: the address is

@@ -5,9 +5,10 @@
 //! Source: the kernel's `Documentation/networking/ip-sysctl.rst`.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use weft_sys::namespace;
@@ -126,6 +127,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether there is no such setting here: its device is gone, or the kernel lacks the feature.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Error::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 fn advice(error: &io::Error) -> &'static str {
     let kind = error.kind();
     if kind == io::ErrorKind::ReadOnlyFilesystem {
@@ -144,21 +153,46 @@ fn advice(error: &io::Error) -> &'static str {
 /// # Errors
 /// [`Error::File`].
 pub fn holds(setting: Setting<'_>) -> Result<bool, Error> {
-    let text = fs::read_to_string(path(setting)).map_err(file("read", setting))?;
+    let text = fs::read_to_string(path(setting)).map_err(failed("read", setting))?;
     Ok(text.trim() == setting.value().to_string())
 }
 
 /// Gives the setting this value in the calling thread's network namespace. Does not
 /// write where it has it already: `true` if it was written.
 ///
+/// Opens the file once: the kernel keeps what it knows of these names for all namespaces in one
+/// place, and looks the longer the more there are.
+///
 /// # Errors
 /// [`Error::File`].
 pub fn set(setting: Setting<'_>) -> Result<bool, Error> {
-    if holds(setting)? {
+    let opened = File::options().read(true).write(true).open(path(setting));
+    let file = match opened {
+        // What can't be written may have the value.
+        Err(source) if is_refused(&source) => {
+            return match holds(setting)? {
+                true => Ok(false),
+                false => Err(failed("set", setting)(source)),
+            };
+        }
+        opened => opened.map_err(failed("set", setting))?,
+    };
+    let value = setting.value().to_string();
+    let mut present = [0; 16];
+    let length = file
+        .read_at(&mut present, 0)
+        .map_err(failed("read", setting))?;
+    if present[..length].trim_ascii() == value.as_bytes() {
         return Ok(false);
     }
-    fs::write(path(setting), setting.value().to_string()).map_err(file("set", setting))?;
+    file.write_all_at(value.as_bytes(), 0)
+        .map_err(failed("set", setting))?;
     Ok(true)
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    let kind = error.kind();
+    kind == io::ErrorKind::ReadOnlyFilesystem || kind == io::ErrorKind::PermissionDenied
 }
 
 /// Whether the kernel speaks IPv6; started without it, there are no settings about it.
@@ -224,7 +258,7 @@ fn path(setting: Setting<'_>) -> String {
     format!("/proc/sys/{}", setting.key())
 }
 
-fn file(action: &'static str, setting: Setting<'_>) -> impl FnOnce(io::Error) -> Error {
+fn failed(action: &'static str, setting: Setting<'_>) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::File {
         action,
         key: setting.key(),

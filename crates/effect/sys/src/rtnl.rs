@@ -24,7 +24,7 @@ use crate::netlink::{Bus, Request, Socket};
 
 pub use address::{Address, AddressFlags};
 pub use forwarding::Forwarding;
-pub use link::{BridgeSpec, Link, LinkChange, Mac, Statistics, VethSpec};
+pub use link::{BridgeSpec, Link, LinkChange, Mac, VethSpec};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use notification::{Event, Group, Notifications};
 pub use route::{NextHop, PROTOCOL_STATIC, Route, RouteFilter, RouteSpec, TABLE_MAIN};

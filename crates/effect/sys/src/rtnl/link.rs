@@ -7,7 +7,7 @@ use std::str::FromStr;
 use netlink_packet_core::{DefaultNla, Parseable};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::vxlan::{self, Vxlan};
@@ -96,25 +96,6 @@ pub struct Link {
     pub loopback: bool,
     /// Somebody asked it to take what is not for it.
     pub promiscuous: bool,
-    /// What went through it.
-    pub statistics: Statistics,
-}
-
-/// Counters of a link since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Packets in.
-    pub received_packets: u64,
-    /// Packets out.
-    pub sent_packets: u64,
-    /// Bytes in.
-    pub received_bytes: u64,
-    /// Bytes out.
-    pub sent_bytes: u64,
-    /// Packets that arrived and were dropped here.
-    pub received_dropped: u64,
-    /// Packets that were to leave and were dropped here.
-    pub sent_dropped: u64,
 }
 
 /// A veth pair to make. What is `None` is left to the kernel.
@@ -204,7 +185,7 @@ impl Conversation {
             object: String::new(),
             kind: RTM_GETLINK,
             flags: 0,
-            payload: payload(&LinkMessage::default()),
+            payload: payload(&described_briefly()),
         };
         self.socket
             .dump(&request, |message| decode(operation, message))
@@ -215,7 +196,7 @@ impl Conversation {
     /// # Errors
     /// [`Error::is_absent`] if there is none.
     pub fn link_by_name(&mut self, name: &str) -> Result<Link, Error> {
-        let mut message = LinkMessage::default();
+        let mut message = described_briefly();
         message
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
@@ -227,7 +208,7 @@ impl Conversation {
     /// # Errors
     /// [`Error::is_absent`] if there is none.
     pub fn link(&mut self, index: u32) -> Result<Link, Error> {
-        let mut message = LinkMessage::default();
+        let mut message = described_briefly();
         message.header.index = index;
         self.get(format!("with index {index}"), &message)
     }
@@ -468,6 +449,14 @@ pub(super) fn described(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkM
     message
 }
 
+/// A question about links whose answer leaves out the counters, most of its bytes.
+fn described_briefly() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    let mask = vec![LinkExtentMask::SkipStats];
+    message.attributes.push(LinkAttribute::ExtMask(mask));
+    message
+}
+
 /// A pair hands packets over in the sender's own system call: its queues, of which the kernel
 /// would make one a core, are only for programs at the device (XDP) and cost time with each link.
 fn one_queue() -> [LinkAttribute; 2] {
@@ -564,7 +553,6 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
         running: flags.contains(LinkFlags::Running),
         loopback: flags.contains(LinkFlags::Loopback),
         promiscuous: flags.contains(LinkFlags::Promisc),
-        statistics: Statistics::default(),
     };
     for attribute in message.attributes {
         // The library's enum is non-exhaustive and has a hundred attributes.
@@ -582,15 +570,6 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
             link.peer = Some(index);
         } else if let LinkAttribute::LinkNetNsId(id) = attribute {
             link.peer_namespace = Some(id);
-        } else if let LinkAttribute::Stats64(stats) = attribute {
-            link.statistics = Statistics {
-                received_packets: stats.rx_packets,
-                sent_packets: stats.tx_packets,
-                received_bytes: stats.rx_bytes,
-                sent_bytes: stats.tx_bytes,
-                received_dropped: stats.rx_dropped,
-                sent_dropped: stats.tx_dropped,
-            };
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             for info in infos {
                 if let LinkInfo::Kind(kind) = info {
