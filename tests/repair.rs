@@ -14,7 +14,12 @@ fn a_second_agent_of_a_node_refuses_in_every_mode() {
         write.push_str(&config);
         lab.sh("node-1", &format!("{write}\nEND\n")).ok();
         let second = |more: &[&str]| {
-            let agent = ["/opt/cni/bin/weft", "agent", "--config", "/tmp/config.yaml"];
+            let agent = [
+                "/usr/local/bin/weft",
+                "agent",
+                "--config",
+                "/tmp/config.yaml",
+            ];
             let command = [&agent[..], &["--node-name", "node-1"], more].concat();
             lab.exec("node-1", &command).refused()
         };

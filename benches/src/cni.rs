@@ -50,7 +50,7 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn weft(weft: &'a Path, state: &State) -> anyhow::Result<Self> {
+    fn weft(plugin: &'a Path, state: &State) -> anyhow::Result<Self> {
         let namespace = node("weft")?;
         let config = json!({
             "cniVersion": "1.0.0", "name": "weft", "type": "weft", "mtu": 1500,
@@ -63,7 +63,7 @@ impl<'a> Node<'a> {
         });
         Ok(Node {
             namespace,
-            chain: vec![(weft, config)],
+            chain: vec![(plugin, config)],
         })
     }
 
@@ -268,16 +268,31 @@ pub(crate) fn measure(
     let pods = (0..BATCH)
         .map(|number| Namespace::new(&format!("pod-{number}")))
         .collect::<Result<Vec<_>, _>>()?;
+    let folder = tempfile::tempdir()?;
+    let plugin = &installed(weft, folder.path())?;
     for part in Part::value_variants() {
         if parts.is_empty() || parts.contains(part) {
             match part {
-                Part::Verbs => verbs(weft, &pods, pairs, report)?,
-                Part::AtOnce => crowd::start(weft, &pods, report)?,
-                Part::Taken => crowd::taken(weft, &pods, pairs, report)?,
+                Part::Verbs => verbs(plugin, &pods, pairs, report)?,
+                Part::AtOnce => crowd::start(plugin, &pods, report)?,
+                Part::Taken => crowd::taken(weft, plugin, &pods, pairs, report)?,
             }
         }
     }
     Ok(())
+}
+
+/// The plugin as weft puts it on a node.
+fn installed(weft: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
+    let node = node("install")?;
+    let mut command = node.command(weft)?;
+    command.args(["cni", "install", "--range", "10.244.0.0/22"]);
+    for (option, name) in [("--bin-dir", "bin"), ("--conf-dir", "net.d")] {
+        command.arg(option).arg(folder.join(name));
+    }
+    let output = command.output()?;
+    anyhow::ensure!(output.status.success(), "{output:?}");
+    Ok(folder.join("bin/weft"))
 }
 
 /// Debian's plugins, if they are installed.
@@ -291,16 +306,16 @@ fn peers(report: &mut Report) -> Option<[PathBuf; 2]> {
 }
 
 fn verbs(
-    weft: &Path,
+    plugin: &Path,
     pods: &[Namespace],
     pairs: usize,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let state = State::new()?;
-    let ours = Node::weft(weft, &state)?;
+    let ours = Node::weft(plugin, &state)?;
     let mut start = Samples::default();
     for _ in 0..50 {
-        start.push_time(version(weft)?);
+        start.push_time(version(plugin)?);
     }
     report.spread("VERSION: the start of the process", Unit::Seconds, &start);
     report.value(
@@ -359,9 +374,9 @@ fn verbs(
     Ok(())
 }
 
-fn version(weft: &Path) -> anyhow::Result<Duration> {
+fn version(plugin: &Path) -> anyhow::Result<Duration> {
     let started = Instant::now();
-    let mut command = Command::new(weft);
+    let mut command = Command::new(plugin);
     command
         .env_clear()
         .env("CNI_COMMAND", "VERSION")

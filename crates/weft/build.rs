@@ -8,15 +8,41 @@
 //!
 //! What is released is static as well (the Makefile asks for it), which spares the dynamic linker
 //! and asks nothing of the C library of the node that the plugin is copied to.
+//!
+//! It also has within it the plugin as a program of its own (`weft-cni`), named by `WEFT_PLUGIN`:
+//! what a node's runtime executes for each pod is then a few MiB that lie close together. Without,
+//! the binary itself is put on nodes, and does the same in more time.
 
-fn main() {
+use std::path::PathBuf;
+use std::{env, fs};
+
+/// The plugin's file.
+const PLUGIN: &str = "WEFT_PLUGIN";
+
+fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     // A target's own flags stand: `-static-pie` and `-no-pie` do not go together.
-    let given = |variable, value| std::env::var(variable).is_ok_and(|text| text.contains(value));
+    let given = |variable, value| env::var(variable).is_ok_and(|text| text.contains(value));
     if given("CARGO_CFG_TARGET_OS", "linux")
         && given("CARGO_CFG_TARGET_ENV", "gnu")
         && !given("CARGO_CFG_TARGET_FEATURE", "crt-static")
     {
         println!("cargo::rustc-link-arg-bins=-no-pie");
     }
+    include_plugin()
+}
+
+fn include_plugin() -> Result<(), String> {
+    println!("cargo::rerun-if-env-changed={PLUGIN}");
+    let within = match env::var_os(PLUGIN).map(PathBuf::from) {
+        None => Vec::new(),
+        Some(path) => {
+            println!("cargo::rerun-if-changed={}", path.display());
+            fs::read(&path).map_err(|error| format!("{PLUGIN}: {}: {error}", path.display()))?
+        }
+    };
+    let folder = env::var_os("OUT_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    fs::write(folder.join("plugin"), within).map_err(|error| format!("{folder:?}: {error}"))
 }

@@ -85,13 +85,13 @@ fn links_at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duratio
 }
 
 /// 200 ADDs at once, beside the peer's.
-pub(super) fn start(weft: &Path, first: &[Namespace], report: &mut Report) -> anyhow::Result<()> {
+pub(super) fn start(plugin: &Path, first: &[Namespace], report: &mut Report) -> anyhow::Result<()> {
     let Some([bridge, portmap]) = peers(report) else {
         return Ok(());
     };
     let state = State::new()?;
     let (ours, theirs) = (
-        &Node::weft(weft, &state)?,
+        &Node::weft(plugin, &state)?,
         &Node::peer(&bridge, &portmap, &state)?,
     );
     // The first pod of the peer makes its bridge, which is not what is compared.
@@ -128,8 +128,8 @@ pub(super) fn start(weft: &Path, first: &[Namespace], report: &mut Report) -> an
 }
 
 /// A node whose pool has so many addresses taken, by pods of another plugin.
-fn crowded<'a>(weft: &'a Path, state: &State, taken: u32) -> anyhow::Result<Node<'a>> {
-    let mut node = Node::weft(weft, state)?;
+fn crowded<'a>(plugin: &'a Path, state: &State, taken: u32) -> anyhow::Result<Node<'a>> {
+    let mut node = Node::weft(plugin, state)?;
     for (_, config) in &mut node.chain {
         config["ipam"]["ranges"] = json!(["10.16.0.0/16"]);
     }
@@ -147,13 +147,14 @@ fn crowded<'a>(weft: &'a Path, state: &State, taken: u32) -> anyhow::Result<Node
 /// ADD with 65,000 addresses taken beside ADD with none, and `weft ipam check` there.
 pub(super) fn taken(
     weft: &Path,
+    plugin: &Path,
     pods: &[Namespace],
     pairs: usize,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let states = [State::new()?, State::new()?];
-    let full = crowded(weft, &states[0], TAKEN)?;
-    let empty = crowded(weft, &states[1], 0)?;
+    let full = crowded(plugin, &states[0], TAKEN)?;
+    let empty = crowded(plugin, &states[1], 0)?;
     let mut sides: [(Samples, Samples); 2] = Default::default();
     // The first one writes the index.
     for node in [&full, &empty] {

@@ -11,6 +11,8 @@ use weft_cluster::controllers::NODE_GRACE;
 use weft_cluster::placement::Scoring;
 use weft_cluster::{kubelet, lab};
 
+use crate::agent::plugin;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -111,7 +113,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             name,
             in_user_namespace,
             keep,
-        } => lab::node::run(&name, in_user_namespace, keep)?,
+        } => lab::node::run(&name, in_user_namespace, keep, plugin::is_this_binary())?,
         Process::Apiserver(args) => lab::control::apiserver(lab::control::ApiServer {
             inherited: args.listen_fd,
             listen: args.listen,

@@ -1,7 +1,7 @@
 //! weft: a Kubernetes network in one binary.
 
 mod agent;
-mod cni;
+mod cni_command;
 mod controller;
 mod diff;
 mod dns;
@@ -57,7 +57,7 @@ enum Command {
     /// Look after the pod addresses of this node
     Ipam(ipam::Args),
     /// Put the CNI plugin on this node, or take it away
-    Cni(cni::install::Args),
+    Cni(cni_command::Args),
     /// Small programs that stand in for images in a lab
     #[command(hide = true)]
     Program {
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     // The runtime calls a CNI plugin by executing it with this variable set (CNI specification,
     // "Section 2: Execution Protocol").
     if std::env::var_os("CNI_COMMAND").is_some() {
-        return cni::run();
+        return weft_cni::run();
     }
     let cli = Cli::parse();
     let result = match cli.command {
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         }
         Command::Cni(args) => {
             output::log_for_person();
-            cni::install::run(args)
+            cni_command::run(args)
         }
         Command::Program { name, arguments } => {
             output::log_for_machine();

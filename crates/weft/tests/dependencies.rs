@@ -22,6 +22,19 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("weft-nodestate", &["weft-proto"]),
     ("weft-runtime", &["weft-proto"]),
+    // The plugin: started for every pod, so that it has little with it.
+    (
+        "weft-cni",
+        &[
+            "weft-model",
+            "weft-desired",
+            "weft-compile",
+            "weft-proto",
+            "weft-sys",
+            "weft-kernel",
+            "weft-nodestate",
+        ],
+    ),
     ("weft-etcd", &["weft-proto"]),
     ("weft-serve", &["weft-desired", "weft-proto", "weft-sys"]),
     ("weft-apiserver", &[]),

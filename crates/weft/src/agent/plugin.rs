@@ -1,10 +1,11 @@
 //! What the agent puts on its node for the CNI plugin: the binary and the configuration.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -47,27 +48,29 @@ pub(crate) struct NodeNetwork {
 }
 
 impl Directories {
-    /// Makes this very binary the plugin `weft`, unless it is already.
+    /// Puts the plugin `weft` there, unless it is already.
     pub(crate) fn install_binary(&self) -> Result<()> {
-        let source = std::env::current_exe().context("the path of weft's own binary")?;
-        let target = self.binary();
+        self.install(&Source::own()?)
+    }
+
+    fn install(&self, source: &Source) -> Result<()> {
         fs::create_dir_all(&self.binaries)
             .with_context(|| format!("CNI plugin directory {}", self.binaries.display()))?;
         // First, while the plugin that is there tells whether it is its like.
-        self.install_loopback(&source)?;
-        if same_file(&source, &target) {
+        self.install_loopback(source)?;
+        if source.is_at(&self.binary()) {
             return Ok(());
         }
-        self.replace(&source, PLUGIN)
+        self.replace(source, PLUGIN)
     }
 
     /// And the plugin `loopback`, which most runtimes call for each pod, where there is none but
     /// weft. A file of its own: other plugins' installers write theirs into what has that name,
     /// through a link too.
-    fn install_loopback(&self, source: &Path) -> Result<()> {
+    fn install_loopback(&self, source: &Source) -> Result<()> {
         let loopback = self.binaries.join(LOOPBACK);
         let is_there = fs::symlink_metadata(&loopback).is_ok();
-        let is_current = same_file(source, &loopback);
+        let is_current = source.is_at(&loopback);
         let is_another = is_there && !is_current && self.own_loopback().is_none();
         if is_another || is_current && !same_inode(&self.binary(), &loopback) {
             return Ok(());
@@ -76,12 +79,17 @@ impl Directories {
     }
 
     /// A runtime may be executing the old file: it is replaced by name, never in place.
-    fn replace(&self, source: &Path, name: &str) -> Result<()> {
+    fn replace(&self, source: &Source, name: &str) -> Result<()> {
         let target = self.binaries.join(name);
         let fresh = self.binaries.join(format!(".{name}.new"));
-        copy_with_time(source, &fresh)
-            .and_then(|()| fs::rename(&fresh, &target))
-            .with_context(|| format!("CNI plugin {}", target.display()))
+        let done = source
+            .copy(&fresh)
+            .and_then(|()| fs::rename(&fresh, &target));
+        if done.is_err() {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&fresh);
+        }
+        done.with_context(|| format!("CNI plugin {}", target.display()))
     }
 
     /// The plugin `loopback`, if it is weft.
@@ -184,20 +192,69 @@ pub(super) fn write_atomically(target: &Path, content: &[u8]) -> std::io::Result
     }
     // The name does not end in .conflist, so no runtime reads it half written.
     let fresh = target.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
+    let mut file = File::create(&fresh)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&fresh, target)
 }
 
-/// The copy keeps the time of the original: that is how [`same_file`] knows it again.
-fn copy_with_time(source: &Path, target: &Path) -> std::io::Result<()> {
-    fs::copy(source, target)?;
-    let modified = fs::metadata(source)?.modified()?;
-    let file = fs::File::options().write(true).open(target)?;
-    file.set_modified(modified)?;
-    // Its name must not outlive a power cut that its content does not.
-    file.sync_all()
+/// The plugin as it is within this binary, if it was built with one; if not, nothing.
+const WITHIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plugin"));
+
+/// Whether nodes get this very binary as their plugin.
+pub(crate) const fn is_this_binary() -> bool {
+    WITHIN.is_empty()
+}
+
+/// What is put on the node as the plugin.
+struct Source {
+    content: Content,
+    modified: SystemTime,
+}
+
+enum Content {
+    /// A program that is the plugin and nothing else: it starts sooner than all of weft would.
+    Small(&'static [u8]),
+    /// This very binary, which is the plugin too.
+    Whole(PathBuf),
+}
+
+impl Source {
+    fn own() -> Result<Self> {
+        let binary = std::env::current_exe().context("the path of weft's own binary")?;
+        let modified = fs::metadata(&binary)
+            .and_then(|metadata| metadata.modified())
+            .with_context(|| format!("weft's own binary {}", binary.display()))?;
+        let content = match is_this_binary() {
+            true => Content::Whole(binary),
+            false => Content::Small(WITHIN),
+        };
+        Ok(Self { content, modified })
+    }
+
+    fn is_at(&self, target: &Path) -> bool {
+        match &self.content {
+            Content::Small(plugin) => fs::read(target).is_ok_and(|there| there == *plugin),
+            Content::Whole(binary) => same_file(binary, target),
+        }
+    }
+
+    /// The copy keeps the time of the original: that is how [`same_file`] knows it again.
+    fn copy(&self, target: &Path) -> std::io::Result<()> {
+        match &self.content {
+            Content::Small(plugin) => {
+                fs::write(target, plugin)?;
+                fs::set_permissions(target, Permissions::from_mode(0o755))?;
+            }
+            Content::Whole(binary) => {
+                fs::copy(binary, target)?;
+            }
+        }
+        let file = File::options().write(true).open(target)?;
+        file.set_modified(self.modified)?;
+        // Its name must not outlive a power cut that its content does not.
+        file.sync_all()
+    }
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -338,6 +395,33 @@ mod tests {
     }
 
     #[test]
+    fn the_small_plugin_is_installed_once_and_replaced_by_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            binaries: folder.path().join("bin"),
+            configurations: folder.path().join("net.d"),
+        };
+        // Of one length and one time, as builds may be that are made reproducible.
+        let built = |plugin: &'static [u8]| Source {
+            content: Content::Small(plugin),
+            modified: SystemTime::UNIX_EPOCH,
+        };
+        for plugin in [b"one", b"two"] {
+            let source = built(plugin);
+            directories.install(&source).unwrap();
+            let first = fs::metadata(directories.binary()).unwrap();
+            assert_eq!(first.permissions().mode() & 0o777, 0o755);
+            directories.install(&source).unwrap();
+            let second = fs::metadata(directories.binary()).unwrap();
+            assert_eq!(second.ino(), first.ino());
+            for installed in [directories.binary(), directories.own_loopback().unwrap()] {
+                assert_eq!(fs::read(installed).unwrap(), plugin);
+            }
+        }
+        assert_eq!(fs::read_dir(&directories.binaries).unwrap().count(), 2);
+    }
+
+    #[test]
     fn what_is_written_into_loopback_is_not_written_into_weft() {
         let folder = tempfile::tempdir().unwrap();
         let directories = Directories {
@@ -371,7 +455,14 @@ mod tests {
         fs::create_dir_all(&directories.binaries).unwrap();
         let loopback = directories.binaries.join("loopback");
         fs::write(directories.binary(), "earlier").unwrap();
-        copy_with_time(&directories.binary(), &loopback).unwrap();
+        let earlier = Source {
+            content: Content::Whole(directories.binary()),
+            modified: fs::metadata(directories.binary())
+                .unwrap()
+                .modified()
+                .unwrap(),
+        };
+        earlier.copy(&loopback).unwrap();
         directories.install_binary().unwrap();
         let source = std::env::current_exe().unwrap();
         assert!(same_file(&source, &loopback) && same_file(&source, &directories.binary()));

@@ -9,8 +9,6 @@ use weft_nodestate::Attachments;
 use weft_proto::cni::DEFAULT_STATE_DIR;
 use weft_sys::nft::{Connection, Generation};
 
-use crate::cni;
-
 /// When the rules were last seen whole.
 #[derive(Debug, Default)]
 pub(super) struct PodRules {
@@ -35,7 +33,7 @@ impl PodRules {
             return Ok(false);
         }
         // At its start the agent looks at everything.
-        let is_whole = self.seen.is_some() && cni::pod_rules::stand(&records())?;
+        let is_whole = self.seen.is_some() && weft_cni::pod_rules::stand(&records())?;
         let was_missing = !is_whole && restore()?;
         self.seen = Some(now);
         Ok(was_missing)
@@ -43,7 +41,7 @@ impl PodRules {
 }
 
 fn restore() -> Result<bool> {
-    cni::pod_rules::restore(&records())
+    weft_cni::pod_rules::restore(&records())
 }
 
 fn records() -> Attachments {

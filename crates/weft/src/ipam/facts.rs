@@ -12,7 +12,7 @@ use weft_runtime::Runtime;
 use weft_sys::rtnl::Conversation;
 
 use super::Node;
-use crate::cni::live;
+use weft_cni::live;
 
 /// An attachment's record, and whether its namespace is there.
 #[derive(Clone, Debug)]

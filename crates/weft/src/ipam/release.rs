@@ -8,8 +8,8 @@ use weft_nodestate::Reservation;
 
 use super::Place;
 use super::facts::{Facts, Recorded, Runtimes};
-use crate::cni::detach;
 use crate::output::{InUse, NotThere, note, say};
+use weft_cni::detach;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

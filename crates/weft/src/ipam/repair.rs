@@ -8,8 +8,8 @@ use super::audit::{Finding, Repair, audit};
 use super::facts::{Facts, Runtimes};
 use super::show::{Outcome, report};
 use super::{Node, Output, Place};
-use crate::cni::detach;
 use crate::output::{Format, note};
+use weft_cni::detach;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -78,17 +78,18 @@ pub(super) struct KubeletCredentials {
     pub(super) serving: String,
 }
 
-/// The whole life of a node's PID 1.
+/// The whole life of a node's PID 1. `is_plugin`: this binary is also what agents put on their node
+/// as the CNI plugin, and is shown there, so that none makes a copy of its own.
 ///
 /// # Errors
 /// When the node cannot be set up.
-pub fn run(name: &str, in_user_namespace: bool, keep: bool) -> Result<(), Error> {
+pub fn run(name: &str, in_user_namespace: bool, keep: bool, is_plugin: bool) -> Result<(), Error> {
     sys_namespace::require_single_thread("PID 1 of a node")?;
     let began = Instant::now();
     let settings = process::inherited(CONFIG).map_err(Error::Descriptors)?;
     rustix::system::sethostname(name.as_bytes())
         .map_err(|source| on("set the host name", Path::new(name))(source.into()))?;
-    file_system(in_user_namespace, keep.then_some(name))?;
+    file_system(in_user_namespace, keep.then_some(name), is_plugin)?;
     debug!(took = ?began.elapsed(), "file system");
 
     let mut text = String::new();
@@ -115,7 +116,7 @@ pub fn run(name: &str, in_user_namespace: bool, keep: bool) -> Result<(), Error>
         .map_err(Error::Watch)
 }
 
-fn file_system(in_user_namespace: bool, kept: Option<&str>) -> Result<(), Error> {
+fn file_system(in_user_namespace: bool, kept: Option<&str>, is_plugin: bool) -> Result<(), Error> {
     mount::make_private()?;
     let at = Path::new(paths::HOME).join("root");
     let root = Root {
@@ -147,7 +148,9 @@ fn file_system(in_user_namespace: bool, kept: Option<&str>) -> Result<(), Error>
     }
     let binary = paths::held_binary();
     root.show(&binary, paths::BINARY)?;
-    root.show(&binary, "/opt/cni/bin/weft")?;
+    if is_plugin {
+        root.show(&binary, "/opt/cni/bin/weft")?;
+    }
     rootfs::devices(&at, Path::new("/dev"))?;
     rootfs::kernel_views(&at)?;
     mount::change_root(&at)?;

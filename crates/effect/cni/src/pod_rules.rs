@@ -99,7 +99,10 @@ pub(super) fn verify(
 }
 
 /// Whether the tables that the recorded attachments have their parts in have their rules.
-pub(crate) fn stand(records: &Attachments) -> anyhow::Result<bool> {
+///
+/// # Errors
+/// The records can't be listed, or the rules not be read.
+pub fn stand(records: &Attachments) -> anyhow::Result<bool> {
     let records = readable(records)?;
     let has_bridges = records.iter().any(|record| record.bridge.is_some());
     let all: Vec<PodRules> = records.iter().map(|it| compiled_rules(it, &[])).collect();
@@ -108,7 +111,10 @@ pub(crate) fn stand(records: &Attachments) -> anyhow::Result<bool> {
 
 /// Writes what is missing of the rules about all attachments and their bridges, after somebody
 /// else's hands. Says whether anything was.
-pub(crate) fn restore(records: &Attachments) -> anyhow::Result<bool> {
+///
+/// # Errors
+/// The records can't be listed, or the rules neither be read nor written.
+pub fn restore(records: &Attachments) -> anyhow::Result<bool> {
     let before = readable(records)?;
     let of_bridges = restore_bridges(&before)?;
     let all: Vec<PodRules> = before.iter().map(|record| among(record, &before)).collect();

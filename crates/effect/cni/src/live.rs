@@ -19,7 +19,10 @@ use super::chain;
 const MOUNTED: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
 
 /// Every address, with a path to the namespace that it is in.
-pub(crate) fn addresses() -> io::Result<BTreeMap<IpAddr, PathBuf>> {
+///
+/// # Errors
+/// What the kernel says of a list of namespaces, or of the addresses in one that is there.
+pub fn addresses() -> io::Result<BTreeMap<IpAddr, PathBuf>> {
     let mut found = BTreeMap::new();
     let mut known = BTreeSet::new();
     for path in namespaces()? {
@@ -51,7 +54,10 @@ pub(crate) fn addresses() -> io::Result<BTreeMap<IpAddr, PathBuf>> {
 }
 
 /// The inodes of the network namespaces that processes are in, of those that can be seen.
-pub(crate) fn inhabited() -> io::Result<BTreeSet<u64>> {
+///
+/// # Errors
+/// What the kernel says of a list of processes.
+pub fn inhabited() -> io::Result<BTreeSet<u64>> {
     let mut inodes = BTreeSet::new();
     for path in processes()? {
         match rustix::fs::stat(&path) {
@@ -138,7 +144,7 @@ pub(super) fn link_stands(record: &Attachment) -> Result<bool, Error> {
 
 /// Whether the namespace at a path can still be reached, and is the one with this inode; in
 /// doubt it can and is.
-pub(crate) fn has_namespace(path: &Path, inode: Option<u64>) -> bool {
+pub fn has_namespace(path: &Path, inode: Option<u64>) -> bool {
     let there = match rustix::fs::statfs(path) {
         Ok(system) => u64::try_from(system.f_type).is_ok_and(|kind| kind == NSFS_MAGIC),
         Err(errno) => errno != rustix::io::Errno::NOENT,

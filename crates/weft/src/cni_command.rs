@@ -152,7 +152,7 @@ fn install(args: Install) -> Result<ExitCode> {
 /// lack what it does not.
 fn renew_rules() {
     let records = Attachments::under(Path::new(DEFAULT_STATE_DIR));
-    if let Err(error) = super::pod_rules::restore(&records) {
+    if let Err(error) = weft_cni::pod_rules::restore(&records) {
         note(format!(
             "the rules about running pods are as they were: {error:#}"
         ));
@@ -219,7 +219,7 @@ fn remove_leftovers(state_dir: &Path) -> Result<()> {
         say(format!("removed table {table}"));
     }
     // An ADD that had begun may have written into a table that looked empty.
-    super::pod_rules::restore(&Attachments::under(state_dir))?;
+    weft_cni::pod_rules::restore(&Attachments::under(state_dir))?;
     Ok(())
 }
 

@@ -1,12 +1,11 @@
-//! `weft` as a CNI plugin: what runs when `CNI_COMMAND` is set.
+//! The CNI plugin: what runs when `CNI_COMMAND` is set.
 //!
 //! One process, no threads but short ones (that wait for the disk, or for the kernel to see a link
 //! out), no runtime, no argument parser: an ADD is a few files and three netlink conversations.
 //!
-//! Order of an ADD: an incomplete record, the addresses, the complete record, the
-//! kernel; and a DEL goes the other way. So whatever stands in the kernel has a record,
-//! whatever is reserved has a record or names its owner itself, and any step can be
-//! the last one a process lived to do.
+//! Order of an ADD: the addresses, the record that names them, the kernel; and a DEL goes the
+//! other way. So whatever stands in the kernel has a record, whatever is reserved has a record or
+//! names its owner itself, and any step can be the last one a process lived to do.
 
 mod add;
 mod bandwidth;
@@ -16,12 +15,11 @@ mod collect;
 mod del;
 mod gate;
 mod host_port;
-pub(crate) mod install;
 mod link;
-pub(crate) mod live;
+pub mod live;
 mod loopback;
 mod node;
-pub(crate) mod pod_rules;
+pub mod pod_rules;
 mod status;
 mod sysctl;
 
@@ -43,7 +41,7 @@ use weft_sys::{memory, namespace};
 const LONGEST_CONFIGURATION: u64 = 4 << 20;
 
 /// Serves one request: environment and standard input to standard output.
-pub(crate) fn run() -> ExitCode {
+pub fn run() -> ExitCode {
     memory::share_one_arena();
     let (text, code) = match answer() {
         Ok(text) => (text, ExitCode::SUCCESS),
@@ -64,7 +62,10 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// Removes everything a record stands for, as DEL does.
-pub(crate) fn detach(records: &Attachments, record: &Attachment) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error`]: what is left, and why; DEL can be tried again.
+pub fn detach(records: &Attachments, record: &Attachment) -> Result<(), Error> {
     del::undo(records, record)
 }
 
