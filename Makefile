@@ -21,16 +21,18 @@ RELEASE := cargo rustc --quiet --profile plugin --package weft-cni --bin weft-cn
 # The percentage of the rounds of `make soak`.
 WEFT_SOAK ?= 100
 
-.PHONY: help demo test transcripts check soak bench fuzz clean
+.PHONY: help demo build test transcripts check soak bench fuzz clean
 
 help: ## This list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-demo: ## Bring up a two-node cluster network on this machine, use it, take it down.
+demo: build ## Bring up a two-node cluster network on this machine, use it, take it down.
+	@target/release/weft lab demo
+
+build: ## Build what is released: target/release/weft, static, with the CNI plugin within it.
 	@scripts/prerequisites demo
 	@echo "building weft (the first time takes some minutes)"
 	@$(RELEASE)
-	@target/release/weft lab demo
 
 test: ## Everything CI tests: unit, golden, namespaces, end to end.
 	@scripts/prerequisites test
@@ -50,9 +52,8 @@ soak: ## The long runs: hundreds of rounds of kills and churn (WEFT_SOAK=5: 5 % 
 	@scripts/prerequisites test
 	WEFT_SOAK=$(WEFT_SOAK) $(AS_ROOT) cargo test --package weft --test soak --test cni -- --ignored --test-threads=1 --nocapture
 
-bench: ## What weft claims, measured beside a peer or the kernel's own limit.
+bench: build ## What weft claims, measured beside a peer or the kernel's own limit.
 	@scripts/prerequisites bench
-	@$(RELEASE)
 	benches/run
 
 fuzz: ## Each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain).
