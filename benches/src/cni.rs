@@ -270,11 +270,12 @@ pub(crate) fn measure(
         .collect::<Result<Vec<_>, _>>()?;
     let folder = tempfile::tempdir()?;
     let plugin = &installed(weft, folder.path())?;
+    let peers = &peers(report);
     for part in Part::value_variants() {
         if parts.is_empty() || parts.contains(part) {
             match part {
-                Part::Verbs => verbs(plugin, &pods, pairs, report)?,
-                Part::AtOnce => crowd::start(plugin, &pods, report)?,
+                Part::Verbs => verbs(plugin, peers, &pods, pairs, report)?,
+                Part::AtOnce => crowd::start(plugin, peers, &pods, report)?,
                 Part::Taken => crowd::taken(weft, plugin, &pods, pairs, report)?,
             }
         }
@@ -307,6 +308,7 @@ fn peers(report: &mut Report) -> Option<[PathBuf; 2]> {
 
 fn verbs(
     plugin: &Path,
+    peers: &Option<[PathBuf; 2]>,
     pods: &[Namespace],
     pairs: usize,
     report: &mut Report,
@@ -323,10 +325,10 @@ fn verbs(
         Unit::Kibibytes,
         ours.peak(&pods[0])?,
     );
-    let Some([bridge, portmap]) = peers(report) else {
+    let Some([bridge, portmap]) = peers else {
         return Ok(());
     };
-    let theirs = Node::peer(&bridge, &portmap, &state)?;
+    let theirs = Node::peer(bridge, portmap, &state)?;
     report.value(
         "peak resident memory of bridge in ADD",
         Unit::Kibibytes,

@@ -14,7 +14,7 @@
 //! the binary itself is put on nodes, and does the same in more time.
 
 use std::path::PathBuf;
-use std::{env, fs};
+use std::{env, fs, io};
 
 /// The plugin's file.
 const PLUGIN: &str = "WEFT_PLUGIN";
@@ -38,7 +38,13 @@ fn include_plugin() -> Result<(), String> {
         None => Vec::new(),
         Some(path) => {
             println!("cargo::rerun-if-changed={}", path.display());
-            fs::read(&path).map_err(|error| format!("{PLUGIN}: {}: {error}", path.display()))?
+            let plugin = fs::read(&path);
+            plugin
+                .and_then(|plugin| match plugin.is_empty() {
+                    true => Err(io::Error::other("it is empty")),
+                    false => Ok(plugin),
+                })
+                .map_err(|error| format!("{PLUGIN}: {}: {error}", path.display()))?
         }
     };
     let folder = env::var_os("OUT_DIR")

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use serde_json::json;
 use weft_netlab::Namespace;
 use weft_netlab::link::Network;
 
-use super::{Node, PEER, State, bare, peers};
+use super::{Node, PEER, State, bare};
 use crate::report::{Report, Samples, Unit};
 
 /// Pods that start at once.
@@ -85,14 +85,19 @@ fn links_at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duratio
 }
 
 /// 200 ADDs at once, beside the peer's.
-pub(super) fn start(plugin: &Path, first: &[Namespace], report: &mut Report) -> anyhow::Result<()> {
-    let Some([bridge, portmap]) = peers(report) else {
+pub(super) fn start(
+    plugin: &Path,
+    peers: &Option<[PathBuf; 2]>,
+    first: &[Namespace],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let Some([bridge, portmap]) = peers else {
         return Ok(());
     };
     let state = State::new()?;
     let (ours, theirs) = (
         &Node::weft(plugin, &state)?,
-        &Node::peer(&bridge, &portmap, &state)?,
+        &Node::peer(bridge, portmap, &state)?,
     );
     // The first pod of the peer makes its bridge, which is not what is compared.
     let _bridge = (theirs.batch(&first[..1])?, ours.batch(&first[..1])?);

@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Copy this binary and write the network configuration, each in one step
+    /// Put the plugin there and write the network configuration, each in one step
     Install(Install),
     /// Remove the configuration, the binary, and what the plugin left for the next pod
     Uninstall(Uninstall),

@@ -95,8 +95,11 @@ impl Directories {
     /// The plugin `loopback`, if it is weft.
     pub(crate) fn own_loopback(&self) -> Option<PathBuf> {
         let loopback = self.binaries.join(LOOPBACK);
+        let binary = self.binary();
         let is_link = fs::read_link(&loopback).is_ok_and(|leads| leads == Path::new(PLUGIN));
-        (is_link || same_file(&self.binary(), &loopback)).then_some(loopback)
+        // Put there at two starts, by two builds that have the same plugin, their times differ.
+        let is_like = || fs::read(&loopback).is_ok_and(|there| has_content(&binary, &there));
+        (is_link || same_file(&binary, &loopback) || is_like()).then_some(loopback)
     }
 
     /// The plugin's file.
@@ -234,7 +237,7 @@ impl Source {
 
     fn is_at(&self, target: &Path) -> bool {
         match &self.content {
-            Content::Small(plugin) => fs::read(target).is_ok_and(|there| there == *plugin),
+            Content::Small(plugin) => has_content(target, plugin),
             Content::Whole(binary) => same_file(binary, target),
         }
     }
@@ -255,6 +258,12 @@ impl Source {
         // Its name must not outlive a power cut that its content does not.
         file.sync_all()
     }
+}
+
+/// Reads the file only if it is as long.
+fn has_content(path: &Path, content: &[u8]) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.len() == content.len() as u64)
+        && fs::read(path).is_ok_and(|there| there == content)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -373,6 +382,15 @@ mod tests {
         assert_eq!(excluded, expected);
     }
 
+    /// What a build without a small plugin puts there.
+    fn whole() -> Source {
+        let binary = std::env::current_exe().unwrap();
+        Source {
+            modified: fs::metadata(&binary).unwrap().modified().unwrap(),
+            content: Content::Whole(binary),
+        }
+    }
+
     #[test]
     fn the_binary_is_installed_once() {
         let folder = tempfile::tempdir().unwrap();
@@ -381,7 +399,7 @@ mod tests {
             configurations: folder.path().join("net.d"),
         };
         let installed = directories.binaries.join("weft");
-        directories.install_binary().unwrap();
+        directories.install(&whole()).unwrap();
         let first = fs::metadata(&installed).unwrap();
         assert_eq!(
             first.len(),
@@ -389,7 +407,7 @@ mod tests {
                 .unwrap()
                 .len()
         );
-        directories.install_binary().unwrap();
+        directories.install(&whole()).unwrap();
         assert_eq!(fs::metadata(&installed).unwrap().ino(), first.ino());
         assert_eq!(fs::read_dir(&directories.binaries).unwrap().count(), 2);
     }
@@ -463,8 +481,26 @@ mod tests {
                 .unwrap(),
         };
         earlier.copy(&loopback).unwrap();
-        directories.install_binary().unwrap();
+        directories.install(&whole()).unwrap();
         let source = std::env::current_exe().unwrap();
         assert!(same_file(&source, &loopback) && same_file(&source, &directories.binary()));
+        // And from a whole binary to a small plugin, by two builds that have the same one.
+        for modified in [SystemTime::UNIX_EPOCH, SystemTime::now()] {
+            let source = Source {
+                content: Content::Small(b"small"),
+                modified,
+            };
+            directories.install(&source).unwrap();
+            for installed in [directories.binary(), directories.own_loopback().unwrap()] {
+                assert_eq!(fs::read(installed).unwrap(), b"small");
+            }
+            fs::remove_file(&loopback).unwrap();
+        }
+        let source = Source {
+            content: Content::Small(b"small"),
+            modified: SystemTime::UNIX_EPOCH,
+        };
+        directories.install(&source).unwrap();
+        assert_eq!(directories.own_loopback(), Some(loopback));
     }
 }

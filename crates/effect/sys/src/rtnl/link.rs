@@ -449,7 +449,8 @@ pub(super) fn described(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkM
     message
 }
 
-/// A question about links whose answer leaves out the counters, most of its bytes.
+/// A question about links whose answer leaves out the counters, most of its bytes (and with them
+/// what IPv6 says of a link).
 fn described_briefly() -> LinkMessage {
     let mut message = LinkMessage::default();
     let mask = vec![LinkExtentMask::SkipStats];
