@@ -8,15 +8,6 @@ export CARGO_TERM_COLOR ?= auto
 # Tests make namespaces. An ordinary user may, as root of a user namespace of their own.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user)
 
-# What is released, and measured: static, and at a fixed address. The plugin runs on nodes with any
-# C library then, and starts in half the time of a dynamic and position-independent build.
-# Flags of this last step alone: what runs while building (procedural macros) can't have them.
-STATIC := -C target-feature=+crt-static -C relocation-model=static
-# The plugin comes first: weft has it within.
-RELEASE := cargo rustc --quiet --profile plugin --package weft-cni --bin weft-cni -- $(STATIC) && \
-	WEFT_PLUGIN=$(CURDIR)/target/plugin/weft-cni \
-	cargo rustc --release --quiet --package weft --bin weft -- $(STATIC)
-
 # The percentage of the rounds of `make soak`.
 WEFT_SOAK ?= 100
 
@@ -31,7 +22,7 @@ demo: build ## Bring up a two-node cluster network on this machine, use it, take
 build: ## Build what is released: target/release/weft, static, with the CNI plugin within it.
 	@scripts/prerequisites demo
 	@echo "building weft (the first time takes some minutes)"
-	@$(RELEASE)
+	@scripts/release
 
 test: ## Everything CI tests: unit, golden, namespaces, end to end.
 	@scripts/prerequisites test
@@ -45,6 +36,7 @@ transcripts: ## Published kubectl sessions, replayed in labs: which pass, wait f
 check: ## Formatting, lints, licences of dependencies.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	if musl=$$(scripts/musl); then cargo clippy --package weft-cni --target $$musl -- -D warnings; fi
 	scripts/licences
 
 soak: ## The long runs: hundreds of rounds of kills and churn (WEFT_SOAK=5: 5 % of them).

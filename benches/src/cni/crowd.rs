@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,22 +21,30 @@ const ROUNDS: usize = 5;
 /// Addresses that are taken.
 const TAKEN: u32 = 65_000;
 
-/// Does something for every pod at once; gives the total time, each one's, and what came of it.
+/// Does something for every pod at once, on a node; gives the total time, each one's, and what
+/// came of it.
 fn together<T: Send>(
+    node: &Node<'_>,
     pods: &[Namespace],
     start: impl Fn(usize, &Namespace) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<(Duration, Samples, Vec<T>)> {
-    let started = Instant::now();
+    // A runtime's threads are there before pods come, and after: no side's time has in it what
+    // ours take to begin and to end.
+    let together = Barrier::new(pods.len());
     let done = std::thread::scope(|scope| {
-        let start = &start;
+        let (start, together) = (&start, &together);
         let calls: Vec<_> = pods
             .iter()
             .enumerate()
             .map(|(number, pod)| {
                 scope.spawn(move || {
+                    let entered = node.enter();
+                    together.wait();
                     let started = Instant::now();
-                    let result = start(number, pod)?;
-                    anyhow::Ok((started.elapsed(), result))
+                    let result = entered.and_then(|()| start(number, pod));
+                    let times = started..Instant::now();
+                    together.wait();
+                    anyhow::Ok((times, result?))
                 })
             })
             .collect();
@@ -44,24 +53,23 @@ fn together<T: Send>(
             .map(|call| call.join().ok().context("a thread panicked")?)
             .collect::<anyhow::Result<Vec<_>>>()
     })?;
-    let total = started.elapsed();
+    let first = done.iter().map(|(times, _)| times.start).min();
+    let last = done.iter().map(|(times, _)| times.end).max();
+    let total = first.zip(last).map(|(first, last)| last - first);
     let mut each = Samples::default();
     let mut results = Vec::new();
-    for (time, result) in done {
-        each.push_time(time);
+    for (times, result) in done {
+        each.push_time(times.end - times.start);
         results.push(result);
     }
-    Ok((total, each, results))
+    Ok((total.unwrap_or_default(), each, results))
 }
 
 /// Adds as many pods as there are namespaces at once, then deletes them; gives the total time
 /// of the adds and each one's.
 fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
     let name = |number: usize| format!("crowd-{number}");
-    let (total, each, results) = together(pods, |number, pod| {
-        node.enter()?;
-        node.add(&name(number), pod)
-    })?;
+    let (total, each, results) = together(node, pods, |number, pod| node.add(&name(number), pod))?;
     node.namespace.run(|| {
         for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
             node.del(&name(number), pod, result)?;
@@ -73,10 +81,7 @@ fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Sam
 /// The kernel's own part, as [`at_once`]: as many processes, each of which makes a link.
 fn links_at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
     let name = |number: usize| format!("bare{number}");
-    let (total, each, _) = together(pods, |number, pod| {
-        node.enter()?;
-        bare::make(&name(number), pod)
-    })?;
+    let (total, each, _) = together(node, pods, |number, pod| bare::make(&name(number), pod))?;
     let mut network = Network::of(&node.namespace)?;
     for number in 0..pods.len() {
         network.delete(&name(number))?;

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// musl's own gives memory back to the kernel at once, fifty times in an ADD.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     weft_cni::run()
 }

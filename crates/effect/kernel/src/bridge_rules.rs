@@ -19,7 +19,7 @@ use weft_desired::{Bridge, mark};
 use weft_sys::netlink;
 use weft_sys::nft::{
     Batch, BitOperation, ChainKind, Connection, DataType, ElementRef, Expression, Family, Hook,
-    MetaKey, Register, Verdict,
+    MetaKey, Register, TableName, Verdict,
 };
 
 use crate::expression::{device_name, lookup, translated};
@@ -131,7 +131,7 @@ fn is_filtered() -> bool {
 }
 
 fn table() -> PluginTable {
-    let mut table = PluginTable::new(Family::Inet, mark::BRIDGES);
+    let mut table = PluginTable::new(TableName::new(Family::Inet, mark::BRIDGES));
     for (name, parts) in [(BRIDGES, 1), (ISOLATED, 1), (WITHIN, 2), (TURNED, 2)] {
         table.set(name, &vec![DataType::InterfaceName; parts], &[]);
     }

@@ -29,7 +29,16 @@ pub(crate) fn until_undisturbed(
     write()
 }
 
-/// A family's table.
+/// The name of a table of an address family.
+pub(crate) fn of_family(family: IpFamily, name: &str) -> TableName {
+    let family = match family {
+        IpFamily::V4 => Family::V4,
+        IpFamily::V6 => Family::V6,
+    };
+    TableName::new(family, name)
+}
+
+/// A table and what is in it.
 pub(crate) struct PluginTable {
     pub(crate) name: TableName,
     sets: Vec<Set>,
@@ -38,21 +47,10 @@ pub(crate) struct PluginTable {
 }
 
 impl PluginTable {
-    /// A table of an address family without anything in it.
-    pub(crate) fn of(family: IpFamily, name: &str) -> Self {
-        Self::new(
-            match family {
-                IpFamily::V4 => Family::V4,
-                IpFamily::V6 => Family::V6,
-            },
-            name,
-        )
-    }
-
     /// A table without anything in it.
-    pub(crate) fn new(family: Family, name: &str) -> Self {
+    pub(crate) fn new(name: TableName) -> Self {
         Self {
-            name: TableName::new(family, name),
+            name,
             sets: Vec::new(),
             chains: Vec::new(),
             rules: Vec::new(),
@@ -144,11 +142,7 @@ impl PluginTable {
         let rules = connection.rules(&self.name)?;
         let chains = connection.chains(&self.name)?;
         let same = self.chains.iter().all(|chain| {
-            let of = |rules: &[Rule]| -> Vec<Rule> {
-                let own = rules.iter().filter(|rule| rule.chain == chain.name);
-                own.cloned().collect()
-            };
-            chains.contains(chain) && of(&rules) == of(&self.rules)
+            chains.contains(chain) && rules_of(chain, &rules).eq(rules_of(chain, &self.rules))
         });
         Ok(same && chains.len() == self.chains.len())
     }
@@ -170,6 +164,10 @@ impl PluginTable {
             batch.add_rule(&self.name, rule);
         }
     }
+}
+
+fn rules_of<'a>(chain: &Chain, rules: &'a [Rule]) -> impl Iterator<Item = &'a Rule> {
+    rules.iter().filter(|rule| rule.chain == chain.name)
 }
 
 pub(crate) fn address_type(family: IpFamily) -> DataType {

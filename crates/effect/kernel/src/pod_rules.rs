@@ -44,7 +44,7 @@ use weft_sys::nft::{Batch, Connection, Element};
 use crate::plugin_table::{PluginTable, until_undisturbed};
 
 use self::item::{Item, PLACES, SETS, elements, heads};
-use self::layout::layout;
+use self::layout::{layout, name};
 
 pub use self::rehearsal::rehearse;
 
@@ -86,19 +86,22 @@ pub fn begin(connection: &mut Connection, rules: &PodRules) -> Result<(), Error>
     let mut batch = Batch::new();
     let mut unwanted = Vec::new();
     for place in PLACES {
-        let layout = layout(place);
+        let table = name(place);
         let wanted = elements(rules, place);
-        if !wanted.is_empty() && !layout.holds(connection)? {
-            layout.write(&mut batch);
+        if !wanted.is_empty() {
+            let layout = layout(place);
+            if !layout.holds(connection)? {
+                layout.write(&mut batch);
+            }
         }
         for item in &wanted {
-            batch.add_element(&layout.name, item.set, item.element(&rules.comment));
+            batch.add_element(&table, item.set, item.element(&rules.comment));
         }
         let heads = heads(rules, place).into_iter();
         unwanted.extend(
             heads
                 .filter(|head| !wanted.contains(head))
-                .map(|head| (layout.name.clone(), head)),
+                .map(|head| (table.clone(), head)),
         );
     }
     let unwanted: Vec<_> = unwanted

@@ -174,7 +174,7 @@ impl Peer {
         header.msg_iovlen = 1;
         if self.control_len > 0 {
             header.msg_control = self.control.as_mut_ptr().cast();
-            header.msg_controllen = self.control_len;
+            header.msg_controllen = self.control_len as _;
         }
         header
     }
@@ -196,8 +196,10 @@ impl Peer {
             return;
         }
         // SAFETY: not null, so it points to a whole cmsghdr inside `control`.
-        let (level, kind, length) =
-            unsafe { ((*first).cmsg_level, (*first).cmsg_type, (*first).cmsg_len) };
+        let (level, kind, length): (_, _, usize) = unsafe {
+            let header = &*first;
+            (header.cmsg_level, header.cmsg_type, header.cmsg_len as _)
+        };
         // SAFETY: computes an address just behind the header, inside or at the end of `control`.
         let data = unsafe { libc::CMSG_DATA(first) };
         // SAFETY: CMSG_LEN is arithmetic.
@@ -292,7 +294,7 @@ impl Batch {
         for (slot, message) in self.slots.iter_mut().zip(&messages).take(count) {
             slot.length = (message.msg_len as usize).min(slot.packet.len());
             slot.peer.name_len = message.msg_hdr.msg_namelen;
-            slot.peer.control_len = message.msg_hdr.msg_controllen;
+            slot.peer.control_len = message.msg_hdr.msg_controllen as _;
             slot.peer.forget_interface();
         }
         self.filled = count;

@@ -3,31 +3,40 @@
 use weft_desired::{IpFamily, mark};
 use weft_sys::nft::{
     BitOperation, ChainKind, DataType, Expression, Family, Hook, MetaKey, PayloadBase, Register,
-    Verdict,
+    TableName, Verdict,
 };
 
 use super::item::{INSIDE, LEAVING, LINKS, MACS, Place, SOURCES, SOURCES_V6, TARGETS};
 use crate::expression::{DESTINATION_V6, SOURCE_V4, SOURCE_V6, destination_port, lookup};
-use crate::plugin_table::{PluginTable, address_type, source};
+use crate::plugin_table::{PluginTable, address_type, of_family, source};
 
 /// NF_IP_PRI_RAW (`include/uapi/linux/netfilter_ipv4.h`).
 const BEFORE_CONNTRACK: i32 = -300;
 /// Right after the agent's.
 const AFTER_SERVICES: i32 = 101;
 
-pub(super) fn layout(place: Place) -> PluginTable {
+/// The table of a place, whatever is in it.
+pub(super) fn name(place: Place) -> TableName {
     match place {
-        Place::Routed(family) => routed(family),
-        Place::Bridged => bridged(),
+        Place::Routed(family) => of_family(family, mark::POD_RULES),
+        Place::Bridged => TableName::new(Family::Bridge, mark::POD_RULES),
     }
+}
+
+pub(super) fn layout(place: Place) -> PluginTable {
+    let mut table = PluginTable::new(name(place));
+    match place {
+        Place::Routed(family) => routed(&mut table, family),
+        Place::Bridged => bridged(&mut table),
+    }
+    table
 }
 
 /// A chain, and no word of nft's.
 const OF_PODS: &str = "sources-of-pods";
 
 /// A family's table.
-fn routed(family: IpFamily) -> PluginTable {
-    let mut table = PluginTable::of(family, mark::POD_RULES);
+fn routed(table: &mut PluginTable, family: IpFamily) {
     let address = table.address_type();
     table.set(LINKS, &[DataType::InterfaceName], &[]);
     table.set(SOURCES, &[DataType::InterfaceName, address], &[]);
@@ -56,7 +65,7 @@ fn routed(family: IpFamily) -> PluginTable {
 
     let leaving = "leaving-the-cluster";
     table.chain(leaving, ChainKind::Nat, Hook::Postrouting, AFTER_SERVICES);
-    let mut group = to_group(&table, family);
+    let mut group = to_group(table, family);
     group.push(accept());
     table.rule(leaving, group);
     let beyond = vec![
@@ -68,15 +77,13 @@ fn routed(family: IpFamily) -> PluginTable {
         Expression::Masquerade { random: true },
     ];
     table.rule(leaving, beyond);
-    table
 }
 
 /// The table of what comes in by ports of bridges. What is neither IP nor ARP has no source that
 /// could be known.
-fn bridged() -> PluginTable {
+fn bridged(table: &mut PluginTable) {
     // Where ARP has the sender's address (RFC 826, for Ethernet and IPv4).
     const SENDER: u32 = 14;
-    let mut table = PluginTable::new(Family::Bridge, mark::POD_RULES);
     table.set(LINKS, &[DataType::InterfaceName], &[]);
     let ethernet = [DataType::InterfaceName, DataType::EthernetAddress];
     table.set(MACS, &ethernet, &[]);
@@ -121,7 +128,6 @@ fn bridged() -> PluginTable {
         table.rule(OF_PODS, rule);
     }
     table.rule(OF_PODS, foreign());
-    table
 }
 
 /// The word after a device's name.

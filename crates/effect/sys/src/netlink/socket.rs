@@ -116,7 +116,8 @@ impl Socket {
             sequence: 0,
             send_capacity,
             receive_capacity,
-            buffer: vec![0; RECEIVE_BUFFER],
+            // Not cleared: the pages that no message reaches are never touched.
+            buffer: Vec::with_capacity(RECEIVE_BUFFER),
             wire: Box::new(Kernel),
             stale: false,
         })
@@ -264,7 +265,7 @@ impl Socket {
         each: impl FnMut(Message<'_>),
     ) -> Result<(), Error> {
         loop {
-            let buffer = self.buffer.as_mut_slice();
+            let buffer = &mut self.buffer;
             let error = match self.wire.receive(self.fd.as_fd(), buffer, wait) {
                 Ok(length) if length > self.buffer.len() => {
                     // The rest of the answer is still to come.
@@ -277,8 +278,8 @@ impl Socket {
                         ),
                     });
                 }
-                Ok(length) => {
-                    Messages::new(&self.buffer[..length]).for_each(each);
+                Ok(_) => {
+                    Messages::new(&self.buffer).for_each(each);
                     return Ok(());
                 }
                 Err(error) => error,

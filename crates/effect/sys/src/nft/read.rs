@@ -1,5 +1,6 @@
 //! What the kernel answers, decoded.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::batch::{KEY_END, SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT};
@@ -23,16 +24,15 @@ pub(super) fn name(payload: &[u8], kind: u16) -> Option<String> {
     Fields::of_message(payload).text(kind)
 }
 
-/// The attributes of one level, by their type; a type that comes twice counts once.
+/// The attributes of one level, by their type; a type that comes twice counts once. They are few,
+/// and gone through anew for each.
 struct Fields<'a> {
-    values: Vec<(u16, &'a [u8])>,
+    list: Attributes<'a>,
 }
 
 impl<'a> Fields<'a> {
     fn new(list: Attributes<'a>) -> Self {
-        Self {
-            values: list.map(|a| (a.kind, a.value)).collect(),
-        }
+        Self { list }
     }
 
     fn of_message(payload: &'a [u8]) -> Self {
@@ -40,10 +40,10 @@ impl<'a> Fields<'a> {
     }
 
     fn get(&self, kind: u16) -> Option<&'a [u8]> {
-        self.values
-            .iter()
-            .find(|(found, _)| *found == kind)
-            .map(|(_, value)| *value)
+        self.list
+            .clone()
+            .find(|found| found.kind == kind)
+            .map(|found| found.value)
     }
 
     fn u32(&self, kind: u16) -> Option<u32> {
@@ -54,8 +54,12 @@ impl<'a> Fields<'a> {
         be_u64(self.get(kind)?)
     }
 
-    fn text(&self, kind: u16) -> Option<String> {
+    fn word(&self, kind: u16) -> Option<Cow<'a, str>> {
         self.get(kind).map(text)
+    }
+
+    fn text(&self, kind: u16) -> Option<String> {
+        self.word(kind).map(Cow::into_owned)
     }
 
     fn nested(&self, kind: u16) -> Option<Fields<'a>> {
@@ -65,7 +69,7 @@ impl<'a> Fields<'a> {
     fn comment(&self, kind: u16, entry: u8) -> Option<String> {
         user_data::entries(self.get(kind)?)
             .find(|(found, _)| *found == entry)
-            .map(|(_, value)| text(value))
+            .map(|(_, value)| text(value).into_owned())
     }
 
     fn register(&self, kind: u16) -> Option<Register> {
@@ -104,7 +108,7 @@ pub(super) fn chain(payload: &[u8]) -> Option<(TableName, Chain)> {
     };
     let base = fields.nested(4).and_then(|hook| {
         Some(BaseChain {
-            kind: ChainKind::from_keyword(&fields.text(7)?)?,
+            kind: ChainKind::from_keyword(&fields.word(7)?)?,
             hook: Hook::from_number(hook.u32(1)?)?,
             priority: hook.u32(2)?.cast_signed(),
             policy: match fields.u32(5)? {
@@ -138,13 +142,16 @@ pub(super) fn rule_counts(payload: &[u8]) -> Option<Counts> {
 
 /// An expression; nothing for one that does nothing.
 fn expression(fields: &Fields<'_>) -> Option<Expression> {
-    let name = fields.text(1).unwrap_or_default();
+    let name = fields.word(1).unwrap_or_default();
     let data = fields
         .nested(2)
         .unwrap_or_else(|| Fields::new(attributes(&[])));
     // nft turns each part of a key with ranges round, a single byte too.
     let is_idle = name == "byteorder" && data.u32(4)? < data.u32(5)?;
-    (!is_idle).then(|| known(&name, &data).unwrap_or(Expression::Other { name }))
+    let other = || Expression::Other {
+        name: name.to_string(),
+    };
+    (!is_idle).then(|| known(&name, &data).unwrap_or_else(other))
 }
 
 /// The expression, or `None` if it is not one of those weft writes.
@@ -366,7 +373,7 @@ fn element(list: Attributes<'_>) -> Option<Element> {
             6 => {
                 element.comment = user_data::entries(attribute.value)
                     .find(|(kind, _)| *kind == user_data::COMMENT)
-                    .map(|(_, value)| text(value));
+                    .map(|(_, value)| text(value).into_owned());
             }
             7 => element.counts = counts(attribute.nested()),
             KEY_END => element.key_end = value()?.value.to_vec(),
@@ -379,7 +386,7 @@ fn element(list: Attributes<'_>) -> Option<Element> {
 
 fn counts(list: Attributes<'_>) -> Option<Counts> {
     let fields = Fields::new(list);
-    if fields.text(1)? != "counter" {
+    if fields.word(1)? != "counter" {
         return None;
     }
     let data = fields.nested(2)?;

@@ -1,5 +1,7 @@
 //! Attributes as bytes, and the numbers of nf_tables' messages.
 
+use std::borrow::Cow;
+
 /// `NFNL_SUBSYS_NFTABLES` (`include/uapi/linux/netfilter/nfnetlink.h`).
 pub(super) const SUBSYSTEM: u16 = 10;
 /// `NFNL_MSG_BATCH_BEGIN`.
@@ -98,9 +100,9 @@ pub(super) fn be_u64(value: &[u8]) -> Option<u64> {
 }
 
 /// A text as an attribute's value, with or without its NUL.
-pub(super) fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> Cow<'_, str> {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
+    String::from_utf8_lossy(&value[..end])
 }
 
 /// The types in libnftnl's user data (`include/libnftnl/udata.h`): a type byte, a
