@@ -26,7 +26,8 @@ build: ## Build what is released: target/release/weft, static, with the CNI plug
 
 test: ## Everything CI tests: unit, golden, namespaces, end to end.
 	@scripts/prerequisites test
-	$(AS_ROOT) cargo test --workspace --all-targets
+	plugin=$$(scripts/release plugin) && \
+		WEFT_CNI_PLUGIN=$$plugin $(AS_ROOT) cargo test --workspace --all-targets
 	$(AS_ROOT) cargo test --workspace --doc
 
 transcripts: ## Published kubectl sessions, replayed in labs: which pass, wait for a part, fail (ONLY=name: some).

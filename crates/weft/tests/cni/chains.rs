@@ -6,13 +6,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 use weft_netlab::{Namespace, probe};
 
-use crate::node::{Answer, Node, PATIENCE, address, path, pod, prepare, reaches, run};
+use crate::node::{Answer, Node, PATIENCE, address, path, plugin, pod, prepare, reaches, run};
 
 /// Where Debian puts the reference plugins.
 const PLUGINS: &str = "/usr/lib/cni";
 /// What Debian's plugins speak.
 const VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
-const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 /// A plugin of a list: its binary, the `type` it is called by, its configuration.
 type Plugin = (String, &'static str, Value);
@@ -21,8 +20,12 @@ fn debians(kind: &'static str, config: Value) -> Plugin {
     (format!("{PLUGINS}/{kind}"), kind, config)
 }
 
+fn weft() -> String {
+    plugin().display().to_string()
+}
+
 fn wefts(config: Value) -> Plugin {
-    (WEFT.to_owned(), "weft", config)
+    (weft(), "weft", config)
 }
 
 /// A configuration list, called as libcni calls it.
@@ -206,7 +209,7 @@ fn weft_works_behind_another_plugin() {
         for (version, loopback) in [
             ("0.3.1", debians("loopback", json!({}))),
             ("1.0.0", debians("loopback", json!({}))),
-            ("1.1.0", (WEFT.to_owned(), "loopback", json!({}))),
+            ("1.1.0", (weft(), "loopback", json!({}))),
         ] {
             let pod = pod("pod");
             let list = List {
@@ -345,7 +348,7 @@ fn weft_is_the_plugin_loopback() {
         let list = List {
             node: &node,
             version,
-            plugins: vec![(WEFT.to_owned(), "loopback", json!({}))],
+            plugins: vec![(weft(), "loopback", json!({}))],
         };
         let result = list.add(&pod);
         assert_eq!(result["cniVersion"], version);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use weft_netlab::Namespace;
 use weft_sys::namespace;
 
-use crate::node::Node;
+use crate::node::{Node, plugin};
 
 /// What starts and ends in seconds, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -148,8 +148,7 @@ pub(crate) fn has(programs: &[&str]) -> bool {
 pub(crate) fn plugins(node: &Node) -> PathBuf {
     let folder = node.root.path().join("bin");
     fs::create_dir_all(&folder).unwrap();
-    for target in [env!("CARGO_BIN_EXE_weft"), LOOPBACK] {
-        let name = Path::new(target).file_name().unwrap();
+    for (name, target) in [("weft", plugin()), ("loopback", LOOPBACK.into())] {
         std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
     }
     folder

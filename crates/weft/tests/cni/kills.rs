@@ -10,10 +10,11 @@ use std::fs;
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{Answer, DUAL, Node, address, end, path, pod, prepare, run};
+use crate::node::{Answer, DUAL, Node, address, end, path, plugin, pod, prepare, run};
 
-/// What changes files or the kernel. A file is made by `openat` with `O_CREAT`.
-const CHANGES: &str = "openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir,\
+/// What changes files or the kernel. A file is made by `openat` with `O_CREAT`, or
+/// by `open` (musl), which not every machine has.
+const CHANGES: &str = "?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir,\
                        sendto";
 
 /// The n-th call of a kind, from 1.
@@ -43,7 +44,7 @@ fn points(trace: &str) -> Vec<Point> {
             call: call.to_owned(),
             nth: *nth,
         };
-        let changes = call != "openat" || arguments.contains("O_CREAT");
+        let changes = !call.starts_with("open") || arguments.contains("O_CREAT");
         if changes && !points.contains(&point) {
             points.push(point);
         }
@@ -69,7 +70,7 @@ impl Node {
             )
             .args(["-f", "-qq", "-e", &trace])
             .args(arguments)
-            .arg(env!("CARGO_BIN_EXE_weft"));
+            .arg(plugin());
         run(process, &self.config_for(verb))
     }
 

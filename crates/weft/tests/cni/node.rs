@@ -17,6 +17,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const LATE: Duration = Duration::from_secs(120);
 pub(crate) const DUAL: &[&str] = &["10.244.1.0/24", "fd00:10:244:1::/64"];
 
+/// The plugin as it is released where `WEFT_CNI_PLUGIN` names it (`make test` does); else the
+/// binary, which is it too.
+pub(crate) fn plugin() -> PathBuf {
+    let released = std::env::var_os("WEFT_CNI_PLUGIN");
+    released.map_or_else(|| env!("CARGO_BIN_EXE_weft").into(), PathBuf::from)
+}
+
 /// A node with its uplink and forwarding, and state of its own on disk.
 pub(crate) struct Node {
     pub(crate) namespace: Namespace,
@@ -123,7 +130,7 @@ impl Node {
     }
 
     pub(crate) fn command(&self, command: &str, container: &str, netns: &str) -> Command {
-        let mut process = self.namespace.command(env!("CARGO_BIN_EXE_weft")).unwrap();
+        let mut process = self.namespace.command(plugin()).unwrap();
         prepare(&mut process, command, container, netns);
         process
     }

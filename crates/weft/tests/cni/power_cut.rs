@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use weft_nodestate::{Attachments, Held, Pool};
 use weft_proto::cni::{AttachmentKey, Ipam, NetworkName, Range, RangeSet};
 
-use crate::node::{Node, address, path, pod, prepare, run};
+use crate::node::{Node, address, path, plugin, pod, prepare, run};
 
 const RANGES: [&str; 2] = ["10.244.1.0/29", "fd00:10:244:1::/64"];
 /// So many of the latest writes that are not synced are dropped or kept one by one.
@@ -118,7 +118,7 @@ impl Recording {
             return;
         }
         match call {
-            "openat" => {
+            "open" | "openat" => {
                 let is_new = !self.inodes.contains_key(&place);
                 if arguments.contains("O_CREAT") && is_new {
                     let inode = self.writes.len();
@@ -280,10 +280,10 @@ fn record(node: &Node, verbs: &[(&str, &str)]) -> Recording {
                 std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin")),
             )
             .args(["-f", "-qq", "-y", "-xx", "-s", "1000000", "-e"])
-            .arg("trace=openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir")
+            .arg("trace=?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir")
             .arg("-o")
             .arg(&trace)
-            .arg(env!("CARGO_BIN_EXE_weft"));
+            .arg(plugin());
         if *verb == "DEL" {
             let now = recording.writes.len();
             let promise = recording

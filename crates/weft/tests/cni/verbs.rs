@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
-use crate::node::{DUAL, Node, address, end, ip, path, pod, prepare, reaches, run};
+use crate::node::{DUAL, Node, address, end, ip, path, plugin, pod, prepare, reaches, run};
 
 #[test]
 fn a_dual_stack_pod_is_attached_checked_and_detached() {
@@ -365,7 +365,7 @@ fn disks_that_refuse_are_named() {
         let script = format!(
             "mount -t tmpfs -o {options} tmpfs {} && exec {}",
             state.display(),
-            env!("CARGO_BIN_EXE_weft")
+            plugin().display()
         );
         let mut process = node.namespace.command("unshare").unwrap();
         prepare(&mut process, "ADD", "c1", &path(&pod));
