@@ -17,7 +17,7 @@ use crate::report::{Report, Samples, Unit};
 /// Pods that start at once.
 const AT_ONCE: usize = 200;
 /// How often: each time a side has its total time.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 10;
 /// Addresses that are taken.
 const TAKEN: u32 = 65_000;
 
@@ -111,6 +111,7 @@ pub(super) fn start(
         .collect::<Result<Vec<_>, _>>()?;
     let mut totals: [Samples; 3] = Default::default();
     let mut each: [Samples; 3] = Default::default();
+    let mut slowest: [Samples; 3] = Default::default();
     for _ in 0..ROUNDS {
         let rounds = [
             at_once(ours, &pods)?,
@@ -119,6 +120,7 @@ pub(super) fn start(
         ];
         for (side, (total, times)) in rounds.into_iter().enumerate() {
             totals[side].push_time(total);
+            slowest[side].push(times.percentile(0.99));
             each[side].extend(&times);
         }
     }
@@ -126,13 +128,14 @@ pub(super) fn start(
     report.pairs(&name, Unit::Seconds, &totals[0], PEER, &totals[1]);
     let floor = "processes that only make a link";
     report.pairs(&name, Unit::Seconds, &totals[0], floor, &totals[2]);
+    // From a call to its answer; the ratio is that of the rounds' p99.
     let name = format!("{AT_ONCE} ADDs at once, one of them");
     report.compare(
         &name,
         Unit::Seconds,
-        (&each[0], &each[0]),
+        (&slowest[0], &each[0]),
         PEER,
-        (&each[1], &each[1]),
+        (&slowest[1], &each[1]),
     );
     Ok(())
 }
