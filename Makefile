@@ -42,7 +42,8 @@ check: ## Formatting, lints, licences of dependencies.
 
 soak: ## The long runs: hundreds of rounds of kills and churn (WEFT_SOAK=5: 5 % of them).
 	@scripts/prerequisites test
-	WEFT_SOAK=$(WEFT_SOAK) $(AS_ROOT) cargo test --package weft --test soak --test cni -- --ignored --test-threads=1 --nocapture
+	plugin=$$(scripts/release plugin) && \
+		WEFT_SOAK=$(WEFT_SOAK) WEFT_CNI_PLUGIN=$$plugin $(AS_ROOT) cargo test --package weft --test soak --test cni -- --ignored --test-threads=1 --nocapture
 
 bench: build ## What weft claims, measured beside a peer or the kernel's own limit.
 	@scripts/prerequisites bench

@@ -226,8 +226,8 @@ impl Report {
         self.compare(name, unit, (ours, ours), peer, (peers, peers));
     }
 
-    /// Pairs of batches: for each side the batches' medians, and all single values for the
-    /// percentiles.
+    /// Pairs of batches: for each side a figure of each batch (its median), and all single values
+    /// for the percentiles.
     pub(crate) fn compare(
         &mut self,
         name: &str,

@@ -28,8 +28,7 @@ fn together<T: Send>(
     pods: &[Namespace],
     start: impl Fn(usize, &Namespace) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<(Duration, Samples, Vec<T>)> {
-    // A runtime's threads are there before pods come, and after: no side's time has in it what
-    // ours take to begin and to end.
+    // A runtime's threads are there before pods come: no side's time has the making of ours in it.
     let together = Barrier::new(pods.len());
     let done = std::thread::scope(|scope| {
         let (start, together) = (&start, &together);
@@ -42,9 +41,7 @@ fn together<T: Send>(
                     together.wait();
                     let started = Instant::now();
                     let result = entered.and_then(|()| start(number, pod));
-                    let times = started..Instant::now();
-                    together.wait();
-                    anyhow::Ok((times, result?))
+                    anyhow::Ok((started..Instant::now(), result?))
                 })
             })
             .collect();
@@ -128,8 +125,8 @@ pub(super) fn start(
     report.pairs(&name, Unit::Seconds, &totals[0], PEER, &totals[1]);
     let floor = "processes that only make a link";
     report.pairs(&name, Unit::Seconds, &totals[0], floor, &totals[2]);
-    // From a call to its answer; the ratio is that of the rounds' p99.
-    let name = format!("{AT_ONCE} ADDs at once, one of them");
+    // From a call to its answer.
+    let name = format!("{AT_ONCE} ADDs at once, one of them (ratio of the rounds' p99)");
     report.compare(
         &name,
         Unit::Seconds,

@@ -1,5 +1,5 @@
-//! The plugin's program, as a runtime runs it. What its verbs do is tested with the binary that has
-//! it too (`crates/weft/tests/cni`).
+//! The plugin's program, as a runtime runs it. What its verbs do is tested in
+//! `crates/weft/tests/cni`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::io::Write;

@@ -28,7 +28,7 @@ use crate::expression::{
     DESTINATION_V4, SOURCE_V4, any_bit, destination_port, device_name, lookup, octets, translated,
 };
 use crate::flow;
-use crate::plugin_table::{PluginTable, of_family};
+use crate::plugin_table::{PluginTable, name_of};
 use crate::sysctl::{self, Scope, Setting};
 
 /// Ports of the node to addresses and ports of pods.
@@ -101,7 +101,7 @@ pub fn set(
 pub fn any_leads_to(connection: &mut Connection, pods: &[IpAddr]) -> Result<bool, Error> {
     let mut found = Vec::new();
     for family in IpFamily::BOTH {
-        let table = of_family(family, mark::HOST_PORTS);
+        let table = name_of(family, mark::HOST_PORTS);
         let pods = pods.iter().filter(|pod| family.has(**pod));
         found.extend(pods.map(|pod| (table.clone(), itself(&octets(*pod)))));
     }
@@ -266,7 +266,7 @@ fn data(port: &HostPort) -> Vec<u8> {
 
 /// A family's table.
 fn layout(family: IpFamily) -> PluginTable {
-    let mut table = PluginTable::new(of_family(family, mark::HOST_PORTS));
+    let mut table = PluginTable::new(name_of(family, mark::HOST_PORTS));
     let address = table.address_type();
     table.set(
         PORTS,

@@ -30,7 +30,7 @@ pub(crate) fn until_undisturbed(
 }
 
 /// The name of a table of an address family.
-pub(crate) fn of_family(family: IpFamily, name: &str) -> TableName {
+pub(crate) fn name_of(family: IpFamily, name: &str) -> TableName {
     let family = match family {
         IpFamily::V4 => Family::V4,
         IpFamily::V6 => Family::V6,

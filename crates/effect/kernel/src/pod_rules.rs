@@ -44,7 +44,7 @@ use weft_sys::nft::{Batch, Connection, Element};
 use crate::plugin_table::{PluginTable, until_undisturbed};
 
 use self::item::{Item, PLACES, SETS, elements, heads};
-use self::layout::{layout, name};
+use self::layout::{layout, table_name};
 
 pub use self::rehearsal::rehearse;
 
@@ -86,7 +86,7 @@ pub fn begin(connection: &mut Connection, rules: &PodRules) -> Result<(), Error>
     let mut batch = Batch::new();
     let mut unwanted = Vec::new();
     for place in PLACES {
-        let table = name(place);
+        let table = table_name(place);
         let wanted = elements(rules, place);
         if !wanted.is_empty() {
             let layout = layout(place);

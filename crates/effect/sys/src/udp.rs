@@ -174,6 +174,7 @@ impl Peer {
         header.msg_iovlen = 1;
         if self.control_len > 0 {
             header.msg_control = self.control.as_mut_ptr().cast();
+            // glibc has a size_t here, musl a socklen_t.
             header.msg_controllen = self.control_len as _;
         }
         header

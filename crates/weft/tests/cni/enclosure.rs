@@ -1,6 +1,7 @@
 //! Where a container runtime runs: the node's network, processes and mounts of its own, an empty
 //! `/run` and `/var/lib`. All of it goes with the test.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ impl Enclosure {
     }
 
     /// A command that runs inside.
-    pub(crate) fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.first.to_string()])

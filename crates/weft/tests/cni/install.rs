@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use weft_netlab::Namespace;
 
 use crate::enclosure::{Enclosure, wait};
-use crate::node::{DUAL, Node, address, ip, path, pod, prepare, reaches, run};
+use crate::node::{DUAL, Node, address, ip, path, plugin, pod, prepare, reaches, run};
 
 /// A node with nothing but what `weft cni` puts on it.
 struct Bare(Node);
@@ -151,7 +151,7 @@ fn a_bridge_has_the_name_it_was_given_and_goes_back_to_routed_links() {
 
 /// Calls the plugin in an enclosure, with its own folders there.
 fn enclosed(enclosure: &Enclosure, config: &Value, verb: &str, container: &str) -> Value {
-    let mut process = enclosure.command(env!("CARGO_BIN_EXE_weft"));
+    let mut process = enclosure.command(plugin());
     let netns = format!("/run/netns/{container}");
     prepare(&mut process, verb, container, &netns);
     let path = std::env::var_os("PATH").unwrap();

@@ -13,8 +13,8 @@ use weft_netlab::Namespace;
 use crate::node::{Answer, DUAL, Node, address, end, path, plugin, pod, prepare, run};
 
 /// What changes files or the kernel. A file is made by `openat` with `O_CREAT`, or
-/// by `open` (musl), which not every machine has.
-const CHANGES: &str = "?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir,\
+/// by `open` (musl).
+const CHANGES: &str = "open,openat,write,pwrite64,pwritev2,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir,\
                        sendto";
 
 /// The n-th call of a kind, from 1.

@@ -280,7 +280,7 @@ fn record(node: &Node, verbs: &[(&str, &str)]) -> Recording {
                 std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin")),
             )
             .args(["-f", "-qq", "-y", "-xx", "-s", "1000000", "-e"])
-            .arg("trace=?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir")
+            .arg("trace=open,openat,write,pwrite64,pwritev2,ftruncate,fdatasync,fsync,rename,linkat,unlink,mkdir")
             .arg("-o")
             .arg(&trace)
             .arg(plugin());

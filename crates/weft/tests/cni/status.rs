@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::node::{Answer, DUAL, Node, ip, pod, prepare, run};
+use crate::node::{Answer, DUAL, Node, ip, plugin, pod, prepare, run};
 
 impl Node {
     fn status(&self) -> Answer {
@@ -21,7 +21,7 @@ impl Node {
         process
             .env("PATH", std::env::var_os("PATH").unwrap())
             .args(arguments)
-            .arg(env!("CARGO_BIN_EXE_weft"));
+            .arg(plugin());
         run(process, &self.config())
     }
 

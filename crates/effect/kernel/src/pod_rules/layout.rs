@@ -8,23 +8,23 @@ use weft_sys::nft::{
 
 use super::item::{INSIDE, LEAVING, LINKS, MACS, Place, SOURCES, SOURCES_V6, TARGETS};
 use crate::expression::{DESTINATION_V6, SOURCE_V4, SOURCE_V6, destination_port, lookup};
-use crate::plugin_table::{PluginTable, address_type, of_family, source};
+use crate::plugin_table::{PluginTable, address_type, name_of, source};
 
 /// NF_IP_PRI_RAW (`include/uapi/linux/netfilter_ipv4.h`).
 const BEFORE_CONNTRACK: i32 = -300;
 /// Right after the agent's.
 const AFTER_SERVICES: i32 = 101;
 
-/// The table of a place, whatever is in it.
-pub(super) fn name(place: Place) -> TableName {
+/// What the table of a place is called.
+pub(super) fn table_name(place: Place) -> TableName {
     match place {
-        Place::Routed(family) => of_family(family, mark::POD_RULES),
+        Place::Routed(family) => name_of(family, mark::POD_RULES),
         Place::Bridged => TableName::new(Family::Bridge, mark::POD_RULES),
     }
 }
 
 pub(super) fn layout(place: Place) -> PluginTable {
-    let mut table = PluginTable::new(name(place));
+    let mut table = PluginTable::new(table_name(place));
     match place {
         Place::Routed(family) => routed(&mut table, family),
         Place::Bridged => bridged(&mut table),
