@@ -37,7 +37,9 @@ pub(super) fn add(request: &Attach) -> Result<AddResult, Error> {
     let link = compiled(&record);
     let is_new = matches!(before, Before::Nothing);
     let mut is_unlinked = false;
-    let attached = while_synced(&pool, &record, || {
+    // On disk before the kernel knows of them.
+    let synced = pool.sync(&record.addresses);
+    let attached = synced.map_err(|error| pool_error(&error)).and_then(|()| {
         let pod = namespace.as_fd();
         let mut node = Node::open()?;
         let mut inside = pod_rules::inside(&record.key, pod)?;
@@ -157,26 +159,6 @@ fn routers_are_free(request: &Attach, pool: &Pool) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Works while the disk does. The record has to be there before the kernel is touched, and the
-/// addresses on disk before ADD answers: a power cut in between takes the link along.
-fn while_synced(
-    pool: &Pool,
-    record: &Attachment,
-    work: impl FnOnce() -> Result<(), Error>,
-) -> Result<(), Error> {
-    let sync = || pool.sync(&record.addresses);
-    std::thread::scope(|scope| {
-        let disk = std::thread::Builder::new().spawn_scoped(scope, sync);
-        let done = work();
-        let synced = match disk {
-            Ok(disk) => disk.join().unwrap_or_else(|_| sync()),
-            // No thread to be had: one after the other.
-            Err(_) => sync(),
-        };
-        done.and(synced.map_err(|error| pool_error(&error)))
-    })
 }
 
 /// The pod's ports on the node. A pod without has those closed that led to its address before.

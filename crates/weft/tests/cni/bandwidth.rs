@@ -176,12 +176,9 @@ fn the_device_goes_when_the_container_went_without_del() {
     node.assert_clean();
 }
 
-/// The n-th send of the first thread that has these words, as strace counts.
+/// The n-th send that has these words, as strace counts.
 fn nth_send(trace: &str, words: &str, occurrence: usize) -> usize {
-    let first = trace.split_whitespace().next().unwrap();
-    let sends = trace
-        .lines()
-        .filter(|line| line.starts_with(first) && line.contains("sendto("));
+    let sends = trace.lines().filter(|line| line.starts_with("sendto("));
     let mut found = sends
         .enumerate()
         .filter(|(_, line)| line.contains(words))
@@ -212,6 +209,7 @@ fn a_kernel_that_lacks_a_part_is_named_and_the_pod_does_not_start() {
     ] {
         let nth = nth_send(&trace, request, occurrence);
         let inject = format!("inject=sendto:error={errno}:when={nth}");
+        // In the process's first thread alone: another helps to undo it, and strace counts for each.
         let answer = node.traced("ADD", "dying", &netns, &["-o", "/dev/null", "-e", &inject]);
         let (code, message) = answer.error();
         assert_eq!(code, 2, "{request}: {message}");

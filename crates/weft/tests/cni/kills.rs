@@ -68,7 +68,7 @@ impl Node {
                 "PATH",
                 std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin")),
             )
-            .args(["-f", "-qq", "-e", &trace])
+            .args(["-qq", "-e", &trace])
             .args(arguments)
             .arg(plugin());
         run(process, &self.config_for(verb))
@@ -102,7 +102,7 @@ impl Node {
     /// The points of a run that is left alone.
     fn points_of(&self, verb: &str, netns: &str) -> Vec<Point> {
         let file = self.root.path().join("trace");
-        self.traced(verb, "dying", netns, &["-o", file.to_str().unwrap()])
+        self.traced(verb, "dying", netns, &["-f", "-o", file.to_str().unwrap()])
             .ok();
         let points = points(&fs::read_to_string(file).unwrap());
         assert!(points.len() > 5, "{verb}: {points:?}");
@@ -113,7 +113,12 @@ impl Node {
     /// the same path.
     fn killed(&self, verb: &str, netns: &str, point: &Point) {
         let inject = format!("inject={}:signal=KILL:when={}", point.call, point.nth);
-        let answer = self.traced(verb, "dying", netns, &["-o", "/dev/null", "-e", &inject]);
+        let answer = self.traced(
+            verb,
+            "dying",
+            netns,
+            &["-f", "-o", "/dev/null", "-e", &inject],
+        );
         assert!(
             answer.code.is_none() || answer.code == Some(0),
             "{verb} killed at {point:?}: {answer:?}"
@@ -282,6 +287,18 @@ fn every_point(verb: &str, kind: Kind, rounds: Option<usize>) {
         let then = THEN[(round + round / points.len()) % THEN.len()];
         scene.round(verb, point, then);
     }
+}
+
+#[test]
+fn addresses_are_on_the_disk_before_the_kernel_hears_of_them() {
+    let node = Node::new(DUAL);
+    let pod = pod("dying");
+    let points = node.points_of("ADD", &path(&pod));
+    let place = |is: &dyn Fn(&str) -> bool| points.iter().position(|point| is(&point.call));
+    let content = place(&|call| call == "fdatasync").unwrap();
+    let name = points.iter().rposition(|point| point.call == "fsync");
+    let kernel = place(&|call| call == "sendto").unwrap();
+    assert!(content < kernel && name.unwrap() < kernel, "{points:?}");
 }
 
 #[test]

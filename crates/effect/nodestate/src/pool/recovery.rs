@@ -1,9 +1,9 @@
 //! Reservations after a power cut, and whenever the records are gone.
 //!
-//! A reservation is synced before its ADD answers; one whose ADD had not may have a name without
-//! content, and what follows from the names is not synced at all. So the first to take an address
-//! after the machine was started forgets that. No pod has lived through it; but a runtime may
-//! start its pods again, which keep the addresses that they had: who had which is written down
+//! A reservation is synced before its ADD makes a link; one that was not yet may have a name
+//! without content, and what follows from the names is not synced at all. So the first to take an
+//! address after the machine was started forgets that. No pod has lived through it; but a runtime
+//! may start its pods again, which keep the addresses that they had: who had which is written down
 //! once, for there are no records that could tell. And a DEL that comes late must not free what is
 //! another's by then: what names an owner stays.
 
