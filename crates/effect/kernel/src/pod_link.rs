@@ -118,7 +118,7 @@ pub fn set_up(
         None => None,
         Some(bridge) => Some(bridge::stand(host, bridge)?),
     };
-    let made = host
+    let host_index = host
         .add_veth(VethSpec {
             name: &link.host_name,
             peer_name: interface,
@@ -126,25 +126,24 @@ pub fn set_up(
             mac: Some(Mac(link.host_mac)),
             peer_mac: Some(Mac(link.pod_mac)),
             mtu: Some(link.mtu),
-            alias: Some(&link.alias),
             master,
         })
         .map_err(on_host("make the pair"))?;
-    let finished = finish_pod(inside, pod, interface, link, made.peer).and_then(|pod_index| {
+    let finished = finish_pod(inside, pod, interface, link).and_then(|pod_index| {
         ignore_routers(link)?;
-        host.run_all(&host_steps(&made, link))
+        host.run_all(&host_steps(host_index, link))
             .map_err(on_host("configure the node's end"))?;
         Ok(pod_index)
     });
     match finished {
         Ok(pod_index) => Ok(Standing {
-            host_index: made.index,
+            host_index,
             pod_index,
             host_mac: Mac(link.host_mac),
             pod_mac: Mac(link.pod_mac),
         }),
         Err(error) => {
-            if let Err(undo) = host.delete_link(made.index)
+            if let Err(undo) = host.delete_link(host_index)
                 && !undo.is_absent()
             {
                 tracing::error!(
@@ -368,7 +367,6 @@ fn finish_pod(
     pod: BorrowedFd<'_>,
     interface: &str,
     link: &PodLink,
-    index: Option<u32>,
 ) -> Result<u32, Error> {
     let in_pod = in_pod(interface);
     for setting in pod_settings(interface, link) {
@@ -377,18 +375,20 @@ fn finish_pod(
             source,
         })?;
     }
-    let index = match index {
-        Some(index) => index,
-        None => {
-            let link = inside.link_by_name(interface);
-            link.map_err(in_pod("look it up"))?.index
-        }
+    let index = inside.index_of(interface).map_err(in_pod("look it up"))?;
+    let mut batch = Batch::new();
+    // Nothing comes by it yet: the other end is off.
+    batch.set_link(
+        index,
+        LinkChange {
+            link_local_address: link.bridge.is_none().then_some(false),
+            ..up()
+        },
+    );
+    let flags = match &link.bridge {
+        None => AS_IT_IS,
+        Some(_) => WITH_ITS_NETWORK,
     };
-    let (mut batch, flags) = match &link.bridge {
-        None => (switched_on(index), AS_IT_IS),
-        Some(_) => (Batch::new(), WITH_ITS_NETWORK),
-    };
-    batch.set_link(index, up());
     // The runtime's task, and not every runtime does it.
     batch.set_link(LOOPBACK, up());
     for address in &link.addresses {
@@ -459,34 +459,29 @@ fn up() -> LinkChange<'static> {
     }
 }
 
-/// To be followed by switching the link on: one that comes up before its address mode is set
-/// may get a link-local address all the same.
-fn switched_on(index: u32) -> Batch {
+fn host_steps(index: u32, link: &PodLink) -> Batch {
     let mut batch = Batch::new();
+    // Before it comes up: it would get a link-local address then.
     batch.set_link(
         index,
         LinkChange {
+            alias: Some(&link.alias),
             link_local_address: Some(false),
             ..LinkChange::default()
         },
     );
-    batch
-}
-
-fn host_steps(made: &Link, link: &PodLink) -> Batch {
-    let mut batch = switched_on(made.index);
     if link.bridge.is_some() {
         // A pod that speaks to itself by way of a Service, or of a port of the node.
-        batch.set_hairpin(made.index, true);
+        batch.set_hairpin(index, true);
     }
-    batch.set_link(made.index, up());
+    batch.set_link(index, up());
     for address in &link.node_addresses {
-        batch.add_address(made.index, alone(*address), AS_IT_IS);
+        batch.add_address(index, alone(*address), AS_IT_IS);
     }
     for (address, mac) in asked_nobody(link, pod_addresses(link), link.pod_mac) {
-        batch.add_neighbour(made.index, address, mac);
+        batch.add_neighbour(index, address, mac);
     }
-    for route in host_routes(made.index, link) {
+    for route in host_routes(index, link) {
         batch.add_route(&route);
     }
     batch

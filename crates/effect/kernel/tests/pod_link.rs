@@ -63,10 +63,7 @@ impl Node {
 fn node() -> Node {
     let namespace = namespace::new_net().unwrap();
     let mut conversation = Conversation::in_namespace(namespace.as_fd()).unwrap();
-    let index = conversation
-        .add_veth(VethSpec::new("eth0", "far"))
-        .unwrap()
-        .index;
+    let index = conversation.add_veth(VethSpec::new("eth0", "far")).unwrap();
     for name in ["lo", "eth0", "far"] {
         let index = conversation.link_by_name(name).unwrap().index;
         // The kernel would give them some time later, in the middle of a comparison.
@@ -302,12 +299,12 @@ fn what_fails_half_way_is_undone() {
 fn a_link_that_is_not_ours_is_left_alone() {
     let mut node = node();
     for (name, alias) in [("weft0000000001", None), ("eth7", Some("weft:default/web"))] {
-        node.conversation
-            .add_veth(VethSpec {
-                alias,
-                ..VethSpec::new(name, "p")
-            })
-            .unwrap();
+        let index = node.conversation.add_veth(VethSpec::new(name, "p"));
+        let change = LinkChange {
+            alias,
+            ..LinkChange::default()
+        };
+        node.conversation.set_link(index.unwrap(), change).unwrap();
         let error = pod_link::find(&mut node.conversation, name).unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
         assert!(node.conversation.find_link(name).unwrap().is_some());

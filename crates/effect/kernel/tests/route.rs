@@ -18,10 +18,7 @@ fn net(text: &str) -> IpNet {
 fn node() -> (OwnedFd, Conversation, u32) {
     let namespace = namespace::new_net().unwrap();
     let mut conversation = Conversation::in_namespace(namespace.as_fd()).unwrap();
-    let index = conversation
-        .add_veth(VethSpec::new("eth0", "far"))
-        .unwrap()
-        .index;
+    let index = conversation.add_veth(VethSpec::new("eth0", "far")).unwrap();
     let far = conversation.link_by_name("far").unwrap().index;
     conversation.set_up(index).unwrap();
     conversation.set_up(far).unwrap();

@@ -86,12 +86,12 @@ impl Network {
     ) -> Result<(), Error> {
         let mut spec = VethSpec::new(name, peer_name);
         spec.peer_namespace = Some(peer_namespace);
-        let made = self.conversation.add_veth(spec).map_err(failed(
+        let index = self.conversation.add_veth(spec).map_err(failed(
             &self.name,
             &format!("make the pair {name}, {peer_name}"),
         ))?;
         self.conversation
-            .set_up(made.index)
+            .set_up(index)
             .map_err(failed(&self.name, &format!("set {name} up")))
     }
 

@@ -82,10 +82,6 @@ pub struct Link {
     pub master: Option<u32>,
     /// As a port of a bridge, whether it sends back what came in by it; `None` if it is no port.
     pub hairpin: Option<bool>,
-    /// The other end's number: in the same namespace, or in `peer_namespace`.
-    pub peer: Option<u32>,
-    /// This namespace's id for the namespace of the other end; -1 for one it has no id for.
-    pub peer_namespace: Option<i32>,
     /// What it is, if it is a VXLAN device.
     pub vxlan: Option<Vxlan>,
     /// Switched on by an administrator.
@@ -113,8 +109,6 @@ pub struct VethSpec<'a> {
     pub peer_mac: Option<Mac>,
     /// Largest packet of both ends, in bytes.
     pub mtu: Option<u32>,
-    /// This end's alias.
-    pub alias: Option<&'a str>,
     /// The bridge this end is a port of.
     pub master: Option<u32>,
 }
@@ -130,7 +124,6 @@ impl<'a> VethSpec<'a> {
             mac: None,
             peer_mac: None,
             mtu: None,
-            alias: None,
             master: None,
         }
     }
@@ -225,6 +218,15 @@ impl Conversation {
         }
     }
 
+    /// The number of the link of this name. Waits for nobody who changes links, as the other ways
+    /// to ask do.
+    ///
+    /// # Errors
+    /// [`Error::is_absent`] if there is none.
+    pub fn index_of(&self, name: &str) -> Result<u32, Error> {
+        self.socket.link_index(name)
+    }
+
     fn get(&mut self, object: String, message: &LinkMessage) -> Result<Link, Error> {
         let operation = "look up link";
         let request = Request {
@@ -244,11 +246,11 @@ impl Conversation {
     }
 
     /// Makes a veth pair, both ends under their final names and in their final
-    /// namespaces, and returns this end. Both are down.
+    /// namespaces, and returns this end's number. Both are down.
     ///
     /// # Errors
     /// [`Error::is_exists`] if one of the names is taken.
-    pub fn add_veth(&mut self, spec: VethSpec<'_>) -> Result<Link, Error> {
+    pub fn add_veth(&mut self, spec: VethSpec<'_>) -> Result<u32, Error> {
         let object = format!("veth {} with peer {}", spec.name, spec.peer_name);
         let mut peer = described(spec.peer_name, spec.peer_mac, spec.mtu);
         peer.attributes.extend(one_queue());
@@ -265,7 +267,9 @@ impl Conversation {
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
-        self.make(object, &message, spec.name, spec.alias)
+        self.create(object, &message)?;
+        let index = self.index_of(spec.name);
+        self.finished(spec.name, index)
     }
 
     /// Makes a bridge and returns it, down.
@@ -296,14 +300,8 @@ impl Conversation {
         name: &str,
         alias: Option<&str>,
     ) -> Result<Link, Error> {
-        self.one(&Request {
-            operation: "add link",
-            object,
-            kind: RTM_NEWLINK,
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-            payload: payload(message),
-        })?;
-        let finished = match alias {
+        self.create(object, message)?;
+        let marked = match alias {
             None => Ok(()),
             Some(alias) => {
                 let mut message = LinkMessage::default();
@@ -320,14 +318,27 @@ impl Conversation {
                 })
             }
         };
-        match finished.and_then(|()| self.link_by_name(name)) {
-            Ok(link) => Ok(link),
-            Err(error) => {
-                // The first error says more than one from the removal would.
-                let _ = self.delete_link_by_name(name);
-                Err(error)
-            }
+        let made = marked.and_then(|()| self.link_by_name(name));
+        self.finished(name, made)
+    }
+
+    fn create(&mut self, object: String, message: &LinkMessage) -> Result<(), Error> {
+        self.one(&Request {
+            operation: "add link",
+            object,
+            kind: RTM_NEWLINK,
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            payload: payload(message),
+        })
+    }
+
+    /// Removes a link that could not be made whole.
+    fn finished<T>(&mut self, name: &str, made: Result<T, Error>) -> Result<T, Error> {
+        if made.is_err() {
+            // The first error says more than one from the removal would.
+            let _ = self.delete_link_by_name(name);
         }
+        made
     }
 
     /// Changes a link.
@@ -547,8 +558,6 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
         alias: None,
         master: None,
         hairpin: None,
-        peer: None,
-        peer_namespace: None,
         vxlan: None,
         up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Running),
@@ -567,10 +576,6 @@ pub(super) fn decode(operation: &'static str, message: Message<'_>) -> Result<Op
             link.alias = Some(alias);
         } else if let LinkAttribute::Controller(index) = attribute {
             link.master = Some(index);
-        } else if let LinkAttribute::Link(index) = attribute {
-            link.peer = Some(index);
-        } else if let LinkAttribute::LinkNetNsId(id) = attribute {
-            link.peer_namespace = Some(id);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             for info in infos {
                 if let LinkInfo::Kind(kind) = info {
