@@ -6,8 +6,8 @@
 //! a CNI plugin pays for it at every call. Given up is the random address of the binary itself:
 //! stacks, heap and libraries stay at random addresses.
 //!
-//! What is released is static as well (`scripts/release` asks for it), which spares the dynamic linker
-//! and asks nothing of the C library of the node that the plugin is copied to.
+//! What is released is static as well (`scripts/release` asks for it), which spares the dynamic
+//! linker and asks nothing of the C library of the node that the plugin is copied to.
 //!
 //! It also has within it the plugin as a program of its own (`weft-cni`), named by `WEFT_PLUGIN`:
 //! what a node's runtime executes for each pod is then a few MiB that lie close together. Without,

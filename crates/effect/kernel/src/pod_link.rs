@@ -377,18 +377,14 @@ fn finish_pod(
     }
     let index = inside.index_of(interface).map_err(in_pod("look it up"))?;
     let mut batch = Batch::new();
-    // Nothing comes by it yet: the other end is off.
-    batch.set_link(
-        index,
-        LinkChange {
-            link_local_address: link.bridge.is_none().then_some(false),
-            ..up()
-        },
-    );
     let flags = match &link.bridge {
-        None => AS_IT_IS,
+        None => {
+            batch.set_link(index, without_link_local());
+            AS_IT_IS
+        }
         Some(_) => WITH_ITS_NETWORK,
     };
+    batch.set_link(index, up());
     // The runtime's task, and not every runtime does it.
     batch.set_link(LOOPBACK, up());
     for address in &link.addresses {
@@ -459,15 +455,23 @@ fn up() -> LinkChange<'static> {
     }
 }
 
+/// To be followed by switching the link on: one that comes up before its address mode is set
+/// may get a link-local address all the same.
+fn without_link_local() -> LinkChange<'static> {
+    LinkChange {
+        link_local_address: Some(false),
+        ..LinkChange::default()
+    }
+}
+
 fn host_steps(index: u32, link: &PodLink) -> Batch {
     let mut batch = Batch::new();
-    // Before it comes up: it would get a link-local address then.
     batch.set_link(
         index,
         LinkChange {
+            // The kernel takes none with the request that makes a link, and this one is due anyway.
             alias: Some(&link.alias),
-            link_local_address: Some(false),
-            ..LinkChange::default()
+            ..without_link_local()
         },
     );
     if link.bridge.is_some() {

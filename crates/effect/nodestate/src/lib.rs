@@ -2,7 +2,7 @@
 //!
 //! Both survive `kill -9` at any moment. A record gets its name when it is written whole; it
 //! tells of what is in the kernel, and goes with it. Addresses survive a power cut too: a
-//! reservation is on disk, content and name, before an ADD answers.
+//! reservation is on disk, content and name, before its ADD touches the kernel.
 
 mod attachments;
 mod durable;

@@ -19,7 +19,7 @@ pub const LINK_NAME: &str = "weft";
 pub const DEVICE_NAME: &str = "wefti";
 
 /// What their aliases start with; the pod's namespace and name follow. Name and alias
-/// together are the mark.
+/// together are the mark; before it has its alias, a link's name is: a hash of the attachment.
 pub const LINK_ALIAS: &str = "weft:";
 
 /// What the aliases of pods' bridges start with; the network's name follows.

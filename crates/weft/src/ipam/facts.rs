@@ -98,7 +98,13 @@ impl Facts {
                     // A veth end does not outlive its peer's namespace, and from a container
                     // the node's namespaces have no paths.
                     let is_known = facts.has_container(attachment.key.container.as_str());
-                    let stands = is_seen || facts.links.contains_key(&attachment.host_link);
+                    // An ADD that is under way gives its link the alias after the name.
+                    let stands = is_seen
+                        || facts.links.contains_key(&attachment.host_link)
+                        || kernel
+                            .find_link(&attachment.host_link)
+                            .context("the node's links")?
+                            .is_some();
                     let is_abandoned = is_seen
                         && asked
                             .as_ref()

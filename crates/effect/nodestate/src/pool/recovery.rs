@@ -1,7 +1,7 @@
 //! Reservations after a power cut, and whenever the records are gone.
 //!
-//! A reservation is synced before its ADD makes a link; one that was not yet may have a name
-//! without content, and what follows from the names is not synced at all. So the first to take an
+//! A reservation is synced before its ADD makes a link; before that its name may
+//! stand without content, and what follows from the names is not synced at all. So the first to take an
 //! address after the machine was started forgets that. No pod has lived through it; but a runtime
 //! may start its pods again, which keep the addresses that they had: who had which is written down
 //! once, for there are no records that could tell. And a DEL that comes late must not free what is
@@ -137,7 +137,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Removes reservations without content: their ADDs had not answered, and no DEL could tell
+    /// Removes reservations without content: their ADDs had made no link, and no DEL could tell
     /// that they were its.
     fn remove_nameless(&self) -> Result<(), PoolError> {
         for address in self.taken()? {

@@ -13,7 +13,7 @@ use super::message::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
     NLMSG_OVERRUN,
 };
-use super::{Error, Failure, HEADER_LENGTH, Kernel, Message, Messages, Request, Wire, put_message};
+use super::{Error, HEADER_LENGTH, Kernel, Message, Messages, Request, Wire, put_message};
 use crate::namespace;
 
 /// What is asked for as send and receive buffer, in bytes. A transaction of 10,000
@@ -159,20 +159,6 @@ impl Socket {
     #[must_use]
     pub fn acknowledgement_capacity(&self) -> usize {
         (self.receive_capacity / ACKNOWLEDGEMENT_COST).max(1)
-    }
-
-    /// The number of a link of the socket's namespace: a call of its own, for which no message is
-    /// sent (SIOCGIFINDEX, netdevice(7)).
-    pub(crate) fn link_index(&self, name: &str) -> Result<u32, Error> {
-        rustix::net::netdevice::name_to_index(&self.fd, name).map_err(|errno| Error::Refused {
-            operation: "look up link",
-            object: name.to_owned(),
-            failure: Failure {
-                errno,
-                text: None,
-                offset: None,
-            },
-        })
     }
 
     /// Takes `count` sequence numbers in a row and returns the first. 0 is never one: it

@@ -9,10 +9,11 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
+use rustix::net::netdevice::name_to_index;
 
 use super::vxlan::{self, Vxlan};
 use super::{Batch, Conversation, Error, NLM_F_CREATE, NLM_F_EXCL, malformed, payload};
-use crate::netlink::{Message, Request};
+use crate::netlink::{Failure, Message, Request};
 
 // include/uapi/linux/rtnetlink.h
 pub(super) const RTM_NEWLINK: u16 = 16;
@@ -218,13 +219,22 @@ impl Conversation {
         }
     }
 
-    /// The number of the link of this name. Waits for nobody who changes links, as the other ways
-    /// to ask do.
+    /// The number of the link of this name (SIOCGIFINDEX, netdevice(7)). Waits for nobody who
+    /// changes links, as the other ways to ask do. For links that should be there: of one that is
+    /// not the kernel looks for a module.
     ///
     /// # Errors
     /// [`Error::is_absent`] if there is none.
     pub fn index_of(&self, name: &str) -> Result<u32, Error> {
-        self.socket.link_index(name)
+        name_to_index(&self.socket, name).map_err(|errno| Error::Refused {
+            operation: "look up link",
+            object: name.to_owned(),
+            failure: Failure {
+                errno,
+                text: None,
+                offset: None,
+            },
+        })
     }
 
     fn get(&mut self, object: String, message: &LinkMessage) -> Result<Link, Error> {
@@ -269,7 +279,7 @@ impl Conversation {
         ]));
         self.create(object, &message)?;
         let index = self.index_of(spec.name);
-        self.finished(spec.name, index)
+        self.whole_or_removed(spec.name, index)
     }
 
     /// Makes a bridge and returns it, down.
@@ -319,7 +329,7 @@ impl Conversation {
             }
         };
         let made = marked.and_then(|()| self.link_by_name(name));
-        self.finished(name, made)
+        self.whole_or_removed(name, made)
     }
 
     fn create(&mut self, object: String, message: &LinkMessage) -> Result<(), Error> {
@@ -333,7 +343,7 @@ impl Conversation {
     }
 
     /// Removes a link that could not be made whole.
-    fn finished<T>(&mut self, name: &str, made: Result<T, Error>) -> Result<T, Error> {
+    fn whole_or_removed<T>(&mut self, name: &str, made: Result<T, Error>) -> Result<T, Error> {
         if made.is_err() {
             // The first error says more than one from the removal would.
             let _ = self.delete_link_by_name(name);
