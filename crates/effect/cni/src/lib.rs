@@ -1,6 +1,7 @@
 //! The CNI plugin: what runs when `CNI_COMMAND` is set.
 //!
-//! One process, no threads but a short one (that works while the kernel sees a link out), no runtime, no argument parser: an ADD is a few files and three netlink conversations.
+//! One process, no threads but a short one (that works while the kernel sees a link out), no
+//! runtime, no argument parser: an ADD is a few files and three netlink conversations.
 //!
 //! Order of an ADD: the addresses, the record that names them, the kernel; and a DEL goes the
 //! other way. So whatever stands in the kernel has a record, whatever is reserved has a record or

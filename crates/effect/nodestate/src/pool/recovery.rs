@@ -1,11 +1,11 @@
 //! Reservations after a power cut, and whenever the records are gone.
 //!
-//! A reservation is synced before its ADD makes a link; before that its name may
-//! stand without content, and what follows from the names is not synced at all. So the first to take an
-//! address after the machine was started forgets that. No pod has lived through it; but a runtime
-//! may start its pods again, which keep the addresses that they had: who had which is written down
-//! once, for there are no records that could tell. And a DEL that comes late must not free what is
-//! another's by then: what names an owner stays.
+//! A reservation is synced before its ADD makes a link; before that its name may stand without
+//! content, and what follows from the names is not synced at all. So the first to take an address
+//! after the machine was started forgets that. No pod has lived through it; but a runtime may
+//! start its pods again, which keep the addresses that they had: who had which is written down
+//! once, for there are no records that could tell. And a DEL that comes late must not free what
+//! is another's by then: what names an owner stays.
 
 use std::fs::{self, File};
 use std::io;
