@@ -115,9 +115,20 @@ impl<'a> Node<'a> {
 
     /// ADD of the whole list; gives the result.
     fn add(&self, container: &str, pod: &Namespace) -> anyhow::Result<Value> {
+        self.add_by(self.adds(container, pod))
+    }
+
+    /// What [`add_by`](Self::add_by) calls.
+    fn adds(&self, container: &str, pod: &Namespace) -> Vec<Command> {
+        let plugins = self.chain.iter().map(|(plugin, _)| plugin);
+        plugins
+            .map(|plugin| self.command(plugin, "ADD", container, pod))
+            .collect()
+    }
+
+    fn add_by(&self, adds: Vec<Command>) -> anyhow::Result<Value> {
         let mut result = Value::Null;
-        for (plugin, config) in &self.chain {
-            let command = self.command(plugin, "ADD", container, pod);
+        for (command, (_, config)) in adds.into_iter().zip(&self.chain) {
             result = serde_json::from_slice(&call(command, config, &result)?)?;
         }
         Ok(result)

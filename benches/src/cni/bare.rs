@@ -32,19 +32,24 @@ pub(crate) fn work() -> Option<anyhow::Result<()>> {
     Some(done())
 }
 
-fn process(work: &str, name: &str, pod: &Namespace) -> anyhow::Result<()> {
+fn command(work: &str, name: &str, pod: &Namespace) -> anyhow::Result<Command> {
     let values = [work, name, &pod_path(pod)].map(str::to_owned);
-    let done = Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    command
         .env_clear()
-        .envs(ENVIRONMENT.into_iter().zip(values))
-        .output()?;
-    anyhow::ensure!(done.status.success(), "{done:?}");
-    Ok(())
+        .envs(ENVIRONMENT.into_iter().zip(values));
+    Ok(command)
 }
 
-/// Makes a link by a process that does nothing else, on the node that the calling thread is on.
-pub(super) fn make(name: &str, pod: &Namespace) -> anyhow::Result<()> {
-    process(MAKE, name, pod)
+/// A process that makes a link and does nothing else, on the node of the thread that [`run`]s it.
+pub(super) fn maker(name: &str, pod: &Namespace) -> anyhow::Result<Command> {
+    command(MAKE, name, pod)
+}
+
+pub(super) fn run(mut command: Command) -> anyhow::Result<()> {
+    let done = command.output()?;
+    anyhow::ensure!(done.status.success(), "{done:?}");
+    Ok(())
 }
 
 /// Links made and deleted by this process.
@@ -65,6 +70,7 @@ pub(super) fn processes(
     node: &Namespace,
     pods: &[Namespace],
 ) -> anyhow::Result<(Samples, Samples)> {
+    let process = |work: &str, name: &str, pod: &Namespace| run(command(work, name, pod)?);
     node.run(|| batch(pods, process))?
 }
 

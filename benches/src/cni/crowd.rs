@@ -21,27 +21,28 @@ const ROUNDS: usize = 10;
 /// Addresses that are taken.
 const TAKEN: u32 = 65_000;
 
-/// Does something for every pod at once, on a node; gives the total time, each one's, and what
-/// came of it.
+/// Runs what is prepared for each pod, all at once, on a node; gives the total time, each one's,
+/// and what came of it.
 fn together<T: Send>(
     node: &Node<'_>,
-    pods: &[Namespace],
-    start: impl Fn(usize, &Namespace) -> anyhow::Result<T> + Sync,
+    prepared: Vec<impl FnOnce() -> anyhow::Result<T> + Send>,
 ) -> anyhow::Result<(Duration, Samples, Vec<T>)> {
-    // A runtime's threads are there before pods come: no side's time has the making of ours in it.
-    let together = Barrier::new(pods.len());
+    // A runtime's threads are there before pods come, and outlive them: no side's time has the
+    // making of ours in it, nor their end.
+    let together = Barrier::new(prepared.len());
     let done = std::thread::scope(|scope| {
-        let (start, together) = (&start, &together);
-        let calls: Vec<_> = pods
-            .iter()
-            .enumerate()
-            .map(|(number, pod)| {
+        let together = &together;
+        let calls: Vec<_> = prepared
+            .into_iter()
+            .map(|call| {
                 scope.spawn(move || {
                     let entered = node.enter();
                     together.wait();
                     let started = Instant::now();
-                    let result = entered.and_then(|()| start(number, pod));
-                    anyhow::Ok((started..Instant::now(), result?))
+                    let result = entered.and_then(|()| call());
+                    let ended = Instant::now();
+                    together.wait();
+                    anyhow::Ok((started..ended, result?))
                 })
             })
             .collect();
@@ -65,11 +66,19 @@ fn together<T: Send>(
 /// Adds as many pods as there are namespaces at once, then deletes them; gives the total time
 /// of the adds and each one's.
 fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
-    let name = |number: usize| format!("crowd-{number}");
-    let (total, each, results) = together(node, pods, |number, pod| node.add(&name(number), pod))?;
+    let named: Vec<_> = (0..)
+        .map(|number| format!("crowd-{number}"))
+        .zip(pods)
+        .collect();
+    let prepared = named
+        .iter()
+        .map(|(name, pod)| node.adds(name, pod))
+        .map(|adds| move || node.add_by(adds))
+        .collect();
+    let (total, each, results) = together(node, prepared)?;
     node.namespace.run(|| {
-        for (number, (pod, result)) in pods.iter().zip(&results).enumerate() {
-            node.del(&name(number), pod, result)?;
+        for ((name, pod), result) in named.iter().zip(&results) {
+            node.del(name, pod, result)?;
         }
         Ok((total, each))
     })?
@@ -78,7 +87,15 @@ fn at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Sam
 /// The kernel's own part, as [`at_once`]: as many processes, each of which makes a link.
 fn links_at_once(node: &Node<'_>, pods: &[Namespace]) -> anyhow::Result<(Duration, Samples)> {
     let name = |number: usize| format!("bare{number}");
-    let (total, each, _) = together(node, pods, |number, pod| bare::make(&name(number), pod))?;
+    let makers = pods
+        .iter()
+        .enumerate()
+        .map(|(number, pod)| {
+            let maker = bare::maker(&name(number), pod)?;
+            Ok(|| bare::run(maker))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let (total, each, _) = together(node, makers)?;
     let mut network = Network::of(&node.namespace)?;
     for number in 0..pods.len() {
         network.delete(&name(number))?;
@@ -109,13 +126,15 @@ pub(super) fn start(
     let mut totals: [Samples; 3] = Default::default();
     let mut each: [Samples; 3] = Default::default();
     let mut slowest: [Samples; 3] = Default::default();
-    for _ in 0..ROUNDS {
-        let rounds = [
-            at_once(ours, &pods)?,
-            at_once(theirs, &pods)?,
-            links_at_once(ours, &pods)?,
-        ];
-        for (side, (total, times)) in rounds.into_iter().enumerate() {
+    for round in 0..ROUNDS {
+        // What one leaves to be done behind its back, another would find: they take turns.
+        for turn in 0..totals.len() {
+            let side = (round + turn) % totals.len();
+            let (total, times) = match side {
+                0 => at_once(ours, &pods)?,
+                1 => at_once(theirs, &pods)?,
+                _ => links_at_once(ours, &pods)?,
+            };
             totals[side].push_time(total);
             slowest[side].push(times.percentile(0.99));
             each[side].extend(&times);
