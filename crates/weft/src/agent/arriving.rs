@@ -1,4 +1,4 @@
-//! A cluster that comes in.
+//! A cluster that comes in, and what comes later.
 
 /// How much of the cluster has come in before all watches are in sync.
 #[derive(Debug, Default)]
@@ -24,9 +24,51 @@ impl Arriving {
     }
 }
 
+/// Changes since memory was last tightened, once all watches are in sync.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    changes: usize,
+    /// How many there were at the last look.
+    seen: usize,
+}
+
+/// So many changes leave room worth giving back before the next audit.
+const MANY: usize = 512;
+
+impl Burst {
+    /// Takes in that so many more have come.
+    pub(super) fn came(&mut self, changes: usize) {
+        self.changes += changes;
+    }
+
+    /// Tells, once, that many have come and that none has since the last look: tightening then
+    /// delays nothing that follows.
+    pub(super) fn is_over(&mut self) -> bool {
+        let over = self.changes >= MANY && self.changes == self.seen;
+        match over {
+            true => *self = Self::default(),
+            false => self.seen = self.changes,
+        }
+        over
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_burst_is_over_once_when_nothing_more_comes() {
+        let mut burst = Burst::default();
+        burst.came(MANY - 1);
+        assert_eq!([burst.is_over(), burst.is_over()], [false, false], "few");
+        burst.came(1);
+        assert!(!burst.is_over(), "just come");
+        burst.came(1);
+        assert!(!burst.is_over(), "one more");
+        assert!(burst.is_over());
+        assert!(!burst.is_over(), "told once");
+    }
 
     #[test]
     fn tightening_is_in_proportion_to_what_comes() {

@@ -53,7 +53,7 @@ use weft_serve::metrics::{BackEnd, Metrics, Sync};
 use weft_serve::proxy_health::ProxyHealth;
 
 use self::announcing::Announcing;
-use self::arriving::Arriving;
+use self::arriving::{Arriving, Burst};
 use self::asked::Asked;
 use self::availability::Availability;
 pub(crate) use self::config::cluster_ranges;
@@ -243,6 +243,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
         gate: config.cni.wait_for_policy.then_some(args.gate_socket),
         in_sync: false,
         arriving: Arriving::default(),
+        burst: Burst::default(),
         pending: Touched::default(),
         retry: Retry::default(),
         problems: Problems::default(),
@@ -293,6 +294,9 @@ async fn serve(args: AgentArgs) -> Result<()> {
                     rules.looked();
                 }
                 pod_rules.look();
+                if agent.burst.is_over() {
+                    agent.tighten();
+                }
             }
             _ = terminate.recv() => {
                 info!("agent stops; what the kernel holds stays in force");
@@ -370,6 +374,7 @@ struct Agent {
     /// what the kernel holds is a better truth than half a cluster.
     in_sync: bool,
     arriving: Arriving,
+    burst: Burst,
     pending: Touched,
     retry: Retry,
     problems: Problems,
@@ -397,7 +402,10 @@ impl Agent {
         let count = changes.len();
         let touched = self.compiler.apply_all(changes);
         match self.in_sync {
-            true => self.pending.merge(touched),
+            true => {
+                self.pending.merge(touched);
+                self.burst.came(count);
+            }
             // All of it is compared when all is there.
             false if self.arriving.grows_by(count) => self.compiler.tighten(),
             false => {}
@@ -541,6 +549,11 @@ impl Agent {
         let written = written.map(|outcome| self.open_for_pods(outcome));
         self.settle(written, "audit", Extent::Everything);
         self.follow_ways();
+        self.tighten();
+    }
+
+    /// Gives back what changes left: those of nodes come one by one, where a cluster grows.
+    fn tighten(&mut self) {
         self.compiler.tighten_nodes();
         weft_sys::memory::give_back();
     }
