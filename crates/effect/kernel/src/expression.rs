@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use weft_desired::IpFamily;
 use weft_sys::nft::{BitOperation, CtKey, Expression, PayloadBase, Register};
 
 // Where addresses stand in the IP header (RFC 791, RFC 8200).
@@ -45,6 +46,36 @@ pub(crate) fn any_bit(key: CtKey, bits: u32) -> Vec<Expression> {
 /// Goes on if the connection's destination has been translated.
 pub(crate) fn translated() -> Vec<Expression> {
     any_bit(CtKey::Status, CtKey::DESTINATION_TRANSLATED)
+}
+
+/// Goes on if the packet goes to a group (224.0.0.0/4, ff00::/8), or if it does not. Whoever hears
+/// it answers to the address it came from.
+pub(crate) fn to_group(family: IpFamily, operation: BitOperation) -> Vec<Expression> {
+    let from = Register::word(0);
+    let destination = |offset, length| Expression::Payload {
+        base: PayloadBase::Network,
+        offset,
+        length,
+        into: from,
+    };
+    let compare = |value| Expression::Compare {
+        from,
+        operation,
+        value,
+    };
+    match family {
+        IpFamily::V4 => vec![
+            destination(DESTINATION_V4, 4),
+            Expression::Bitwise {
+                from,
+                into: from,
+                mask: vec![0xf0, 0, 0, 0],
+                xor: vec![0; 4],
+            },
+            compare(vec![0xe0, 0, 0, 0]),
+        ],
+        IpFamily::V6 => vec![destination(DESTINATION_V6, 1), compare(vec![0xff])],
+    }
 }
 
 /// Goes on if the key that starts at word 0 is in the set, or with `invert` if it is not.

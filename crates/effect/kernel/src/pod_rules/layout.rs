@@ -7,7 +7,7 @@ use weft_sys::nft::{
 };
 
 use super::item::{INSIDE, LEAVING, LINKS, MACS, Place, SOURCES, SOURCES_V6, TARGETS};
-use crate::expression::{DESTINATION_V6, SOURCE_V4, SOURCE_V6, destination_port, lookup};
+use crate::expression::{SOURCE_V4, SOURCE_V6, destination_port, lookup, to_group};
 use crate::plugin_table::{PluginTable, address_type, name_of, source};
 
 /// NF_IP_PRI_RAW (`include/uapi/linux/netfilter_ipv4.h`).
@@ -65,7 +65,7 @@ fn routed(table: &mut PluginTable, family: IpFamily) {
 
     let leaving = "leaving-the-cluster";
     table.chain(leaving, ChainKind::Nat, Hook::Postrouting, AFTER_SERVICES);
-    let mut group = to_group(table, family);
+    let mut group = to_group(family, BitOperation::Equal);
     group.push(accept());
     table.rule(leaving, group);
     let beyond = vec![
@@ -280,23 +280,6 @@ fn icmpv6_is(kind: u8) -> Vec<Expression> {
     });
     rule.push(equals(vec![kind]));
     rule
-}
-
-/// 224.0.0.0/4 and ff00::/8: whoever hears it answers to the address it came from.
-fn to_group(table: &PluginTable, family: IpFamily) -> Vec<Expression> {
-    match family {
-        IpFamily::V4 => vec![
-            table.destination(0),
-            Expression::Bitwise {
-                from: Register::word(0),
-                into: Register::word(0),
-                mask: vec![0xf0, 0, 0, 0],
-                xor: vec![0; 4],
-            },
-            equals(vec![0xe0, 0, 0, 0]),
-        ],
-        IpFamily::V6 => vec![payload(DESTINATION_V6, 1), equals(vec![0xff])],
-    }
 }
 
 fn source_v6() -> Expression {

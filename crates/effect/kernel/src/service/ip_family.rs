@@ -25,6 +25,15 @@ impl From<weft_desired::IpFamily> for IpFamily {
     }
 }
 
+impl From<IpFamily> for weft_desired::IpFamily {
+    fn from(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => weft_desired::IpFamily::V4,
+            IpFamily::V6 => weft_desired::IpFamily::V6,
+        }
+    }
+}
+
 impl IpFamily {
     /// Both.
     pub const BOTH: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];

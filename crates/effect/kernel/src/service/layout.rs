@@ -31,7 +31,7 @@
 //!                           translated, original key @masquerade-all          masquerade
 //!                           the same @masquerade-node, from the node itself   masquerade
 //!                           the same @masquerade-outside, not from a pod      masquerade
-//!                           from a pod to outside the cluster                 masquerade
+//!                           from a pod to outside the cluster, to no group    masquerade
 //! ```
 //!
 //! What `nft` lists of it, `nft -f` takes: so what a connection was before translation is asked

@@ -2,6 +2,7 @@
 //! printed.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use weft_desired::Protocol;
@@ -33,6 +34,8 @@ enum Source {
     Device,
     Mark,
     Direction,
+    /// An address's first bits.
+    Address(u32),
     /// Some bits of conntrack's state or status.
     Bits(CtKey, u32),
     Other,
@@ -72,7 +75,11 @@ impl Registers<'_> {
                 into,
             } => {
                 let text = self.payload(*base, *offset, *length);
-                self.load(*into, text, Source::Other);
+                let source = match text.ends_with("addr") {
+                    true => Source::Address(length * 8),
+                    false => Source::Other,
+                };
+                self.load(*into, text, source);
                 None
             }
             Expression::Ct {
@@ -98,12 +105,21 @@ impl Registers<'_> {
             Expression::Bitwise {
                 from, into, mask, ..
             } => {
-                let mask = mask
-                    .first_chunk::<4>()
-                    .map_or(0, |m| u32::from_ne_bytes(*m));
                 let mut loaded = self.at(*from);
-                if let Source::Bits(key, _) = loaded.source {
-                    loaded.source = Source::Bits(key, mask);
+                match &mut loaded.source {
+                    Source::Bits(_, bits) => {
+                        *bits = mask
+                            .first_chunk::<4>()
+                            .map_or(0, |m| u32::from_ne_bytes(*m));
+                    }
+                    Source::Address(bits) => {
+                        *bits = mask.iter().map(|byte| byte.count_ones()).sum()
+                    }
+                    Source::Protocol
+                    | Source::Device
+                    | Source::Mark
+                    | Source::Direction
+                    | Source::Other => {}
                 }
                 self.loaded.insert(*into, loaded);
                 None
@@ -268,6 +284,7 @@ impl Registers<'_> {
                 [0] => "original".to_owned(),
                 _ => "reply".to_owned(),
             },
+            Source::Address(bits) => self.range(value, bits),
             Source::Device => {
                 let name = String::from_utf8_lossy(value);
                 match value.len() {
@@ -284,6 +301,19 @@ impl Registers<'_> {
         match operation {
             BitOperation::Equal => format!("{} {value}", loaded.text),
             BitOperation::NotEqual => format!("{} != {value}", loaded.text),
+        }
+    }
+
+    /// The addresses that begin with these bits.
+    fn range(&self, value: &[u8], bits: u32) -> String {
+        let mut octets = [0; 16];
+        for (octet, byte) in octets.iter_mut().zip(value) {
+            *octet = *byte;
+        }
+        let [a, b, c, d, ..] = octets;
+        match self.family {
+            IpFamily::V4 => format!("{}/{bits}", Ipv4Addr::new(a, b, c, d)),
+            IpFamily::V6 => format!("{}/{bits}", Ipv6Addr::from(octets)),
         }
     }
 

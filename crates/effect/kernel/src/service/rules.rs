@@ -13,7 +13,7 @@ use weft_sys::nft::{
 use super::ip_family::{End, IpFamily};
 use super::layout::{PodMatch, Shape};
 use super::set::{Scope, SetId, Way};
-use crate::expression::{any_bit, destination_port, translated};
+use crate::expression::{any_bit, destination_port, to_group, translated};
 
 /// Counts above this are drawn from classes that are not full: several draws, then one
 /// that can't miss.
@@ -444,6 +444,7 @@ impl Builder<'_> {
             self.address(End::Destination, SetId::Pods, true),
             self.address(End::Destination, SetId::Nodes, true),
             self.address(End::Destination, SetId::ServiceRanges, true),
+            to_group(self.family.into(), BitOperation::NotEqual),
             masquerade(),
         ];
         self.commented(chain, Some("from a pod to outside the cluster"), &parts);

@@ -1,13 +1,16 @@
 //! Who reaches a Service, from where, and with which address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use weft_desired::{Backend, Frontend, FrontendKey, Otherwise, Protocol, Table};
 use weft_kernel::service::Report;
 use weft_netlab::probe::{self, Outcome, TcpEcho};
 use weft_netlab::{Namespace, link};
+use weft_sys::rtnl::Conversation;
 
 use crate::frontends::{answer, at, entry, frontends, key, lab, nat, service};
 use crate::scene::pod::pod_addresses;
@@ -96,6 +99,46 @@ fn what_a_pod_sends_out_of_the_cluster_has_the_nodes_address() {
             let answer = self::answer(lab.tcp(client, to));
             assert!(!answer.is_masqueraded(), "{answer:?}");
         }
+    }
+}
+
+/// Whoever hears it answers to the address it came from.
+#[test]
+fn what_a_pod_sends_to_a_group_keeps_its_address() {
+    const V4: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+    const V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x123);
+    let lab = lab();
+    let _table = lab.table(&Table::new());
+    let index = || Conversation::open().unwrap().index_of("eth0").unwrap();
+    for own in ["10.244.1.77/32", "fd00:10:244:1::77/128"] {
+        // As a router of groups sends it on, which the kernel is not by itself.
+        link::address(&lab.node, "eth0", own).unwrap();
+        let own: IpAddr = own.parse::<IpNet>().unwrap().addr();
+        let listen = || {
+            let any: IpAddr = match own {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let socket = UdpSocket::bind((any, 0))?;
+            match own {
+                IpAddr::V4(_) => socket.join_multicast_v4(&V4, &Ipv4Addr::new(172, 30, 0, 2))?,
+                IpAddr::V6(_) => socket.join_multicast_v6(&V6, index())?,
+            }
+            socket.set_read_timeout(Some(PATIENCE))?;
+            io::Result::Ok(socket)
+        };
+        let socket = lab.outside.run(listen).unwrap().unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let send = || {
+            let to: SocketAddr = match own {
+                IpAddr::V4(_) => (V4, port).into(),
+                IpAddr::V6(_) => SocketAddrV6::new(V6, port, 0, index()).into(),
+            };
+            UdpSocket::bind((own, 0))?.send_to(b"?", to)
+        };
+        lab.node.run(send).unwrap().unwrap();
+        let heard = socket.recv_from(&mut [0; 8]);
+        assert_eq!(heard.map(|(_, from)| from.ip()).ok(), Some(own), "{own}");
     }
 }
 
