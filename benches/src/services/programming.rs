@@ -2,15 +2,18 @@
 
 use std::io::{Seek, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
-use weft_desired::IpFamily;
+use weft_desired::{FrontendKey, IpFamily};
 use weft_iptables::{Listing, Options, Programme};
+use weft_kernel::service::{self as kernel, view_of};
 use weft_netlab::Namespace;
+use weft_sys::nft::Connection;
 
 use super::scene::{ENDPOINTS, Node, Spent, children_time, cluster, event, service, spent};
 use crate::report::{Report, Samples, Unit};
@@ -266,13 +269,17 @@ fn beside(report: &mut Report, name: &str, ours: (f64, f64), theirs: (f64, f64))
     report.times_less(&format!("{name}, processor"), ours.1, theirs.1);
 }
 
-/// What an agent pays that comes back to a kernel that holds it all, and for looking again.
+/// What an agent pays that comes back to a kernel that holds it all, and for looking again; and
+/// what who asks a node's kernel for its Services pays.
 fn resync(report: &mut Report) -> anyhow::Result<()> {
     let namespace = Namespace::new("ours")?;
     let cluster = cluster(LARGE)?;
     let mut node = Node::adopt(&namespace)?;
     node.start(cluster.clone())?;
     let (mut adoption, mut again, mut untouched) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut all, mut one) = (Vec::new(), Vec::new());
+    let mut asking = Connection::in_namespace(namespace.as_fd())?;
+    let wanted = IpAddr::from(service(LARGE / 2));
     for _ in 0..RESYNCS {
         // A table has one owner.
         drop(node);
@@ -290,11 +297,24 @@ fn resync(report: &mut Report) -> anyhow::Result<()> {
             bail!("somebody else changed a table of the namespace");
         }
         untouched.push(cost);
+        for (costs, count) in [(&mut all, LARGE), (&mut one, 1)] {
+            let is_wanted = |key: &FrontendKey| count > 1 || key.address == wanted;
+            let (view, cost) = spent(|| {
+                let view = view_of(&mut asking, &[kernel::IpFamily::V4], &|key, _| {
+                    is_wanted(key)
+                })?;
+                view.context("no table")
+            })?;
+            ensure!(view.frontends.len() == count as usize, "not all are seen");
+            costs.push(cost);
+        }
     }
     for (what, costs) in [
         ("start beside a kernel that has them", &adoption),
         ("full pass without a difference", &again),
         ("look whether one is needed", &untouched),
+        ("reading all of them back", &all),
+        ("reading one of them back", &one),
     ] {
         tell(report, &format!("{LARGE} Services: {what}"), costs);
     }

@@ -10,7 +10,6 @@ mod scene;
 
 mod affinity;
 mod change;
-mod cost;
 mod ending;
 mod faults;
 mod frontends;
