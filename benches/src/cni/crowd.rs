@@ -21,6 +21,15 @@ const ROUNDS: usize = 10;
 /// Addresses that are taken.
 const TAKEN: u32 = 65_000;
 
+/// Waits for the others when it goes, and so when its thread panics: nobody waits in vain.
+struct Leaving<'a>(&'a Barrier);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.wait();
+    }
+}
+
 /// Runs what is prepared for each pod, all at once, on a node; gives the total time, each one's,
 /// and what came of it.
 fn together<T: Send>(
@@ -38,11 +47,10 @@ fn together<T: Send>(
                 scope.spawn(move || {
                     let entered = node.enter();
                     together.wait();
+                    let _leaving = Leaving(together);
                     let started = Instant::now();
                     let result = entered.and_then(|()| call());
-                    let ended = Instant::now();
-                    together.wait();
-                    anyhow::Ok((started..ended, result?))
+                    anyhow::Ok((started..Instant::now(), result?))
                 })
             })
             .collect();

@@ -58,24 +58,46 @@ pub(crate) fn to_group(family: IpFamily, operation: BitOperation) -> Vec<Express
         length,
         into: from,
     };
-    let compare = |value| Expression::Compare {
-        from,
-        operation,
-        value,
-    };
     match family {
-        IpFamily::V4 => vec![
+        IpFamily::V4 => begins_with(
             destination(DESTINATION_V4, 4),
-            Expression::Bitwise {
+            operation,
+            [0xf0, 0, 0, 0],
+            [0xe0, 0, 0, 0],
+        ),
+        IpFamily::V6 => vec![
+            destination(DESTINATION_V6, 1),
+            Expression::Compare {
                 from,
-                into: from,
-                mask: vec![0xf0, 0, 0, 0],
-                xor: vec![0; 4],
+                operation,
+                value: vec![0xff],
             },
-            compare(vec![0xe0, 0, 0, 0]),
         ],
-        IpFamily::V6 => vec![destination(DESTINATION_V6, 1), compare(vec![0xff])],
     }
+}
+
+/// Goes on if what is loaded into word 0 has this value where the mask has ones, or if it has not.
+pub(crate) fn begins_with<const LENGTH: usize>(
+    load: Expression,
+    operation: BitOperation,
+    mask: [u8; LENGTH],
+    value: [u8; LENGTH],
+) -> Vec<Expression> {
+    let from = Register::word(0);
+    vec![
+        load,
+        Expression::Bitwise {
+            from,
+            into: from,
+            mask: mask.to_vec(),
+            xor: vec![0; LENGTH],
+        },
+        Expression::Compare {
+            from,
+            operation,
+            value: value.to_vec(),
+        },
+    ]
 }
 
 /// Goes on if the key that starts at word 0 is in the set, or with `invert` if it is not.

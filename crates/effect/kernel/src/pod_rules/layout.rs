@@ -7,7 +7,7 @@ use weft_sys::nft::{
 };
 
 use super::item::{INSIDE, LEAVING, LINKS, MACS, Place, SOURCES, SOURCES_V6, TARGETS};
-use crate::expression::{SOURCE_V4, SOURCE_V6, destination_port, lookup, to_group};
+use crate::expression::{SOURCE_V4, SOURCE_V6, begins_with, destination_port, lookup, to_group};
 use crate::plugin_table::{PluginTable, address_type, name_of, source};
 
 /// NF_IP_PRI_RAW (`include/uapi/linux/netfilter_ipv4.h`).
@@ -212,24 +212,10 @@ fn link_local() -> Vec<Expression> {
 
 /// Compares the first bits of the address that is loaded into word 0 with fe80::/10.
 fn is_link_local(address: Expression, operation: BitOperation) -> Vec<Expression> {
-    let mut value = vec![0; 16];
-    value[..2].copy_from_slice(&[0xfe, 0x80]);
-    let mut mask = vec![0; 16];
+    let [mut mask, mut value] = [[0; 16]; 2];
     mask[..2].copy_from_slice(&[0xff, 0xc0]);
-    vec![
-        address,
-        Expression::Bitwise {
-            from: Register::word(0),
-            into: Register::word(0),
-            mask,
-            xor: vec![0; 16],
-        },
-        Expression::Compare {
-            from: Register::word(0),
-            operation,
-            value,
-        },
-    ]
+    value[..2].copy_from_slice(&[0xfe, 0x80]);
+    begins_with(address, operation, mask, value)
 }
 
 /// The search for duplicates, and reports of groups while it is on, come from an address that is
